@@ -1,0 +1,188 @@
+"""AsyncDecoupledPPO: asynchronous PPO with the two ratio factors kept apart.
+
+r = pi_theta / mu_old splits into r_d = pi_old / mu_old (training-inference
+discrepancy, masked) and r_s = pi_theta / pi_old (staleness, clipped); see
+arXiv 2605.12070 and `rllib_llm_async.core.objective`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.checkpoints import Checkpointable
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    SAMPLE_TIMER,
+    TIMERS,
+)
+
+from rllib_llm_async.algorithms.async_decoupled_ppo.async_decoupled_ppo_config import (
+    AsyncDecoupledPPOConfig,
+)
+from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
+    evaluate_on_runners,
+)
+from rllib_llm_async.env_runners.llm_env_runner import FinishedGroup
+from rllib_llm_async.env_runners.weight_channel import create_weight_channel
+
+
+class AsyncDecoupledPPO(Algorithm):
+    """Env runners generate all the time; each `training_step` is one learner update.
+
+    Only object references pass through this process: episodes go from the runners to
+    the learners, weights from the learners to the engines (see `WeightChannel`).
+    """
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> AsyncDecoupledPPOConfig:
+        return AsyncDecoupledPPOConfig()
+
+    @override(Algorithm)
+    def setup(self, config) -> None:
+        super().setup(config)
+        self._waiting_groups: list[FinishedGroup] = []
+        self._channel = create_weight_channel(
+            self.config.episodes_per_update, self.config.max_staleness
+        )
+        self._publish_weights()
+        self._connect_env_runners()
+
+    @override(Algorithm)
+    def training_step(self) -> None:
+        with self.metrics.log_time((TIMERS, SAMPLE_TIMER)):
+            groups = self._collect_groups()
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            learner_results = self.learner_group.update(
+                training_data=TrainingData(
+                    episodes_refs=[group.episodes for group in groups]
+                ),
+                timesteps={
+                    NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(
+                        (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0
+                    )
+                },
+                num_epochs=self.config.num_epochs,
+                minibatch_size=self.config.minibatch_size,
+                shuffle_batch_per_epoch=self.config.shuffle_batch_per_epoch,
+            )
+        self.metrics.aggregate(learner_results, key=LEARNER_RESULTS)
+        ray.get(self._channel.consume.remote([g.ticket.number for g in groups]))
+
+    def _collect_groups(self) -> list[FinishedGroup]:
+        """Waits for one update's worth of whole groups, the oldest first.
+
+        Groups that would break the staleness bound if they missed this update are
+        waited for; so nothing that was admitted has to be dropped for its age.
+        """
+        needed = self.config.episodes_per_update // self.config.group_size
+        while True:
+            self._fetch_finished_groups(
+                timeout_seconds=0.2 if len(self._waiting_groups) < needed else 0.0
+            )
+            if len(self._waiting_groups) < needed:
+                continue
+            if ray.get(self._channel.must_wait_for.remote()):
+                self._fetch_finished_groups(timeout_seconds=0.2)
+                continue
+            self._waiting_groups.sort(key=lambda g: (g.ticket.born, g.ticket.number))
+            batch = self._waiting_groups[:needed]
+            self._waiting_groups = self._waiting_groups[needed:]
+            return batch
+
+    def _fetch_finished_groups(self, timeout_seconds: float) -> None:
+        for groups, metrics in self.env_runner_group.foreach_env_runner_async_fetch_ready(
+            "fetch_groups", tag="fetch_groups", timeout_seconds=timeout_seconds
+        ):
+            self._waiting_groups += groups
+            self.metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
+        if self.env_runner_group.num_healthy_remote_env_runners() == 0:
+            self.restore_env_runners(self.env_runner_group)
+
+    def _publish_weights(self) -> None:
+        """Lets the learners publish what they hold, at their current version."""
+        channel = self._channel
+        results = self.learner_group.foreach_learner(
+            lambda learner: learner.connect(channel)
+        )
+        for result in results:
+            result.get()
+
+    def _connect_env_runners(self, remote_worker_ids: list[int] | None = None) -> None:
+        channel = self._channel
+        self.env_runner_group.foreach_env_runner(
+            lambda runner: runner.connect(channel),
+            remote_worker_ids=remote_worker_ids,
+            local_env_runner=False,
+        )
+
+    @override(Algorithm)
+    def restore_env_runners(self, env_runner_group) -> list[int]:
+        # A restarted runner needs no state: it takes the current weights from the
+        # channel. RLlib's own version would copy all weights through this process.
+        restored = env_runner_group.probe_unhealthy_env_runners()
+        if restored:
+            self._connect_env_runners(restored)
+        return restored
+
+    @classmethod
+    @override(Algorithm)
+    def _should_create_evaluation_env_runners(cls, eval_config) -> bool:
+        # Evaluation episodes run on the training runners' engines: a second set of
+        # engines would cost their memory and start-up for nothing.
+        return False
+
+    @override(Algorithm)
+    def evaluate(self, parallel_train_future=None) -> dict[str, Any]:
+        """Success on ``evaluation_duration`` test tasks, one trial each."""
+        summary = self.evaluate_tasks(
+            split="test", num_trials=1, num_tasks=self.config.evaluation_duration
+        )
+        return {ENV_RUNNER_RESULTS: summary["env_runners"]}
+
+    def evaluate_tasks(
+        self,
+        *,
+        split: str = "test",
+        num_trials: int = 4,
+        num_tasks: int | None = None,
+    ) -> dict[str, Any]:
+        """Runs the first ``num_tasks`` tasks of a split ``num_trials`` times each.
+
+        Returns:
+            ``{"domains": {domain: {"avg@k", "pass@k", "num_episodes"}},
+            "env_runners": {success_rate, episode_return_mean, ...}}`` with k the
+            number of trials.
+        """
+        ray.get(self._channel.pause_training_episodes.remote(True))
+        try:
+            return evaluate_on_runners(
+                self.env_runner_group,
+                self.config,
+                split=split,
+                num_trials=num_trials,
+                num_tasks=num_tasks,
+            )
+        finally:
+            ray.get(self._channel.pause_training_episodes.remote(False))
+
+    @override(Algorithm)
+    def restore_from_path(self, path, *args, **kwargs) -> None:
+        # Not Algorithm's: that one would push weights through the driver.
+        Checkpointable.restore_from_path(self, path, *args, **kwargs)
+        self._publish_weights()
+
+    @override(Algorithm)
+    def cleanup(self) -> None:
+        super().cleanup()
+        if getattr(self, "_channel", None) is not None:
+            ray.kill(self._channel)
+
+

@@ -1,0 +1,301 @@
+"""Configuration of AsyncDecoupledPPO: defaults, explanations, validation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.utils.annotations import override
+
+from rllib_llm_async.models.resolve import resolve_model
+
+ADVANTAGE_ESTIMATORS = ("group_relative",)
+RATIO_LEVELS = ("token", "turn", "sequence")
+
+
+class AsyncDecoupledPPOConfig(AlgorithmConfig):
+    """Defines a configuration from which an `AsyncDecoupledPPO` can be built.
+
+    .. code-block:: python
+
+        config = (
+            AsyncDecoupledPPOConfig()
+            .environment("mini_tau2", env_config={"domains": ["airline"]})
+            .training(model="small_agent", old_logprob_source="snapshot_old")
+        )
+        algo = config.build_algo()
+    """
+
+    def __init__(self, algo_class=None) -> None:
+        from rllib_llm_async.algorithms.async_decoupled_ppo import AsyncDecoupledPPO
+
+        super().__init__(algo_class=algo_class or AsyncDecoupledPPO)
+
+        # The language model and its engine.
+        self.model_name_or_path = "small_agent"
+        self.lora: dict[str, Any] | None = None
+        self.compute_dtype: str | None = None
+        self.engine: dict[str, Any] = {}
+        self.temperature = 1.0
+        self.max_response_tokens = 64
+        self.micro_batch_tokens = 16384
+
+        # The objective.
+        self.old_logprob_source = "current_recompute"
+        self.eps_ti = 1.05
+        self.eps_stale = 1.2
+        self.ratio_level = "token"
+        self.is_cap: float | None = None
+        self.ewma_decay: float | str = "auto"
+        self.ewma_reset_threshold = 0.9
+        self.advantage_estimator = "group_relative"
+
+        # The asynchronous loop.
+        self.max_staleness = 4
+        self.group_size = 8
+        self.episodes_per_update = 128
+        self.num_concurrent_episodes = 64
+
+        # RLlib settings that differ from AlgorithmConfig's.
+        self.lr = 1e-5
+        self.grad_clip = 1.0
+        self.grad_clip_by = "global_norm"
+        self.num_epochs = 1
+        self.minibatch_size = None
+        self.shuffle_batch_per_epoch = True
+        self.num_env_runners = 1
+        self.num_learners = 0
+        self.min_time_s_per_iteration = None
+        self.evaluation_duration = 200
+        self.evaluation_sample_timeout_s = 1800.0
+        self.sample_timeout_s = 600.0
+        self.create_local_env_runner = False
+        self.exploration_config = {}
+        # Weights and connector states never travel through the driver.
+        self._dont_auto_sync_env_runner_states = True
+        self.broadcast_env_runner_states = False
+        self.merge_env_runner_states = False
+        # Token sequences are ragged; our own pieces replace RLlib's defaults.
+        self.add_default_connectors_to_env_to_module_pipeline = False
+        self.add_default_connectors_to_module_to_env_pipeline = False
+        self.add_default_connectors_to_learner_pipeline = False
+
+    @property
+    def model_path(self) -> str:
+        """Directory or hub name of ``model``; "small_agent" is the bundled one."""
+        return resolve_model(self.model_name_or_path)
+
+    @override(AlgorithmConfig)
+    def training(
+        self,
+        *,
+        model: str | dict | None = NotProvided,
+        lora: dict[str, Any] | None = NotProvided,
+        compute_dtype: str | None = NotProvided,
+        engine: dict[str, Any] | None = NotProvided,
+        temperature: float | None = NotProvided,
+        max_response_tokens: int | None = NotProvided,
+        micro_batch_tokens: int | None = NotProvided,
+        old_logprob_source: str | None = NotProvided,
+        eps_ti: float | None = NotProvided,
+        eps_stale: float | None = NotProvided,
+        ratio_level: str | None = NotProvided,
+        is_cap: float | None = NotProvided,
+        ewma_decay: float | str | None = NotProvided,
+        ewma_reset_threshold: float | None = NotProvided,
+        advantage_estimator: str | None = NotProvided,
+        max_staleness: int | None = NotProvided,
+        group_size: int | None = NotProvided,
+        episodes_per_update: int | None = NotProvided,
+        num_concurrent_episodes: int | None = NotProvided,
+        **kwargs,
+    ) -> AsyncDecoupledPPOConfig:
+        """Sets the training related configuration.
+
+        Args:
+            model: Model directory, hub name, or "small_agent" (bundled).
+            lora: Arguments of `peft.LoraConfig`; None trains all weights.
+            compute_dtype: Autocast dtype of the learner, e.g. "bfloat16"; None
+                computes in float32, the dtype of the master weights.
+            engine: Arguments of `vllm.AsyncEngineArgs`, e.g. ``dtype``,
+                ``max_model_len``, ``tensor_parallel_size``.
+            temperature: Sampling temperature; the learner divides its logits by it.
+            max_response_tokens: Upper bound of generated tokens in one turn.
+            micro_batch_tokens: Tokens in one forward/backward pass of a learner;
+                gradients accumulate over the micro-batches of a minibatch.
+            old_logprob_source: Where log pi_old comes from, see
+                `rllib_llm_async.old_logprobs`.
+            eps_ti: Bound above 1 of the discrepancy ratio; tokens outside
+                [1/eps_ti, eps_ti] are masked.
+            eps_stale: Bound above 1 of the staleness ratio, clipped to
+                [2 - eps_stale, eps_stale].
+            ratio_level: "token", "turn" or "sequence": the unit whose geometric mean
+                forms both ratios.
+            is_cap: Upper bound of the importance weight r_d; None leaves the weight
+                out of the objective.
+            ewma_decay: Decay of the EWMA weights per version, in [0, 1), or "auto".
+            ewma_reset_threshold: Share of tokens kept by the mask under which
+                `ppo_ewma_async` resets its EWMA.
+            advantage_estimator: "group_relative".
+            max_staleness: Bound on the age of a token at its update, in versions;
+                0 is synchronous.
+            group_size: Episodes of the same task that form a group.
+            episodes_per_update: Episodes that one update consumes, over all learners.
+            num_concurrent_episodes: Episodes under way at once in one env runner.
+            **kwargs: RLlib's own training settings. ``minibatch_size`` counts
+                episodes per optimizer step and learner.
+        """
+        values = {
+            key: value
+            for key, value in locals().items()
+            if key not in ("self", "kwargs", "model", "__class__")
+        }
+        super().training(**kwargs)
+        if isinstance(model, str):
+            self.model_name_or_path = model
+        for key, value in values.items():
+            if value is not NotProvided:
+                setattr(self, key, value)
+        return self
+
+    @override(AlgorithmConfig)
+    def validate(self) -> None:
+        super().validate()
+        from rllib_llm_async.envs.registry import make_suite
+        from rllib_llm_async.old_logprobs import source_names
+
+        for key in ("eps_ti", "eps_stale"):
+            self._check(key, getattr(self, key) > 1, "a ratio bound above 1, e.g. 1.2")
+        self._check("eps_stale", self.eps_stale < 2, "below 2 (the clip's lower end "
+                    "is 2 - eps_stale)")
+        self._check(
+            "old_logprob_source",
+            self.old_logprob_source in source_names(),
+            f"one of {', '.join(source_names())}",
+        )
+        self._check(
+            "ratio_level", self.ratio_level in RATIO_LEVELS, f"one of {RATIO_LEVELS}"
+        )
+        self._check(
+            "advantage_estimator",
+            self.advantage_estimator in ADVANTAGE_ESTIMATORS,
+            f"one of {ADVANTAGE_ESTIMATORS}",
+        )
+        self._check(
+            "is_cap", self.is_cap is None or self.is_cap > 0, "positive or null"
+        )
+        self._check(
+            "ewma_decay",
+            self.ewma_decay == "auto"
+            or (not isinstance(self.ewma_decay, str) and 0 <= self.ewma_decay < 1),
+            '"auto" or a number in [0, 1)',
+        )
+        self._check(
+            "ewma_reset_threshold",
+            0 <= self.ewma_reset_threshold <= 1,
+            "a share in [0, 1]",
+        )
+        self._check("temperature", self.temperature > 0, "above 0")
+        self._check("max_staleness", self.max_staleness >= 0, "0 or more versions")
+        self._check("group_size", self.group_size >= 2, "2 or more episodes")
+        for key in ("max_response_tokens", "micro_batch_tokens"):
+            self._check(key, getattr(self, key) > 0, "a positive number of tokens")
+        self._check(
+            "num_env_runners", self.num_env_runners >= 1, "1 or more remote runners"
+        )
+        unit = self.group_size * max(1, self.num_learners)
+        self._check(
+            "episodes_per_update",
+            self.episodes_per_update > 0 and self.episodes_per_update % unit == 0,
+            f"a positive multiple of group_size x learners = {unit}",
+        )
+        self._check(
+            "num_concurrent_episodes",
+            self.num_concurrent_episodes >= self.group_size,
+            f"at least group_size = {self.group_size}",
+        )
+        self._check(
+            "minibatch_size",
+            self.minibatch_size is None or self.minibatch_size > 0,
+            "a positive number of episodes, or null for the whole batch",
+        )
+        resolve_model(self.model_name_or_path)
+        if isinstance(self.env, str):
+            make_suite(self.env, self.env_config)
+
+    def _check(self, key: str, valid: bool, expected: str) -> None:
+        if not valid:
+            raise ValueError(f"{key}: got {getattr(self, key)!r}, must be {expected}")
+
+    @override(AlgorithmConfig)
+    def get_default_learner_class(self):
+        from rllib_llm_async.algorithms.async_decoupled_ppo.torch import (
+            AsyncDecoupledPPOTorchLearner,
+        )
+
+        return AsyncDecoupledPPOTorchLearner
+
+    @override(AlgorithmConfig)
+    def get_default_rl_module_spec(self):
+        from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+        from rllib_llm_async.models.hf_causal_lm import HFCausalLM
+
+        return RLModuleSpec(
+            module_class=HFCausalLM,
+            model_config={
+                "model": self.model_path,
+                "lora": self.lora,
+                "temperature": self.temperature,
+                "compute_dtype": self.compute_dtype,
+            },
+        )
+
+    @property
+    @override(AlgorithmConfig)
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        return {}  # nothing of RLlib's own networks applies
+
+    @override(AlgorithmConfig)
+    def build_env_to_module_connector(self, env=None, spaces=None, device=None):
+        from rllib_llm_async.connectors.env_to_module import TokenizeMessages
+        from rllib_llm_async.models.chat_format import ChatFormat
+
+        pipeline = super().build_env_to_module_connector(env, spaces, device)
+        pipeline.append(
+            TokenizeMessages(chat_format=ChatFormat.from_pretrained(self.model_path))
+        )
+        return pipeline
+
+    @override(AlgorithmConfig)
+    def build_module_to_env_connector(self, env=None, spaces=None):
+        from rllib_llm_async.connectors.module_to_env import (
+            AttachVersionedLogprobs,
+            ParseAssistantMessage,
+        )
+        from rllib_llm_async.models.chat_format import ChatFormat
+
+        pipeline = super().build_module_to_env_connector(env, spaces)
+        pipeline.prepend(
+            ParseAssistantMessage(
+                chat_format=ChatFormat.from_pretrained(self.model_path)
+            )
+        )
+        pipeline.prepend(AttachVersionedLogprobs())
+        return pipeline
+
+    @override(AlgorithmConfig)
+    def build_learner_connector(
+        self, input_observation_space, input_action_space, device=None
+    ):
+        from rllib_llm_async.connectors.learner import (
+            GroupRelativeAdvantages,
+            PackEpisodes,
+        )
+
+        pipeline = super().build_learner_connector(
+            input_observation_space, input_action_space, device
+        )
+        pipeline.append(GroupRelativeAdvantages())
+        pipeline.append(PackEpisodes(device=device))
+        return pipeline

@@ -1,0 +1,394 @@
+"""The torch Learner: old log-probabilities, the decoupled loss, versions, publishing.
+
+One `update()` is: episodes -> packed rows -> pi_old from the chosen source -> clipped
+and masked gradient steps -> if the weights moved, version v + 1 goes to the source
+(EWMA, snapshots) and to the engines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.utils.annotations import override
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from rllib_llm_async import columns
+from rllib_llm_async.core import decoupled_ppo_loss, ratio_metrics_by_lag
+from rllib_llm_async.env_runners.weight_channel import PublishedWeights
+from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
+from rllib_llm_async.models.hf_causal_lm import ENTROPY
+from rllib_llm_async.old_logprobs import SourceSettings, make_source
+
+#: Component of the checkpoint that holds what RLlib's Learner does not know.
+ASYNC_STATE = "async_decoupled_ppo"
+#: Length of the fixed prompt that checks the arrival of weights.
+PROBE_TOKENS = 16
+
+Batch = dict[str, Tensor]
+
+
+class AsyncDecoupledPPOTorchLearner(TorchLearner):
+    """Learner of `AsyncDecoupledPPO`; holds EWMA weights and version snapshots."""
+
+    @override(TorchLearner)
+    def build(self) -> None:
+        super().build()
+        config = self.config
+        self._version = 0
+        self._num_skipped_steps = 0
+        self._channel: Any = None
+        self._source = make_source(
+            config.old_logprob_source,
+            SourceSettings(
+                eps_ti=config.eps_ti,
+                ewma_decay=config.ewma_decay,
+                ewma_reset_threshold=config.ewma_reset_threshold,
+                max_staleness=config.max_staleness,
+            ),
+        )
+        self._source.on_publish(self._version, self._policy.trainable_parameters())
+
+    @property
+    def _policy(self) -> CausalLMPolicy:
+        return self.module[DEFAULT_MODULE_ID].unwrapped().policy
+
+    @override(TorchLearner)
+    def get_parameters(self, module) -> list[Tensor]:
+        return [p for p in module.parameters() if p.requires_grad]
+
+    # --- One update ---------------------------------------------------------------
+
+    @override(TorchLearner)
+    def update(
+        self,
+        *,
+        training_data: TrainingData | None = None,
+        timesteps: dict[str, Any] | None = None,
+        num_epochs: int = 1,
+        minibatch_size: int | None = None,
+        shuffle_batch_per_epoch: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Trains on whole groups of episodes and publishes the next version.
+
+        Args:
+            training_data: References to (or lists of) `SingleAgentEpisode`.
+            timesteps: RLlib's lifetime counters, for learning rate schedules.
+            num_epochs: Passes over the batch.
+            minibatch_size: Episodes per optimizer step; None takes all.
+            shuffle_batch_per_epoch: Whether each pass draws its own minibatches.
+            **kwargs: The other ways to hand data to a Learner, e.g. ``episodes``.
+
+        Returns:
+            This learner's reduced metrics.
+        """
+        self._check_is_built()
+        start = time.monotonic()
+        self.before_gradient_based_update(timesteps=timesteps or {})
+        self._weights_seq_no += 1
+        batch = self._build_batch(training_data or TrainingData(**kwargs))
+        batch[columns.OLD_LOGP] = self._old_logp(batch)
+
+        totals = _TokenMeans()
+        num_steps = 0
+        for minibatch in self._minibatches(
+            batch, num_epochs, minibatch_size, shuffle_batch_per_epoch
+        ):
+            num_steps += self._step(minibatch, totals)
+
+        self._log_update(batch, totals.means(), seconds=time.monotonic() - start)
+        if num_steps:
+            self._publish_next_version()
+        self.after_gradient_based_update(timesteps=timesteps or {})
+        return self.metrics.reduce()
+
+    def _build_batch(self, training_data: TrainingData) -> Batch:
+        """Episodes to packed rows; whole episodes beyond the bound are masked out."""
+        training_data.validate()
+        training_data.solve_refs()
+        multi_agent_batch = self._make_batch_if_necessary(training_data)
+        self._log_steps_trained_metrics(multi_agent_batch)
+        batch: Batch = dict(multi_agent_batch[DEFAULT_MODULE_ID])
+        mask, sequences = batch[columns.LOSS_MASK], batch[columns.SEQUENCE_IDS]
+        stale = mask & (
+            self._version - batch[columns.VERSIONS] > self.config.max_staleness
+        )
+        stale_sequences = sequences[stale].unique()
+        batch[columns.LOSS_MASK] = mask & ~torch.isin(sequences, stale_sequences)
+        self._log({columns.NUM_EPISODES_DROPPED_STALE: len(stale_sequences)}, "sum")
+        return batch
+
+    def _old_logp(self, batch: Batch) -> Tensor:
+        """log pi_old ``[rows, length]`` from the configured source."""
+        start = time.monotonic()
+        with torch.no_grad():
+            old_logp = self._source.old_logp(batch, self._forward, self._version)
+        self._log({columns.OLD_LOGPROB_SECONDS: time.monotonic() - start})
+        return old_logp
+
+    def _forward(
+        self, batch: Mapping[str, Tensor], parameters: Mapping[str, Tensor] | None
+    ) -> Tensor:
+        """log pi ``[rows, length]`` without gradient; None means current weights."""
+        policy = self._policy
+        with torch.no_grad():
+            return torch.cat(
+                [
+                    policy(rows)[0]
+                    if parameters is None
+                    else torch.func.functional_call(policy, dict(parameters), (rows,))[0]
+                    for rows in self._micro_batches(batch)
+                ]
+            )
+
+    def _step(self, minibatch: Batch, totals: _TokenMeans) -> int:
+        """One optimizer step; returns 0 if it was skipped for a non-finite gradient."""
+        num_tokens = self._sum_over_learners(minibatch[columns.LOSS_MASK].sum())
+        # Distributed data parallel averages gradients over the learners; the loss is
+        # a mean over the tokens of all of them.
+        scale = self._num_learners / num_tokens.clamp(min=1)
+        for optimizer in self._optimizer_parameters:
+            optimizer.zero_grad(set_to_none=True)
+        module = self.module[DEFAULT_MODULE_ID]
+        micro_batches = list(self._micro_batches(minibatch))
+        for index, micro_batch in enumerate(micro_batches):
+            last = index == len(micro_batches) - 1
+            sync = last or self._num_learners == 1
+            with contextlib.nullcontext() if sync else module.no_sync():
+                fwd_out = module.forward_train(micro_batch)
+                loss = self.compute_loss_for_module(
+                    module_id=DEFAULT_MODULE_ID,
+                    config=self.config,
+                    batch=micro_batch,
+                    fwd_out=fwd_out,
+                )
+                (loss * scale).backward()
+            totals.add(self._micro_batch_metrics, micro_batch[columns.LOSS_MASK].sum())
+        gradients = self.postprocess_gradients(
+            {ref: p.grad for ref, p in self._params.items() if p.grad is not None}
+        )
+        finite = all(torch.isfinite(g).all() for g in gradients.values())
+        if not finite:
+            self._num_skipped_steps += 1
+            return 0
+        self.apply_gradients(gradients)
+        return 1
+
+    @override(TorchLearner)
+    def compute_loss_for_module(
+        self, *, module_id, config, batch: Batch, fwd_out: dict[str, Tensor]
+    ) -> Tensor:
+        """Sum over agent tokens of the decoupled loss (`core.objective`), a scalar."""
+        logp, mask = fwd_out[Columns.ACTION_LOGP], batch[columns.LOSS_MASK]
+        ratio_inputs = {
+            "old_logp": batch[columns.OLD_LOGP],
+            "behavior_logp": batch[columns.BEHAVIOR_LOGP],
+            "advantages": batch[columns.ADVANTAGES],
+            "mask": mask,
+            "eps_ti": config.eps_ti,
+            "eps_stale": config.eps_stale,
+        }
+        unit_column = {
+            "turn": columns.TURN_IDS,
+            "sequence": columns.SEQUENCE_IDS,
+        }.get(config.ratio_level)
+        loss, metrics = decoupled_ppo_loss(
+            logp,
+            is_cap=config.is_cap,
+            ratio_level=config.ratio_level,
+            unit_ids=batch[unit_column] if unit_column else None,
+            normalizer=1.0,
+            **ratio_inputs,
+        )
+        lags = self._version - batch[columns.VERSIONS]
+        self._micro_batch_metrics = {
+            **metrics,
+            **ratio_metrics_by_lag(logp.detach(), lags=lags, **ratio_inputs),
+            ENTROPY: fwd_out[ENTROPY].detach().sum() / mask.sum().clamp(min=1),
+        }
+        return loss
+
+    # --- Slicing ------------------------------------------------------------------
+
+    def _minibatches(
+        self, batch: Batch, num_epochs: int, minibatch_size: int | None, shuffle: bool
+    ) -> Iterator[Batch]:
+        """Even shares of the rows, as many per epoch as episodes per step ask for.
+
+        The number depends on configuration alone, so that all learners take the same
+        number of steps.
+        """
+        rows = len(batch[columns.TOKENS])
+        episodes = self.config.episodes_per_update // self._num_learners
+        count = max(1, round(episodes / (minibatch_size or episodes)))
+        for epoch in range(num_epochs):
+            order = (
+                torch.from_numpy(
+                    np.random.default_rng(
+                        (self._weights_seq_no, epoch, self.config.seed or 0)
+                    ).permutation(rows)
+                )
+                if shuffle
+                else torch.arange(rows)
+            )
+            for share in torch.tensor_split(order, count):
+                yield {key: column[share] for key, column in batch.items()}
+
+    def _micro_batches(self, batch: Mapping[str, Tensor]) -> Iterator[Batch]:
+        """Slices of rows with at most ``micro_batch_tokens`` tokens each."""
+        rows, length = batch[columns.TOKENS].shape
+        step = max(1, self.config.micro_batch_tokens // max(length, 1))
+        for start in range(0, max(rows, 1), step):
+            yield {key: column[start : start + step] for key, column in batch.items()}
+
+    @property
+    def _num_learners(self) -> int:
+        return max(1, self.config.num_learners)
+
+    def _sum_over_learners(self, value: Tensor) -> Tensor:
+        if self._num_learners > 1:
+            torch.distributed.all_reduce(value)
+        return value
+
+    # --- Metrics ------------------------------------------------------------------
+
+    def _log_update(
+        self, batch: Batch, means: dict[str, float], seconds: float
+    ) -> None:
+        mask = batch[columns.LOSS_MASK]
+        lags = (self._version - batch[columns.VERSIONS])[mask].float()
+        tokens = batch[columns.SEQUENCE_IDS] >= 0
+        width = float(lags.max()) if len(lags) else 0.0
+        if means:
+            self._source.observe(
+                mask_share=means["train_infer_mask"], staleness_width=width
+            )
+        self._log(
+            {
+                **means,
+                **self._source.metrics(),
+                columns.STALENESS_MEAN: float(lags.mean()) if len(lags) else 0.0,
+                columns.STALENESS_MAX: width,
+                columns.POLICY_VERSION: self._version,
+                columns.TRAIN_TOKENS_PER_S: float(tokens.sum()) / seconds,
+                columns.PADDING_FRACTION: 1.0 - float(tokens.float().mean()),
+                "num_agent_tokens": float(mask.sum()),
+                "num_skipped_steps": self._num_skipped_steps,
+            }
+        )
+
+    def _log(self, values: Mapping[str, Any], reduce: str = "mean") -> None:
+        for key, value in values.items():
+            self.metrics.log_value(
+                (DEFAULT_MODULE_ID, key),
+                float(value),
+                reduce=reduce,
+                **({"window": 1} if reduce == "mean" else {}),
+            )
+
+    # --- Versions -----------------------------------------------------------------
+
+    def connect(self, channel: ray.actor.ActorHandle) -> None:
+        """Takes the run's `WeightChannel` and publishes the current version to it."""
+        self._channel = channel
+        self._publish()
+
+    def _publish_next_version(self) -> None:
+        self._version += 1
+        self._source.on_publish(self._version, self._policy.trainable_parameters())
+        self._publish()
+
+    def _publish(self) -> None:
+        """Puts the weights into the object store; learners are equal, one does it."""
+        if self._channel is None or self._learner_rank != 0:
+            return
+        dtype = getattr(torch, self.config.engine.get("dtype", "bfloat16"))
+        weights = {
+            name: tensor.to("cpu", dtype).contiguous()
+            for name, tensor in self._policy.inference_weights()
+        }
+        published = PublishedWeights(
+            version=self._version,
+            weights=ray.put(np.frombuffer(save_safetensors(weights), dtype=np.uint8)),
+            probe=self._probe(),
+        )
+        ray.get(self._channel.publish.remote([published]))
+
+    @property
+    def _learner_rank(self) -> int:
+        return torch.distributed.get_rank() if self._num_learners > 1 else 0
+
+    @torch.no_grad()
+    def _probe(self) -> dict[str, Any]:
+        """Next-token log-probabilities, float32 ``[vocabulary]``, on a fixed prompt."""
+        policy = self._policy
+        prompt = torch.arange(1, PROBE_TOKENS + 1, device=self._device)
+        was_training = policy.training
+        policy.eval()
+        logits = policy.lm(input_ids=prompt[None], use_cache=False).logits[0, -1]
+        policy.train(was_training)
+        return {
+            "prompt": prompt.tolist(),
+            "logp": logits.float().log_softmax(-1).cpu().numpy(),
+        }
+
+    # --- Checkpoint ---------------------------------------------------------------
+
+    @override(TorchLearner)
+    def get_state(self, components=None, *, not_components=None, **kwargs):
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        if self._check_component(ASYNC_STATE, components, not_components):
+            state[ASYNC_STATE] = {
+                "version": self._version,
+                "num_skipped_steps": self._num_skipped_steps,
+                "source": self.config.old_logprob_source,
+                "source_state": self._source.get_state(),
+            }
+        return state
+
+    @override(TorchLearner)
+    def set_state(self, state) -> None:
+        super().set_state(state)
+        if ASYNC_STATE not in state:
+            return
+        own = state[ASYNC_STATE]
+        self._version = own["version"]
+        self._num_skipped_steps = own["num_skipped_steps"]
+        if own["source"] == self.config.old_logprob_source:
+            self._source.set_state(own["source_state"])
+        else:
+            # Another source was chosen on resume: it starts from today's weights.
+            self._source.on_publish(self._version, self._policy.trainable_parameters())
+
+
+class _TokenMeans:
+    """Means over tokens of metrics that come as means over micro-batches."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = defaultdict(float)
+        self._weights: dict[str, float] = defaultdict(float)
+
+    def add(self, metrics: Mapping[str, Tensor], num_tokens: Tensor) -> None:
+        weight = float(num_tokens)
+        for key, value in metrics.items():
+            self._sums[key] += float(value) * weight
+            self._weights[key] += weight
+
+    def means(self) -> dict[str, float]:
+        return {
+            key: total / self._weights[key]
+            for key, total in self._sums.items()
+            if self._weights[key]
+        }

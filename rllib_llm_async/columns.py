@@ -1,0 +1,71 @@
+"""Names of batch columns, episode annotations and result keys, one home for each.
+
+A log-probability always carries the name of the policy that produced it
+(behaviour = the inference engine, old = the trainer under the sampling weights) and
+no key ever holds a second meaning.
+
+A training batch is *row-packed*: every column has shape ``[rows, length]``, a row
+holds several whole sequences one after the other, and position ``t`` of a column
+describes token ``t`` itself (not the token that position ``t`` predicts).
+"""
+
+# --- Columns of a row-packed training batch -------------------------------------
+#: int64, token ids; padding holds 0.
+TOKENS = "tokens"
+#: int64, position within the sequence; restarts at 0 where a new sequence begins.
+POSITION_IDS = "position_ids"
+#: bool, true at tokens that the agent generated (never at a sequence's first token).
+LOSS_MASK = "loss_mask"
+#: float32, log mu_old: log-probability reported by the engine that sampled the token.
+BEHAVIOR_LOGP = "behavior_logp"
+#: float32, log pi_old (or its proxy), added by the learner before the first step.
+OLD_LOGP = "old_logp"
+#: float32, advantage of the token, constant in the trained weights.
+ADVANTAGES = "advantages"
+#: int64, policy version that sampled the token; -1 where the agent sampled nothing.
+VERSIONS = "versions"
+#: int64, number of the sequence (episode) in the batch; -1 at padding.
+SEQUENCE_IDS = "sequence_ids"
+#: int64, number of the agent turn in the batch; -1 where the agent sampled nothing.
+TURN_IDS = "turn_ids"
+
+# --- What travels through the env runner's connectors (one episode at a time) ----
+#: list[dict], OpenAI chat messages that the environment has just returned.
+MESSAGES = "messages"
+#: list[dict], OpenAI tool schemas; present at the start of an episode only.
+TOOLS = "tools"
+#: list[int], token ids to append to the episode's context.
+NEW_TOKENS = "new_tokens"
+#: EngineOutput of one agent turn.
+ENGINE_OUTPUT = "engine_output"
+#: dict, the assistant message parsed from the generated tokens.
+ASSISTANT_MESSAGE = "assistant_message"
+
+# --- SingleAgentEpisode ---------------------------------------------------------
+#: extra_model_outputs: float32 ``[turn tokens]``, log mu_old per token.
+EPISODE_BEHAVIOR_LOGP = "behavior_logp"
+#: extra_model_outputs: int64 ``[turn tokens]``, policy version per token.
+EPISODE_VERSIONS = "policy_versions"
+#: custom_data: identifies the group of episodes that share a task.
+GROUP_ID = "group_id"
+
+# --- Result keys, learners/default_policy/ --------------------------------------
+POLICY_VERSION = "policy_version"
+STALENESS_MEAN = "staleness_mean"
+STALENESS_MAX = "staleness_max"
+OLD_LOGPROB_SECONDS = "old_logprob_seconds"
+OLD_LOGPROB_EXTRA_FORWARD_TOKENS = "old_logprob_extra_forward_tokens"
+TRAIN_TOKENS_PER_S = "train_tokens_per_s"
+PADDING_FRACTION = "padding_fraction"
+NUM_EPISODES_DROPPED_STALE = "num_episodes_dropped_stale"
+NUM_EPISODES_DROPPED_LOST = "num_episodes_dropped_lost"
+
+# --- Result keys, env_runners/ --------------------------------------------------
+SUCCESS_RATE = "success_rate"
+GENERATED_TOKENS_PER_S = "generated_tokens_per_s"
+NUM_GENERATED_TOKENS_LIFETIME = "num_generated_tokens_lifetime"
+WEIGHT_SYNC_SECONDS = "weight_sync_seconds"
+GENERATION_PAUSED_FRACTION = "generation_paused_fraction"
+NUM_VERSIONS_PER_EPISODE = "num_versions_per_episode"
+NUM_ENV_FAILURES = "num_env_failures"
+NUM_MALFORMED_TOOL_CALLS = "num_malformed_tool_calls"

@@ -1,0 +1,1 @@
+"""RLlib ConnectorV2 pieces, one class per file."""

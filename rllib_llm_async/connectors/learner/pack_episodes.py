@@ -1,0 +1,143 @@
+"""Episodes to a row-packed token batch: several whole sequences in each row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.annotations import override
+
+from rllib_llm_async import columns
+from rllib_llm_async.connectors.learner.group_relative_advantages import (
+    EPISODE_ADVANTAGES,
+)
+
+_PADDING = {
+    columns.TOKENS: 0,
+    columns.POSITION_IDS: 0,
+    columns.LOSS_MASK: False,
+    columns.BEHAVIOR_LOGP: 0.0,
+    columns.ADVANTAGES: 0.0,
+    columns.VERSIONS: -1,
+    columns.SEQUENCE_IDS: -1,
+    columns.TURN_IDS: -1,
+}
+
+
+class PackEpisodes(ConnectorV2):
+    """Builds the columns of `rllib_llm_async.columns` as tensors on ``device``.
+
+    Needs one advantage per episode in ``shared_data``. Sequences are placed first-fit
+    by falling length into rows of the longest sequence's length, or of
+    ``min_row_tokens`` if that is longer: block-diagonal attention costs the square of
+    the row, padding costs what rows cannot fill.
+    """
+
+    def __init__(
+        self,
+        input_observation_space=None,
+        input_action_space=None,
+        *,
+        min_row_tokens: int = 512,
+        device: Any = None,
+    ) -> None:
+        super().__init__(input_observation_space, input_action_space)
+        self.min_row_tokens = min_row_tokens
+        self.device = device
+
+    @override(ConnectorV2)
+    def __call__(
+        self, *, rl_module, batch, episodes, explore=None, shared_data, **kwargs
+    ) -> dict[str, Any]:
+        sequences = []
+        first_turn = 0
+        for number, (episode, advantage) in enumerate(
+            zip(episodes, shared_data[EPISODE_ADVANTAGES], strict=True)
+        ):
+            sequence = sequence_columns(episode, first_turn_id=first_turn)
+            length = len(sequence[columns.TOKENS])
+            sequence[columns.ADVANTAGES] = np.full(length, advantage, np.float32)
+            sequence[columns.SEQUENCE_IDS] = np.full(length, number, np.int64)
+            first_turn += len(episode)
+            sequences.append(sequence)
+        packed = pack_rows(sequences, min_row_tokens=self.min_row_tokens)
+        return {
+            DEFAULT_MODULE_ID: {
+                key: torch.from_numpy(value).to(self.device)
+                for key, value in packed.items()
+            }
+        }
+
+
+def sequence_columns(
+    episode: SingleAgentEpisode, first_turn_id: int
+) -> dict[str, np.ndarray]:
+    """One episode as token columns, observation and action tokens interleaved.
+
+    The observation after the last action is left out: nothing is predicted from it.
+    """
+    observations = episode.observations.data
+    actions = episode.actions.data
+    logp = episode.extra_model_outputs[columns.EPISODE_BEHAVIOR_LOGP].data
+    versions = episode.extra_model_outputs[columns.EPISODE_VERSIONS].data
+    parts: dict[str, list[np.ndarray]] = {
+        key: []
+        for key in (
+            columns.TOKENS,
+            columns.LOSS_MASK,
+            columns.BEHAVIOR_LOGP,
+            columns.VERSIONS,
+            columns.TURN_IDS,
+        )
+    }
+    for turn, (observation, action) in enumerate(
+        zip(observations[:-1], actions, strict=True)
+    ):
+        seen, said = len(observation), len(action)
+        parts[columns.TOKENS] += [observation, action]
+        parts[columns.LOSS_MASK] += [np.zeros(seen, bool), np.ones(said, bool)]
+        parts[columns.BEHAVIOR_LOGP] += [np.zeros(seen, np.float32), logp[turn]]
+        parts[columns.VERSIONS] += [np.full(seen, -1, np.int64), versions[turn]]
+        parts[columns.TURN_IDS] += [
+            np.full(seen, -1, np.int64),
+            np.full(said, first_turn_id + turn, np.int64),
+        ]
+    joined = {key: np.concatenate(arrays) for key, arrays in parts.items()}
+    joined[columns.POSITION_IDS] = np.arange(len(joined[columns.TOKENS]))
+    return joined
+
+
+def pack_rows(
+    sequences: list[dict[str, np.ndarray]], *, min_row_tokens: int
+) -> dict[str, np.ndarray]:
+    """Packs ragged sequences into ``[rows, length]`` columns, first-fit decreasing."""
+    lengths = [len(sequence[columns.TOKENS]) for sequence in sequences]
+    row_tokens = max(max(lengths), min_row_tokens)
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(sequences)), key=lambda i: -lengths[i]):
+        row = next((r for r, free in enumerate(room) if free >= lengths[index]), None)
+        if row is None:
+            row = len(rows)
+            rows.append([])
+            room.append(row_tokens)
+        rows[row].append(index)
+        room[row] -= lengths[index]
+    # No row is filled to the end if the minimum was generous: cut what nobody uses.
+    row_tokens -= min(room)
+    packed = {
+        key: np.full((len(rows), row_tokens), fill, sequences[0][key].dtype)
+        for key, fill in _PADDING.items()
+    }
+    for row, members in enumerate(rows):
+        start = 0
+        for index in members:
+            end = start + lengths[index]
+            for key, column in packed.items():
+                column[row, start:end] = sequences[index][key]
+            start = end
+    return packed

@@ -1,0 +1,1 @@
+"""Env runners that serve agent environments from a vLLM engine."""

@@ -1,0 +1,264 @@
+"""A vLLM engine whose weights change in flight and whose outputs carry versions.
+
+`VLLMEngine` is a narrow face of `AsyncLLM`: generate one turn, install a weight
+version, report. Behaviour log-probabilities and the version of each token come from
+vLLM itself; nothing is recomputed here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+#: Largest |log p_engine - log p_trainer| on the probe prompt that the dtype explains.
+PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
+PROBE_TOP_LOGPROBS = 20
+
+
+@dataclass(frozen=True)
+class EngineOutput:
+    """One generated turn, token by token.
+
+    ``logp`` float32 and ``versions`` int64 have the length of ``token_ids``.
+    """
+
+    token_ids: list[int]
+    logp: np.ndarray
+    versions: np.ndarray
+    finish_reason: str
+
+
+class WeightMismatchError(RuntimeError):
+    """The engine's probabilities are not those of the weights it was sent."""
+
+
+def engine_environment() -> dict[str, str]:
+    """Environment that the engine's process needs before it imports torch.
+
+    On CPU one worker thread shares the engine's process, torch.compile of a small
+    sampling helper is skipped (it costs tens of seconds once and gains nothing), and
+    cores are not pinned, because several engines on a host would choose the same.
+    """
+    return {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "TORCHDYNAMO_DISABLE": "1",
+        "OMP_NUM_THREADS": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+    }
+
+
+class VLLMEngine:
+    """One `AsyncLLM` with versioned, verified, in-flight weight updates.
+
+    Use from a single asyncio loop, the one that `start` ran on.
+
+    Args:
+        model: Directory or hub name of the initial weights.
+        engine_args: Further `vllm.AsyncEngineArgs`.
+        temperature: Sampling temperature; log-probabilities are those of the
+            distribution really sampled from.
+        max_response_tokens: Upper bound of tokens in one turn.
+        stop_token_ids: Tokens that end a turn.
+        seed: Seed of the engine's sampling.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        engine_args: Mapping[str, Any],
+        *,
+        temperature: float,
+        max_response_tokens: int,
+        stop_token_ids: Sequence[int],
+        seed: int,
+    ) -> None:
+        self._model = model
+        self._engine_args = dict(engine_args)
+        self._temperature = temperature
+        self._max_response_tokens = max_response_tokens
+        self._stop_token_ids = list(stop_token_ids)
+        self._seed = seed
+        self._request_numbers = itertools.count()
+        self._llm: Any = None
+        self.version = 0
+        self.paused_seconds = 0.0
+        self.sync_seconds: list[float] = []
+        self.num_generated_tokens = 0
+        self.max_probe_error = 0.0
+
+    async def start(self) -> None:
+        """Starts vLLM's engine process with the initial weights as version 0."""
+        from vllm import AsyncEngineArgs, SamplingParams
+        from vllm.config import WeightTransferConfig
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        # Importing this registers the transfer backend where vLLM validates its name.
+        from rllib_llm_async.env_runners import vllm_plugin
+
+        args = {
+            "distributed_executor_backend": "uni",
+            "disable_log_stats": True,
+            "seed": self._seed,
+            **self._engine_args,
+        }
+        self._llm = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(
+                model=self._model,
+                logprobs_mode="processed_logprobs",
+                worker_extension_cls=(
+                    f"{vllm_plugin.__name__}.{vllm_plugin.EngineWorkerExtension.__name__}"
+                ),
+                weight_transfer_config=WeightTransferConfig(
+                    backend=vllm_plugin.BACKEND
+                ),
+                **args,
+            )
+        )
+        await self._llm.update_weight_version("0")
+        self._sampling_params = SamplingParams(
+            temperature=self._temperature,
+            max_tokens=self._max_response_tokens,
+            stop_token_ids=self._stop_token_ids,
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        self._probe_params = SamplingParams(
+            temperature=1.0,
+            max_tokens=1,
+            logprobs=PROBE_TOP_LOGPROBS,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        self._max_model_len = self._llm.model_config.max_model_len
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest context, prompt and response together, in tokens."""
+        return self._max_model_len
+
+    async def generate(self, context: Sequence[int]) -> EngineOutput:
+        """Samples one turn after ``context`` (token ids)."""
+        completion = await self._request(list(context), self._sampling_params)
+        token_ids = list(completion.token_ids)
+        self.num_generated_tokens += len(token_ids)
+        versions = np.full(len(token_ids), -1, dtype=np.int64)
+        for span in completion.weight_versions or ():
+            versions[span.start : span.end] = int(span.version)
+        logp = np.fromiter(
+            (
+                entry[token].logprob
+                for entry, token in zip(completion.logprobs, token_ids, strict=True)
+            ),
+            dtype=np.float32,
+            count=len(token_ids),
+        )
+        if (versions < 0).any() or not np.isfinite(logp).all():
+            raise RuntimeError(
+                "engine returned a turn with tokens that have no version or no finite "
+                f"log-probability (versions {versions.tolist()}, logp {logp.tolist()})"
+            )
+        return EngineOutput(token_ids, logp, versions, completion.finish_reason)
+
+    async def install(
+        self, version: int, path: Path, probe: Mapping[str, Any] | None
+    ) -> None:
+        """Swaps in the weights of ``path`` under requests that stay in flight.
+
+        Their KV cache is recomputed under the new weights: tokens sampled from now
+        on belong to ``version`` alone.
+
+        Args:
+            version: Policy version that the weights carry from now on.
+            path: Safetensors file with checkpoint-format weights.
+            probe: ``{"prompt": token ids, "logp": float32 [vocabulary]}`` as the
+                trainer computed it under these weights, or None to skip the check.
+
+        Raises:
+            WeightMismatchError: If the engine's probabilities differ twice in a row.
+        """
+        for attempt in (1, 2):
+            await self._swap(version, path)
+            if probe is None:
+                return
+            error = await self._probe_error(probe)
+            self.max_probe_error = max(self.max_probe_error, error)
+            if error <= self._probe_tolerance():
+                return
+            logger.warning(
+                "version %d: engine and trainer differ by %.3g nats on the probe "
+                "prompt (attempt %d)",
+                version,
+                error,
+                attempt,
+            )
+        raise WeightMismatchError(
+            f"weights of version {version} did not arrive: engine and trainer differ "
+            f"by {error:.3g} nats on the probe prompt, {self._probe_tolerance()} allowed"
+        )
+
+    async def _swap(self, version: int, path: Path) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        start = time.monotonic()
+        await self._llm.pause_generation(mode="keep", clear_cache=True)
+        paused = time.monotonic()
+        try:
+            await self._llm.start_weight_update()
+            await self._llm.update_weights(
+                WeightTransferUpdateRequest(update_info={"path": str(path)})
+            )
+            await self._llm.finish_weight_update(weight_version=str(version))
+            self.version = version
+        finally:
+            await self._llm.resume_generation()
+            end = time.monotonic()
+            self.paused_seconds += end - paused
+            self.sync_seconds.append(end - start)
+
+    async def _probe_error(self, probe: Mapping[str, Any]) -> float:
+        completion = await self._request(list(probe["prompt"]), self._probe_params)
+        expected = probe["logp"]
+        return max(
+            abs(entry.logprob - float(expected[token]))
+            for token, entry in completion.logprobs[0].items()
+        )
+
+    def _probe_tolerance(self) -> float:
+        return PROBE_TOLERANCE[
+            str(self._llm.model_config.dtype).removeprefix("torch.")
+        ]
+
+    async def _request(self, prompt: list[int], params: Any) -> Any:
+        request_id = str(next(self._request_numbers))
+        output = None
+        async for output in self._llm.generate(
+            {"prompt_token_ids": prompt}, params, request_id
+        ):
+            pass
+        if output is None:
+            raise RuntimeError(f"engine ended request {request_id} without an output")
+        return output.outputs[0]
+
+    async def check_health(self) -> None:
+        """Raises if the engine process is dead."""
+        await self._llm.check_health()
+
+    def shutdown(self) -> None:
+        """Ends the engine process."""
+        if self._llm is not None:
+            self._llm.shutdown()
+            self._llm = None

@@ -1,0 +1,438 @@
+"""An RLlib EnvRunner that steps many agent episodes against one vLLM engine.
+
+RLlib creates env runners as plain actors and calls them one method at a time. The
+engine, the episodes and the weight updates therefore live on an asyncio loop in a
+thread of their own: generation goes on between calls, and new weights never wait for
+one. `fetch_groups` only takes out what has been finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import random
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import ray
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.env import INPUT_ENV_SPACES
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import (
+    EPISODE_LEN_MEAN,
+    EPISODE_RETURN_MEAN,
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+    NUM_EPISODES_LIFETIME,
+)
+
+from rllib_llm_async import columns
+from rllib_llm_async.env_runners.engine import VLLMEngine
+from rllib_llm_async.env_runners.staleness_gate import Ticket
+from rllib_llm_async.env_runners.weight_channel import PublishedWeights
+from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
+from rllib_llm_async.envs.registry import make_suite
+from rllib_llm_async.models.chat_format import ChatFormat
+
+T = TypeVar("T")
+
+#: How often a task is tried again after its environment failed, before it is dropped.
+MAX_ENV_RETRIES = 2
+#: Time for one remote call about an evaluation to finish on the runner's loop.
+CONNECT_TIMEOUT_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class FinishedGroup:
+    """A whole group, ready to be trained on; ``episodes`` is an object reference."""
+
+    episodes: ray.ObjectRef
+    ticket: Ticket
+
+
+@dataclass(frozen=True)
+class EpisodeOutcome:
+    """What an evaluation needs to know about one finished episode."""
+
+    task: TaskRef
+    domain: str
+    success: bool
+    episode_return: float
+    num_turns: int
+
+
+class LLMEnvRunner(EnvRunner):
+    """Serves ``num_concurrent_episodes`` episodes of agent environments.
+
+    Args:
+        config: An `AsyncDecoupledPPOConfig`.
+        **kwargs: RLlib's own (``worker_index`` and others).
+    """
+
+    @override(EnvRunner)
+    def __init__(self, *, config, **kwargs) -> None:
+        super().__init__(config=config, **kwargs)
+        self.suite = make_suite(config.env, config.env_config)
+        self._train_tasks = list(self.suite.tasks("train"))
+        self._task_rng = random.Random(
+            f"{self.config.seed or 0}/{self.worker_index or 0}"
+        )
+        self.env_to_module = config.build_env_to_module_connector(
+            spaces=self.get_spaces()
+        )
+        self.module_to_env = config.build_module_to_env_connector(
+            spaces=self.get_spaces()
+        )
+        chat_format = ChatFormat.from_pretrained(config.model_path)
+        self.engine = VLLMEngine(
+            config.model_path,
+            config.engine,
+            temperature=config.temperature,
+            max_response_tokens=config.max_response_tokens,
+            stop_token_ids=chat_format.stop_token_ids,
+            seed=(config.seed or 0) + 1000 * (self.worker_index or 0),
+        )
+        self.engine.version = -1  # nothing installed and verified yet
+        self._channel: Any = None
+        self._weights_dir = TemporaryDirectory(
+            prefix="rllib_llm_async_",
+            dir="/dev/shm" if Path("/dev/shm").is_dir() else None,
+        )
+        self._finished: queue.Queue[FinishedGroup] = queue.Queue()
+        self._failure: BaseException | None = None
+        self._connected_at = 0.0
+        self._num_reported_tokens = 0
+        self._metrics_lock = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(
+            target=self._loop.run_forever, name="episodes", daemon=True
+        ).start()
+        # The engine takes seconds to start: let it, while the learners are built.
+        self._engine_started = asyncio.run_coroutine_threadsafe(
+            self.engine.start(), self._loop
+        )
+
+    # --- Called by the driver -----------------------------------------------------
+
+    def connect(self, channel: ray.actor.ActorHandle) -> None:
+        """Waits for the engine, installs the current weights, starts episodes.
+
+        Args:
+            channel: The `WeightChannel` of this run.
+        """
+        self._channel = channel
+        self._engine_started.result(CONNECT_TIMEOUT_SECONDS)
+        self._call(self._start_training_episodes())
+        self._connected_at = time.monotonic()
+
+    def fetch_groups(self, timeout_seconds: float = 1.0) -> tuple[list, Any]:
+        """Takes out what has been finished, waiting for at least one group.
+
+        Returns:
+            A list of `FinishedGroup` (empty after ``timeout_seconds``) and this
+            runner's metrics since the last call.
+        """
+        groups = []
+        try:
+            groups.append(self._finished.get(timeout=timeout_seconds))
+            while True:
+                groups.append(self._finished.get_nowait())
+        except queue.Empty:
+            pass
+        self.assert_healthy()
+        return groups, self.get_metrics()
+
+    def evaluate_tasks(
+        self, tasks: Sequence[TaskRef], num_trials: int
+    ) -> list[EpisodeOutcome]:
+        """Runs every task ``num_trials`` times with the current weights.
+
+        Raises:
+            EpisodeError: If an environment keeps failing.
+        """
+        return self._call(self._evaluate(tasks, num_trials))
+
+    @override(EnvRunner)
+    def sample(self, **kwargs) -> list[SingleAgentEpisode]:
+        """Returns the episodes of all finished groups, waiting for at least one."""
+        while True:
+            groups, _ = self.fetch_groups()
+            if groups:
+                for group in groups:
+                    self._call(self._consume(group.ticket))
+                return [
+                    episode for group in groups for episode in ray.get(group.episodes)
+                ]
+
+    @override(EnvRunner)
+    def get_metrics(self) -> Any:
+        engine = self.engine
+        tokens = engine.num_generated_tokens
+        with self._metrics_lock:
+            self.metrics.log_value(
+                columns.NUM_GENERATED_TOKENS_LIFETIME,
+                tokens - self._num_reported_tokens,
+                reduce="lifetime_sum",
+            )
+            self._num_reported_tokens = tokens
+            self.metrics.log_value(
+                columns.GENERATION_PAUSED_FRACTION,
+                engine.paused_seconds
+                / max(time.monotonic() - self._connected_at, 1e-9),
+                window=1,
+            )
+            for seconds in engine.sync_seconds:
+                self.metrics.log_value(columns.WEIGHT_SYNC_SECONDS, seconds, window=20)
+            engine.sync_seconds.clear()
+            return self.metrics.reduce()
+
+    @override(EnvRunner)
+    def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
+        # RLlib wants spaces; turns are token sequences of any length.
+        tokens = gym.spaces.Sequence(gym.spaces.Discrete(2**31 - 1), stack=True)
+        return {
+            INPUT_ENV_SPACES: (tokens, tokens),
+            DEFAULT_MODULE_ID: (tokens, tokens),
+        }
+
+    @override(EnvRunner)
+    def assert_healthy(self) -> None:
+        if self._failure is not None:
+            raise RuntimeError("episodes or engine failed") from self._failure
+
+    def get_state(self, *args, **kwargs) -> dict[str, Any]:
+        """Nothing to keep: tasks are drawn anew, weights come from the channel."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """See `get_state`."""
+
+    @override(EnvRunner)
+    def stop(self) -> None:
+        self.engine.shutdown()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._weights_dir.cleanup()
+
+    # --- On the asyncio loop ------------------------------------------------------
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Runs a task whose failure makes the runner unhealthy, never silent."""
+
+        def note_failure(task: asyncio.Task) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and task.exception() is not None:
+                self._failure = self._failure or task.exception()
+
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(note_failure)
+
+    async def _start_training_episodes(self) -> None:
+        self._tasks: set[asyncio.Task] = set()
+        self._episode_slots = asyncio.Semaphore(self.config.num_concurrent_episodes)
+        lost = await self._channel.register_runner.remote(self.worker_index)
+        with self._metrics_lock:
+            self.metrics.log_value(
+                columns.NUM_EPISODES_DROPPED_LOST, lost, reduce="lifetime_sum"
+            )
+        while self.engine.version < 0:
+            await self._install_newest()
+        self._spawn(self._follow_weights())
+        self._spawn(self._produce_groups())
+
+    async def _follow_weights(self) -> None:
+        while True:
+            await self._install_newest()
+
+    async def _install_newest(self) -> None:
+        for published in await self._channel.newest.remote(self.engine.version):
+            await self._install(published)
+
+    async def _install(self, published: PublishedWeights) -> None:
+        path = Path(self._weights_dir.name) / f"{published.version}.safetensors"
+        path.write_bytes(await published.weights)
+        try:
+            await self.engine.install(published.version, path, published.probe)
+        finally:
+            path.unlink()
+        await self._channel.installed.remote(self.worker_index, published.version)
+
+    async def _produce_groups(self) -> None:
+        size = self.config.group_size
+        while True:
+            for _ in range(size):
+                await self._episode_slots.acquire()
+            ticket = None
+            while ticket is None:
+                ticket = await self._channel.admit.remote(self.worker_index, size)
+            self._spawn(self._run_group(ticket, self._task_rng.choice(self._train_tasks)))
+
+    async def _run_group(self, ticket: Ticket, task: TaskRef) -> None:
+        """Runs ``group_size`` episodes of one task; the group is delivered whole."""
+        results = await asyncio.gather(
+            *(self._run_in_slot(task) for _ in range(ticket.num_episodes)),
+            return_exceptions=True,
+        )
+        failures = [r for r in results if isinstance(r, BaseException)]
+        for failure in failures:
+            if not isinstance(failure, EpisodeError):
+                raise failure
+        if failures:
+            with self._metrics_lock:
+                self.metrics.log_value(
+                    "num_episodes_dropped_env_failure", len(results), reduce="lifetime_sum"
+                )
+            await self._consume(ticket)
+            return
+        episodes = []
+        for episode, info in results:
+            episode.custom_data[columns.GROUP_ID] = ticket.number
+            episodes.append(episode)
+            self._log_episode(episode, info)
+        await self._channel.deliver.remote(ticket.number)
+        self._finished.put(FinishedGroup(ray.put(episodes), ticket))
+
+    async def _consume(self, ticket: Ticket) -> None:
+        await self._channel.consume.remote([ticket.number])
+
+    async def _run_in_slot(self, task: TaskRef) -> tuple[SingleAgentEpisode, dict]:
+        try:
+            return await self._run_episode(task)
+        finally:
+            self._episode_slots.release()
+
+    async def _evaluate(
+        self, tasks: Sequence[TaskRef], num_trials: int
+    ) -> list[EpisodeOutcome]:
+        slots = asyncio.Semaphore(self.config.num_concurrent_episodes)
+
+        async def run(task: TaskRef) -> EpisodeOutcome:
+            async with slots:
+                episode, info = await self._run_episode(task)
+            return EpisodeOutcome(
+                task=task,
+                domain=info.get("domain", self.suite.name),
+                success=bool(info.get("success", False)),
+                episode_return=episode.get_return(),
+                num_turns=len(episode),
+            )
+
+        return await asyncio.gather(
+            *(run(task) for task in tasks for _ in range(num_trials))
+        )
+
+    async def _run_episode(self, task: TaskRef) -> tuple[SingleAgentEpisode, dict]:
+        """Plays one episode; an environment that fails is replaced and tried again."""
+        for attempt in range(MAX_ENV_RETRIES + 1):
+            try:
+                return await self._try_episode(task)
+            except EpisodeError:
+                with self._metrics_lock:
+                    self.metrics.log_value(
+                        columns.NUM_ENV_FAILURES, 1, reduce="lifetime_sum"
+                    )
+                if attempt == MAX_ENV_RETRIES:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _try_episode(self, task: TaskRef) -> tuple[SingleAgentEpisode, dict]:
+        env = self.suite.make()
+        try:
+            start = await _env_call(env.reset(task))
+            batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
+            episode = SingleAgentEpisode(len_lookback_buffer=0)
+            context = list(self._to_tokens(batch, episode))
+            episode.add_env_reset(observation=np.asarray(context, dtype=np.int64))
+            while True:
+                batch = self._from_output(await self.engine.generate(context), episode)
+                step = await _env_call(env.step(batch[columns.ASSISTANT_MESSAGE]))
+                context += batch[columns.ENGINE_OUTPUT].token_ids
+                batch[columns.MESSAGES] = step.messages
+                done = step.terminated or step.truncated
+                new_tokens = [] if done else self._to_tokens(batch, episode)
+                context += new_tokens
+                overflow = not done and len(context) >= self.engine.max_model_len
+                episode.add_env_step(
+                    observation=np.asarray(new_tokens, dtype=np.int64),
+                    action=batch[Columns.ACTIONS],
+                    reward=step.reward,
+                    terminated=step.terminated,
+                    truncated=step.truncated or overflow,
+                    extra_model_outputs={
+                        key: batch[key]
+                        for key in (
+                            columns.EPISODE_BEHAVIOR_LOGP,
+                            columns.EPISODE_VERSIONS,
+                        )
+                    },
+                )
+                if episode.is_done:
+                    return episode, step.info
+        finally:
+            await env.aclose()
+
+    def _to_tokens(self, batch: dict, episode: SingleAgentEpisode) -> list[int]:
+        return self.env_to_module(
+            rl_module=None, batch=batch, episodes=[episode], shared_data={}
+        )[columns.NEW_TOKENS]
+
+    def _from_output(self, output, episode: SingleAgentEpisode) -> dict[str, Any]:
+        return self.module_to_env(
+            rl_module=None,
+            batch={columns.ENGINE_OUTPUT: output},
+            episodes=[episode],
+            shared_data={},
+        )
+
+    def _log_episode(self, episode: SingleAgentEpisode, info: dict) -> None:
+        versions = np.concatenate(
+            episode.extra_model_outputs[columns.EPISODE_VERSIONS].data
+        )
+        num_versions = len(np.unique(versions))
+        success = float(info.get("success", False))
+        with self._metrics_lock:
+            for key, value in {
+                EPISODE_RETURN_MEAN: episode.get_return(),
+                EPISODE_LEN_MEAN: len(episode),
+                columns.SUCCESS_RATE: success,
+                f"{columns.SUCCESS_RATE}/{info.get('domain', self.suite.name)}": success,
+                columns.NUM_VERSIONS_PER_EPISODE: num_versions,
+            }.items():
+                self.metrics.log_value(
+                    key, value, window=self.config.metrics_num_episodes_for_smoothing
+                )
+            for key, value in {
+                NUM_EPISODES_LIFETIME: 1,
+                NUM_ENV_STEPS_SAMPLED_LIFETIME: len(episode),
+                columns.NUM_MALFORMED_TOOL_CALLS: info.get(
+                    columns.NUM_MALFORMED_TOOL_CALLS, 0
+                ),
+                "num_multi_version_episodes_lifetime": num_versions > 1,
+            }.items():
+                self.metrics.log_value(key, int(value), reduce="lifetime_sum")
+            self.metrics.log_value(NUM_EPISODES, 1, reduce="sum")
+            self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, len(episode), reduce="sum")
+
+
+async def _env_call(awaitable):
+    """Turns whatever an environment raises into an `EpisodeError`."""
+    try:
+        return await awaitable
+    except EpisodeError:
+        raise
+    except Exception as error:
+        raise EpisodeError(f"environment raised {error!r}") from error

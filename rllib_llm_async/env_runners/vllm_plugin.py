@@ -1,0 +1,94 @@
+"""What runs inside vLLM's worker process: receives weights from a safetensors file.
+
+vLLM imports this module there because the engine names `EngineWorkerExtension` as its
+``worker_extension_cls``; importing it registers the transfer backend. The trainer's
+weights arrive as a file in node-local shared memory, so that the worker maps them
+instead of copying them through vLLM's control channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from safetensors import safe_open
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.platforms import current_platform
+
+BACKEND = "safetensors_file"
+
+
+@dataclass
+class SafetensorsInitInfo(WeightTransferInitInfo):
+    """The backend keeps no connection, so there is nothing to set up."""
+
+
+@dataclass
+class SafetensorsUpdateInfo(WeightTransferUpdateInfo):
+    """Where the new weights are."""
+
+    path: str
+
+
+class SafetensorsWeightTransfer(
+    WeightTransferEngine[SafetensorsInitInfo, SafetensorsUpdateInfo]
+):
+    """Loads checkpoint-format weights from a safetensors file into the live model."""
+
+    init_info_cls: ClassVar = SafetensorsInitInfo
+    update_info_cls: ClassVar = SafetensorsUpdateInfo
+
+    def init_transfer_engine(self, init_info: SafetensorsInitInfo) -> None:
+        pass
+
+    def start_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: SafetensorsUpdateInfo) -> None:
+        with safe_open(update_info.path, framework="pt") as file:
+            self.model.load_weights((name, file.get_tensor(name)) for name in file.keys())
+
+    def finish_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def update_weights(self, update_info: dict) -> None:
+        self.receive_weights(self.parse_update_info(update_info))
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+
+    def shutdown(self) -> None:
+        pass
+
+
+class EngineWorkerExtension:
+    """Empty on purpose: naming it makes vLLM import this module in the worker."""
+
+
+def _keep_cpu_linears_unpacked() -> None:
+    """Makes vLLM's CPU linears read their live parameters.
+
+    The CPU build packs each linear into a oneDNN handler after loading. A tied
+    lm_head keeps such a packed copy that no weight update refreshes: the engine then
+    samples from a stale policy without an error.
+    """
+    import vllm._custom_ops as custom_ops
+    from vllm.model_executor.layers import utils
+
+    custom_ops._supports_onednn = False
+    utils.check_cpu_sgl_kernel = lambda *args, **kwargs: False
+
+
+if BACKEND not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine(BACKEND, SafetensorsWeightTransfer)
+if current_platform.is_cpu():
+    _keep_cpu_linears_unpacked()

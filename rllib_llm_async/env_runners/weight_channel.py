@@ -1,0 +1,133 @@
+"""The actor between learners and engines: newest weights, and who may start what.
+
+Learners put weights into Ray's object store and hand this actor the reference; env
+runners long-poll it. So weights go from learner to engine over Ray's own transfer,
+never through the driver, a runner that (re)starts finds the current version by
+itself, and an update never queues behind a runner's `sample()` call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from rllib_llm_async.env_runners.staleness_gate import StalenessGate, Ticket
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """One policy version on its way to the engines.
+
+    ``weights`` refers to the bytes of a safetensors file, ``probe`` is what
+    `VLLMEngine.install` checks the arrival with.
+    """
+
+    version: int
+    weights: ray.ObjectRef
+    probe: dict[str, Any]
+
+
+class WeightChannel:
+    """Async actor; every method runs on its one event loop, so no lock is needed.
+
+    Args:
+        episodes_per_update: Episodes that one learner update consumes.
+        max_staleness: Bound on the age of a token at its update, in versions.
+    """
+
+    #: Long polls return after this long, so that a caller notices its own shutdown.
+    POLL_SECONDS = 5.0
+
+    def __init__(self, episodes_per_update: int, max_staleness: int) -> None:
+        self._gate = StalenessGate(episodes_per_update, max_staleness)
+        self._published: PublishedWeights | None = None
+        self._engine_versions: dict[int, int] = {}
+        self._training_paused = False
+        self._changed = asyncio.Condition()
+
+    async def publish(self, published: list[PublishedWeights]) -> None:
+        """Makes a version current (in a list, lest Ray resolves the reference)."""
+        (self._published,) = published
+        self._gate.learner_version = self._published.version
+        await self._notify()
+
+    async def newest(self, than: int) -> list[PublishedWeights]:
+        """Waits for weights of a version other than ``than``; empty on time-out."""
+        await self._wait_until(
+            lambda: self._published is not None and self._published.version != than
+        )
+        if self._published is None or self._published.version == than:
+            return []
+        return [self._published]
+
+    async def register_runner(self, runner: int) -> int:
+        """Announces a (re)started runner; returns the episodes its forerunner lost."""
+        self._engine_versions.pop(runner, None)
+        lost = self._gate.lose_runner(runner)
+        await self._notify()
+        return lost
+
+    async def installed(self, runner: int, version: int) -> None:
+        """Records which version a runner's engine samples with."""
+        self._engine_versions[runner] = version
+        await self._notify()
+
+    async def admit(self, runner: int, num_episodes: int) -> Ticket | None:
+        """Waits until the runner may start a group; None on time-out."""
+        ticket = None
+
+        def admitted() -> bool:
+            nonlocal ticket
+            if not self._training_paused and runner in self._engine_versions:
+                ticket = self._gate.admit(
+                    runner, self._engine_versions[runner], num_episodes
+                )
+            return ticket is not None
+
+        await self._wait_until(admitted)
+        return ticket
+
+    async def deliver(self, number: int) -> None:
+        """Records that a group is complete."""
+        self._gate.deliver(number)
+
+    async def consume(self, numbers: list[int]) -> None:
+        """Records that groups were trained on or dropped, which makes room."""
+        self._gate.consume(numbers)
+        await self._notify()
+
+    async def must_wait_for(self) -> set[int]:
+        """Groups that the next update has to include to keep the staleness bound."""
+        return self._gate.must_wait_for()
+
+    async def pause_training_episodes(self, paused: bool) -> None:
+        """Stops (or resumes) starting training groups, for an evaluation."""
+        self._training_paused = paused
+        await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _wait_until(self, predicate) -> None:
+        async with self._changed:
+            try:
+                await asyncio.wait_for(
+                    self._changed.wait_for(predicate), self.POLL_SECONDS
+                )
+            except TimeoutError:
+                pass
+
+
+def create_weight_channel(
+    episodes_per_update: int, max_staleness: int
+) -> ray.actor.ActorHandle:
+    """Starts the actor; it holds references only and takes no CPU of its own."""
+    return (
+        ray.remote(WeightChannel)
+        .options(num_cpus=0, max_concurrency=1000)
+        .remote(episodes_per_update, max_staleness)
+    )

@@ -1,0 +1,166 @@
+"""A Hugging Face causal LM as a policy over packed token rows: torch only, no RLlib.
+
+`CausalLMPolicy` maps a row-packed batch to the log-probability of every agent token.
+It is a plain `nn.Module`, so that a forward pass under other weights (EWMA,
+snapshots) is `torch.func.functional_call` on it, without a second model object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rllib_llm_async import columns
+from rllib_llm_async.core import token_logprobs
+
+
+def load_causal_lm(
+    model: str | Path,
+    *,
+    lora: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> nn.Module:
+    """Loads a causal LM for training, optionally wrapped in PEFT LoRA.
+
+    Args:
+        model: Local directory or hub name. Code from the repository is never run.
+        lora: Keyword arguments of `peft.LoraConfig` (``r``, ``lora_alpha``,
+            ``target_modules`` ...), or None for full fine-tuning.
+        dtype: Master dtype of the weights.
+
+    Raises:
+        ValueError: If the model cannot be read.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(
+            model, dtype=dtype, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"model: cannot load {str(model)!r} ({error}); give a directory with "
+            "config.json and weights, or a hub name"
+        ) from error
+    if lora is not None:
+        from peft import LoraConfig, get_peft_model
+
+        lm = get_peft_model(lm, LoraConfig(task_type="CAUSAL_LM", **lora))
+    return lm
+
+
+class CausalLMPolicy(nn.Module):
+    """Per-token log-probabilities of a causal LM on row-packed sequences.
+
+    Args:
+        lm: A `transformers` causal LM or a PEFT model around one.
+        temperature: Sampling temperature of the behaviour policy; logits are divided
+            by it, so that pi and mu are distributions over the same support.
+        chunk_tokens: Tokens per slice of the vocabulary projection.
+        compute_dtype: Autocast dtype of the forward pass, or None for the weights'.
+    """
+
+    def __init__(
+        self,
+        lm: nn.Module,
+        *,
+        temperature: float = 1.0,
+        chunk_tokens: int = 4096,
+        compute_dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.lm = lm
+        self.temperature = temperature
+        self.chunk_tokens = chunk_tokens
+        self.compute_dtype = compute_dtype
+
+    @property
+    def causal_lm(self) -> nn.Module:
+        """The bare transformers model, with PEFT's wrapper taken off."""
+        return self.lm.get_base_model() if hasattr(self.lm, "peft_config") else self.lm
+
+    def forward(
+        self, batch: Mapping[str, Tensor], with_entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Computes log pi(token) at every agent token.
+
+        Args:
+            batch: Row-packed columns ``tokens``, ``position_ids`` and ``loss_mask``,
+                each ``[rows, length]``.
+            with_entropy: Also return the entropy of each agent token's distribution.
+
+        Returns:
+            ``logp`` and ``entropy`` (or None), float32 ``[rows, length]``, 0 outside
+            the mask.
+        """
+        tokens, mask = batch[columns.TOKENS], batch[columns.LOSS_MASK]
+        causal_lm = self.causal_lm
+        with torch.autocast(
+            tokens.device.type,
+            dtype=self.compute_dtype,
+            enabled=self.compute_dtype is not None,
+        ):
+            # No attention mask: transformers derives block-diagonal causal attention
+            # from the restarting position ids. Only the last position has no target.
+            hidden = causal_lm.get_decoder()(
+                input_ids=tokens,
+                position_ids=batch[columns.POSITION_IDS],
+                use_cache=False,
+            ).last_hidden_state
+        target_mask = mask[:, 1:]
+        result = token_logprobs(
+            hidden[:, :-1][target_mask],
+            causal_lm.get_output_embeddings().weight,
+            tokens[:, 1:][target_mask],
+            temperature=self.temperature,
+            chunk_tokens=self.chunk_tokens,
+            with_entropy=with_entropy,
+        )
+        logp, entropy = result if with_entropy else (result, None)
+        return _scatter(logp, mask), None if entropy is None else _scatter(
+            entropy, mask
+        )
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that training changes; with LoRA the adapter's alone."""
+        return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def inference_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yields checkpoint-format weights (LoRA merged) under their HF names.
+
+        One tensor at a time, so that merging never holds a second model.
+        """
+        if not hasattr(self.lm, "peft_config"):
+            for name, parameter in self.lm.named_parameters():
+                yield name, parameter.detach()
+            return
+        from peft.tuners.lora import LoraLayer
+
+        merged = {
+            name: module
+            for name, module in self.causal_lm.named_modules()
+            if isinstance(module, LoraLayer)
+        }
+        for name, parameter in self.causal_lm.named_parameters():
+            owner, _, leaf = name.rpartition(".")
+            if ".lora_" in name:
+                continue
+            if owner.endswith(".base_layer"):
+                layer_name = owner.removesuffix(".base_layer")
+                weight = parameter.detach()
+                if leaf == "weight":
+                    with torch.no_grad():
+                        weight = weight + merged[layer_name].get_delta_weight("default")
+                yield f"{layer_name}.{leaf}", weight
+            else:
+                yield name, parameter.detach()
+
+
+def _scatter(values: Tensor, mask: Tensor) -> Tensor:
+    """Puts ``[agent tokens]`` values back to ``[rows, length]``, 0 elsewhere."""
+    full = torch.zeros(mask.shape, dtype=values.dtype, device=values.device)
+    return full.masked_scatter(mask, values)
