@@ -271,10 +271,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         lags = (self._version - batch[columns.VERSIONS])[mask].float()
         tokens = batch[columns.SEQUENCE_IDS] >= 0
         width = float(lags.max()) if len(lags) else 0.0
-        if means:
-            self._source.observe(
-                mask_share=means["train_infer_mask"], staleness_width=width
-            )
+        self._observe(means.get("train_infer_mask"), len(lags), width)
         self._log(
             {
                 **means,
@@ -288,6 +285,18 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                 "num_skipped_steps": self._num_skipped_steps,
             }
         )
+
+    def _observe(self, mask_share: float | None, num_tokens: int, width: float) -> None:
+        """Shows the source what this update saw; alike on all learners."""
+        share = torch.tensor([(mask_share or 0.0) * num_tokens, num_tokens])
+        kept, total = self._sum_over_learners(share.to(self._device)).tolist()
+        widest = torch.tensor(width, device=self._device)
+        if self._num_learners > 1:
+            torch.distributed.all_reduce(widest, torch.distributed.ReduceOp.MAX)
+        if total:
+            self._source.observe(
+                mask_share=kept / total, staleness_width=float(widest)
+            )
 
     def _log(self, values: Mapping[str, Any], reduce: str = "mean") -> None:
         for key, value in values.items():

@@ -1,0 +1,22 @@
+"""The mathematics: ratios, masks, objective, EWMA, snapshots, log-probabilities.
+
+Imports torch alone, so that it can be read, tested and run without Ray or vLLM.
+"""
+
+from rllib_llm_async.core.evaluation import pass_at_k
+from rllib_llm_async.core.ewma import EWMAWeights
+from rllib_llm_async.core.logprobs import token_logprobs
+from rllib_llm_async.core.objective import decoupled_ppo_loss, ratio_metrics_by_lag
+from rllib_llm_async.core.proximal import interpolate_logp, staleness_alpha
+from rllib_llm_async.core.snapshots import SnapshotStore
+
+__all__ = [
+    "EWMAWeights",
+    "SnapshotStore",
+    "decoupled_ppo_loss",
+    "interpolate_logp",
+    "pass_at_k",
+    "ratio_metrics_by_lag",
+    "staleness_alpha",
+    "token_logprobs",
+]

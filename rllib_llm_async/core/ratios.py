@@ -1,0 +1,51 @@
+"""The two ratios r_d = pi_old / mu_old and r_s = pi_theta / pi_old, in log space."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: |log ratio| beyond which exp adds nothing to a decision but may overflow float32.
+MAX_LOG_RATIO = 20.0
+RATIO_LEVELS = ("token", "turn", "sequence")
+
+
+def log_ratio(
+    numerator: Tensor, denominator: Tensor, mask: Tensor, unit_ids: Tensor | None
+) -> Tensor:
+    """log(numerator / denominator) per token, 0 outside the mask.
+
+    Args:
+        numerator: log-probabilities, any shape.
+        denominator: log-probabilities, same shape.
+        mask: bool, same shape; what lies outside may be anything, NaN included.
+        unit_ids: int64, same shape: the ratio is the geometric mean over the masked
+            tokens that share an id. None forms it per token.
+
+    Returns:
+        float32, clamped to [-20, 20].
+    """
+    zero = torch.zeros((), dtype=torch.float32, device=numerator.device)
+    # where() on both sides of the subtraction: a NaN outside the mask must reach
+    # neither the value nor the gradient.
+    difference = torch.where(mask, numerator.float(), zero) - torch.where(
+        mask, denominator.float(), zero
+    )
+    if unit_ids is not None:
+        difference = _unit_mean(difference, mask, unit_ids)
+    return difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+def _unit_mean(values: Tensor, mask: Tensor, unit_ids: Tensor) -> Tensor:
+    """Replaces each masked value by the mean over its unit."""
+    units, index = unit_ids[mask].unique(return_inverse=True)
+    selected = values[mask]
+    totals = selected.new_zeros(len(units)).index_add(0, index, selected)
+    counts = torch.bincount(index, minlength=len(units)).to(selected.dtype)
+    return torch.zeros_like(values).masked_scatter(mask, (totals / counts)[index])
+
+
+def train_infer_mask(log_r_d: Tensor, mask: Tensor, eps_ti: float) -> Tensor:
+    """m_t = 1[1/eps_ti <= r_d <= eps_ti] at agent tokens, bool."""
+    bound = torch.tensor(eps_ti, dtype=torch.float32, device=log_r_d.device).log()
+    return mask & (log_r_d.abs() <= bound)

@@ -1,0 +1,1 @@
+"""Agent environments: the contract, the bundled benchmark, the registry of names."""

@@ -1,0 +1,72 @@
+"""The contract between an agent environment and whoever plays it.
+
+Messages are OpenAI chat dicts. An environment never sees tokens and returns only new
+messages, so that the caller can append to its context without rendering it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Message = dict[str, Any]
+ToolSchema = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TaskRef:
+    """Names one task of a suite."""
+
+    suite: str
+    id: str
+    split: str
+
+
+@dataclass
+class Start:
+    """What an episode begins with; ``tools`` are OpenAI function schemas."""
+
+    messages: list[Message]
+    tools: list[ToolSchema]
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Step:
+    """The environment's answer to one assistant message.
+
+    ``terminated``: the task ended, in success or failure. ``truncated``: a limit ended
+    it. ``info`` of the last step holds ``success``, ``domain``, ``reason``,
+    ``reward_breakdown`` and ``num_malformed_tool_calls``.
+    """
+
+    messages: list[Message]
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class EpisodeError(RuntimeError):
+    """The environment, not the agent, failed: drop the episode, never train on it."""
+
+
+class AgentEnv(Protocol):
+    """One episode after another; many instances run on one asyncio loop."""
+
+    async def reset(self, task: TaskRef) -> Start: ...
+
+    async def step(self, message: Message) -> Step: ...
+
+    async def aclose(self) -> None: ...
+
+
+class TaskSuite(Protocol):
+    """The tasks of an environment, and a factory of it."""
+
+    name: str
+
+    def tasks(self, split: str) -> Sequence[TaskRef]: ...
+
+    def make(self) -> AgentEnv: ...

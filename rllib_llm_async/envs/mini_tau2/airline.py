@@ -1,0 +1,214 @@
+"""Airline: cancel a reservation or add bags, under a policy drawn for each task."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+
+from rllib_llm_async.envs.mini_tau2.domain import (
+    STOP,
+    Demonstrator,
+    Domain,
+    Tool,
+    ToolError,
+    text_message,
+    tool_message,
+)
+
+_REASONS = {
+    "health": "i am ill.",
+    "weather": "there is a storm.",
+    "plans": "my plans changed.",
+}
+
+
+class Airline(Domain):
+    """The user may leave out the reservation id and tells the reason only if asked."""
+
+    name = "airline"
+    tools = (
+        Tool("get_res", "Look up a reservation.", {"id": "string"}),
+        Tool("cancel", "Cancel a reservation.", {"id": "string"}, writes=True),
+        Tool(
+            "add_bags",
+            "Add bags to a reservation for a total fee in dollars.",
+            {"id": "string", "n": "integer", "fee": "integer"},
+            writes=True,
+        ),
+    )
+
+    def _draw(self, rng: random.Random) -> None:
+        self.max_hours = rng.choice([12, 24, 48])
+        self.free_bags_economy = rng.choice([1, 2])
+        self.bag_price = rng.choice([20, 30, 50])
+        self.reservation_id = f"r{rng.randint(100, 999)}"
+        self.gives_id = rng.random() < 0.6
+        self.agrees = rng.random() < 0.85
+        self.reason = rng.choice(list(_REASONS))
+        self.wants_cancel = rng.random() < 0.6
+        self.num_new_bags = rng.choice([1, 2])
+        reservation = {
+            "cabin": rng.choice(["basic", "economy", "economy", "business"]),
+            "hours": rng.randint(1, 72),
+            "insured": rng.choice(["yes", "no"]),
+            "bags": rng.randint(0, 2),
+            "status": "open",
+        }
+        self.db = {"reservations": {self.reservation_id: reservation}, "log": []}
+        self.golden_db = copy.deepcopy(self.db)
+        self.must_read = {f"get_res:{self.reservation_id}"}
+        self.first_message = self._first_message()
+        if self.wants_cancel:
+            self._set_golden_cancel(reservation)
+        else:
+            self._set_golden_bags(reservation)
+
+    def _first_message(self) -> str:
+        if self.wants_cancel:
+            wish = "i need to cancel my flight"
+        else:
+            plural = "s" if self.num_new_bags > 1 else ""
+            wish = f"i want to add {self.num_new_bags} bag{plural} to my flight"
+        given = f", reservation {self.reservation_id}." if self.gives_id else "."
+        return wish + given
+
+    def _set_golden_cancel(self, reservation: dict) -> None:
+        covered = reservation["insured"] == "yes" and self.reason != "plans"
+        if not (self._always_cancellable(reservation) or covered):
+            self.must_say = ["cannot"]
+        elif not self.agrees:
+            self.must_say = ["kept"]
+        else:
+            golden = self.golden_db["reservations"][self.reservation_id]
+            golden["status"] = "cancelled"
+            self.golden_db["log"].append(["cancel", self.reservation_id])
+            self.must_say = ["done"]
+
+    def _set_golden_bags(self, reservation: dict) -> None:
+        fee = self._fee(reservation)
+        self.must_say = [f"${fee}", "done" if self.agrees else "kept"]
+        if self.agrees:
+            golden = self.golden_db["reservations"][self.reservation_id]
+            golden["bags"] += self.num_new_bags
+            self.golden_db["log"].append(
+                ["bags", self.reservation_id, self.num_new_bags, fee]
+            )
+
+    def _always_cancellable(self, reservation: dict) -> bool:
+        return (
+            reservation["hours"] <= self.max_hours or reservation["cabin"] == "business"
+        )
+
+    def _fee(self, reservation: dict) -> int:
+        free = {"basic": 0, "economy": self.free_bags_economy, "business": 3}
+        extra = reservation["bags"] + self.num_new_bags - free[reservation["cabin"]]
+        return max(0, extra) * self.bag_price
+
+    def policy(self) -> str:
+        return (
+            f"airline agent. rules: cancel if booked at most {self.max_hours} hours "
+            "ago, or cabin business, or insured and the reason is health or weather; "
+            "ask for the reason only if needed. free bags: basic 0, economy "
+            f"{self.free_bags_economy}, business 3; each extra bag ${self.bag_price}. "
+            "tell the fee. confirm with the user before any change. if not allowed "
+            "say cannot. if the user declines say kept. at the end say done."
+        )
+
+    def content(self) -> list:
+        return [
+            self.policy(),
+            self.db,
+            self.first_message,
+            self.reason,
+            self.agrees,
+            self.wants_cancel,
+            self.num_new_bags,
+        ]
+
+    # --- Tools --------------------------------------------------------------------
+
+    def get_res(self, id: str) -> str:
+        x = self._reservation(id)
+        return (
+            f"{id} {x['cabin']} hours {x['hours']} insured {x['insured']} "
+            f"bags {x['bags']}"
+        )
+
+    def cancel(self, id: str) -> str:
+        self._reservation(id)["status"] = "cancelled"
+        self.db["log"].append(["cancel", id])
+        return "ok"
+
+    def add_bags(self, id: str, n: int, fee: int) -> str:
+        self._reservation(id)["bags"] += n
+        self.db["log"].append(["bags", id, n, fee])
+        return "ok"
+
+    def _reservation(self, id: str) -> dict:
+        if id not in self.db["reservations"]:
+            raise ToolError("not found")
+        return self.db["reservations"][id]
+
+    # --- User ---------------------------------------------------------------------
+
+    def answer(self, text: str) -> str | None:
+        if "confirm" in text:
+            self._confirmed = self.agrees
+            return "yes." if self.agrees else "no, leave it."
+        if "reason" in text:
+            return _REASONS[self.reason]
+        if "reservation id" in text:
+            return f"{self.reservation_id}."
+        if any(word in text for word in ("cannot", "kept", "done")):
+            self.ended = True
+            return f"ok. {STOP}"
+        return None
+
+    # --- Demonstrator -------------------------------------------------------------
+
+    def demonstrate(
+        self, is_right: Callable[[], bool], rng: random.Random
+    ) -> Demonstrator:
+        if not self.gives_id:
+            yield text_message("what is the reservation id?")
+        yield tool_message("get_res", id=self.reservation_id)
+        reservation = self.db["reservations"][self.reservation_id]
+        if self.wants_cancel:
+            yield from self._demonstrate_cancel(reservation, is_right, rng)
+        else:
+            yield from self._demonstrate_bags(reservation, is_right, rng)
+
+    def _demonstrate_cancel(self, reservation, is_right, rng) -> Demonstrator:
+        allowed = self._always_cancellable(reservation)
+        if not allowed and reservation["insured"] == "yes":
+            if is_right():
+                yield text_message("what is the reason?")
+                allowed = self.reason != "plans"
+            else:
+                allowed = rng.random() < 0.5
+        if not is_right():
+            allowed = not allowed
+        if not allowed:
+            yield text_message("sorry, cannot cancel.")
+            return
+        if is_right():
+            reply = yield text_message(f"confirm cancel {self.reservation_id}?")
+            if not reply[0]["content"].startswith("yes"):
+                yield text_message("ok, kept.")
+                return
+        yield tool_message("cancel", id=self.reservation_id)
+        yield text_message("done.")
+
+    def _demonstrate_bags(self, reservation, is_right, rng) -> Demonstrator:
+        price = self.bag_price
+        fee = self._fee(reservation) if is_right() else rng.choice([0, price, 2 * price])
+        if is_right():
+            reply = yield text_message(f"the fee is ${fee}. confirm?")
+            if not reply[0]["content"].startswith("yes"):
+                yield text_message("ok, kept.")
+                return
+        yield tool_message(
+            "add_bags", id=self.reservation_id, n=self.num_new_bags, fee=fee
+        )
+        yield text_message("done.")

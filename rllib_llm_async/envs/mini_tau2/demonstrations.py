@@ -1,0 +1,40 @@
+"""Dialogues of the scripted demonstrator, perfect or deliberately erring."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from rllib_llm_async.envs.agent_env import Message, TaskRef, ToolSchema
+from rllib_llm_async.envs.mini_tau2.suite import MiniTau2Suite
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One dialogue, from the system message to the environment's last answer."""
+
+    messages: list[Message]
+    tools: list[ToolSchema]
+    success: bool
+
+
+def demonstrate(
+    suite: MiniTau2Suite, task: TaskRef, *, error_rate: float = 0.0, seed: int = 0
+) -> Demonstration:
+    """Plays a task; each decision goes wrong with probability ``error_rate``."""
+    env = suite.make()
+    start = env.reset_now(task)
+    rng = random.Random(f"{seed}/{task}")
+    demonstrator = env.episode.demonstrate(lambda: rng.random() >= error_rate, rng)
+    messages = list(start.messages)
+    message = next(demonstrator)
+    while True:
+        messages.append(message)
+        step = env.step_now(message)
+        messages += step.messages
+        if step.terminated or step.truncated:
+            return Demonstration(messages, start.tools, step.info["success"])
+        try:
+            message = demonstrator.send(step.messages)
+        except StopIteration:
+            return Demonstration(messages, start.tools, False)

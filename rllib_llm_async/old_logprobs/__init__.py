@@ -1,0 +1,30 @@
+"""Where log pi_old comes from: one source per file, chosen by ``old_logprob_source``.
+
+A source of one's own is a subclass of `OldLogprobSource` under `register_source`.
+"""
+
+from rllib_llm_async.old_logprobs.base import (
+    OldLogprobSource,
+    SourceSettings,
+    make_source,
+    register_source,
+    source_names,
+)
+from rllib_llm_async.old_logprobs.current_recompute import CurrentRecompute
+from rllib_llm_async.old_logprobs.ewma_prox import EWMAProx
+from rllib_llm_async.old_logprobs.ppo_ewma_async import PPOEWMAAsyncSource
+from rllib_llm_async.old_logprobs.rollout import Rollout
+from rllib_llm_async.old_logprobs.snapshot_old import SnapshotOld
+
+__all__ = [
+    "CurrentRecompute",
+    "EWMAProx",
+    "OldLogprobSource",
+    "PPOEWMAAsyncSource",
+    "Rollout",
+    "SnapshotOld",
+    "SourceSettings",
+    "make_source",
+    "register_source",
+    "source_names",
+]

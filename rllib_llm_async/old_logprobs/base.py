@@ -1,0 +1,107 @@
+"""The interface of a source of old log-probabilities, and the registry of names."""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+#: ``forward(batch, parameters) -> log pi [rows, length]`` without gradient;
+#: ``parameters=None`` means the trainer's current weights.
+Forward = Callable[[Mapping[str, Tensor], Mapping[str, Tensor] | None], Tensor]
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """The settings of a run that sources read; meanings as in the config."""
+
+    eps_ti: float
+    ewma_decay: float | str
+    ewma_reset_threshold: float
+    max_staleness: int
+
+
+class OldLogprobSource(ABC):
+    """One route to log pi_old.
+
+    Args:
+        settings: The run's settings.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, settings: SourceSettings) -> None:
+        self.settings = settings
+
+    def on_publish(self, version: int, named_parameters: Mapping[str, Tensor]) -> None:
+        """Sees the trainable weights of each published version.
+
+        Called with the initial version first, then once per version, after at least
+        one real optimizer step; not on a skipped step, not on accumulation.
+        """
+
+    @abstractmethod
+    def old_logp(
+        self, batch: Mapping[str, Tensor], forward: Forward, version: int
+    ) -> Tensor:
+        """Returns log pi_old, float32 ``[rows, length]``.
+
+        Args:
+            batch: Row-packed columns, see `rllib_llm_async.columns`.
+            forward: Log-probabilities of rows under given or current weights.
+            version: The trainer's current version.
+        """
+
+    def observe(self, *, mask_share: float, staleness_width: float) -> None:
+        """Sees, after each update, the share of tokens that the Train-Infer mask kept
+        and the width of the staleness window in versions."""
+
+    def metrics(self) -> dict[str, float]:
+        """Figures of the last update, for the results."""
+        return {}
+
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint has to hold."""
+        return {}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restores what `get_state` returned."""
+
+
+_SOURCES: dict[str, type[OldLogprobSource]] = {}
+
+
+def register_source(cls: type[OldLogprobSource]) -> type[OldLogprobSource]:
+    """Class decorator: makes a source available under its ``name``.
+
+    Raises:
+        ValueError: If the name is taken.
+    """
+    if cls.name in _SOURCES:
+        raise ValueError(f"old_logprob_source {cls.name!r} is registered already")
+    _SOURCES[cls.name] = cls
+    return cls
+
+
+def source_names() -> list[str]:
+    """Registered names, sorted."""
+    return sorted(_SOURCES)
+
+
+def make_source(name: str, settings: SourceSettings) -> OldLogprobSource:
+    """Builds the source of that name.
+
+    Raises:
+        ValueError: If the name is unknown; lists the valid ones.
+    """
+    if name not in _SOURCES:
+        near = difflib.get_close_matches(name, _SOURCES, n=1, cutoff=0.0)
+        raise ValueError(
+            f"old_logprob_source: unknown {name!r}, did you mean {near[0]!r}? "
+            f"Valid: {', '.join(source_names())}"
+        )
+    return _SOURCES[name](settings)

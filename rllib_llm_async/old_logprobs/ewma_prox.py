@@ -1,0 +1,45 @@
+"""Proxy: a pass with the moving average of past training weights (PPO-EWMA)."""
+
+from __future__ import annotations
+
+from rllib_llm_async.core.ewma import EWMAWeights
+from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
+
+#: Decay where none is given: the centre lies one version back.
+DEFAULT_DECAY = 0.5
+
+
+@register_source
+class EWMAProx(OldLogprobSource):
+    """log pi_old := log pi under the EWMA of all published versions, fixed decay."""
+
+    name = "ewma_prox"
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.ewma: EWMAWeights | None = None
+
+    @property
+    def _decay(self) -> float:
+        decay = self.settings.ewma_decay
+        return DEFAULT_DECAY if decay == "auto" else decay
+
+    def on_publish(self, version, named_parameters):
+        if self.ewma is None:
+            self.ewma = EWMAWeights(named_parameters, self._decay)
+        else:
+            self.ewma.decay = self._decay
+            self.ewma.update(named_parameters)
+
+    def old_logp(self, batch, forward, version):
+        return forward(batch, self.ewma.parameters)
+
+    def metrics(self):
+        return {"ewma_decay": self.ewma.decay}
+
+    def get_state(self):
+        return {"ewma": self.ewma.state_dict()}
+
+    def set_state(self, state):
+        self.ewma = EWMAWeights(state["ewma"]["parameters"], state["ewma"]["decay"])
+        self.ewma.load_state_dict(state["ewma"])

@@ -1,0 +1,16 @@
+"""No recovery: mu_old stands for pi_old, the single-ratio baseline (r_d = 1)."""
+
+from __future__ import annotations
+
+from rllib_llm_async import columns
+from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
+
+
+@register_source
+class Rollout(OldLogprobSource):
+    """log pi_old := log mu_old."""
+
+    name = "rollout"
+
+    def old_logp(self, batch, forward, version):
+        return batch[columns.BEHAVIOR_LOGP]

@@ -1,0 +1,69 @@
+"""Exact: log pi_old under the stored training weights of each token's own version."""
+
+from __future__ import annotations
+
+import torch
+
+from rllib_llm_async import columns
+from rllib_llm_async.core.snapshots import SnapshotStore
+from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
+
+
+@register_source
+class SnapshotOld(OldLogprobSource):
+    """Keeps one snapshot per version within the staleness bound.
+
+    A batch costs one pass per version, over only the rows that hold its tokens.
+    """
+
+    name = "snapshot_old"
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.store = SnapshotStore()
+        self._extra_forward_tokens = 0
+
+    def on_publish(self, version, named_parameters):
+        self.store.put(version, named_parameters)
+        self.store.evict_before(version - self.settings.max_staleness)
+
+    def old_logp(self, batch, forward, version):
+        """Raises `MissingSnapshotError` if a token's version is not stored."""
+        mask, versions = batch[columns.LOSS_MASK], batch[columns.VERSIONS]
+        old_logp = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
+        forward_tokens = 0
+        for own in versions[mask].unique().tolist():
+            of_version = mask & (versions == own)
+            rows = of_version.any(dim=1)
+            parameters = None if own == version else self._parameters(own, mask.device)
+            logp = forward({k: column[rows] for k, column in batch.items()}, parameters)
+            old_logp[rows] = torch.where(of_version[rows], logp, old_logp[rows])
+            forward_tokens += int((batch[columns.SEQUENCE_IDS][rows] >= 0).sum())
+        one_pass = int((batch[columns.SEQUENCE_IDS] >= 0).sum())
+        self._extra_forward_tokens = max(0, forward_tokens - one_pass)
+        return old_logp
+
+    def _parameters(self, version, device):
+        return {
+            name: tensor.to(device) for name, tensor in self.store.get(version).items()
+        }
+
+    def metrics(self):
+        return {
+            columns.OLD_LOGPROB_EXTRA_FORWARD_TOKENS: self._extra_forward_tokens,
+            "snapshot_bytes": self.store.nbytes,
+            "snapshot_num_versions": len(self.store.versions),
+        }
+
+    def get_state(self):
+        return {
+            "snapshots": {
+                version: {n: t.clone() for n, t in self.store.get(version).items()}
+                for version in self.store.versions
+            }
+        }
+
+    def set_state(self, state):
+        self.store = SnapshotStore()
+        for version, named_parameters in state["snapshots"].items():
+            self.store.put(version, named_parameters)
