@@ -15,18 +15,7 @@ from rllib_llm_async import columns
 from rllib_llm_async.connectors.learner.group_relative_advantages import (
     EPISODE_ADVANTAGES,
 )
-
-_PADDING = {
-    columns.TOKENS: 0,
-    columns.POSITION_IDS: 0,
-    columns.LOSS_MASK: False,
-    columns.BEHAVIOR_LOGP: 0.0,
-    columns.ADVANTAGES: 0.0,
-    columns.VERSIONS: -1,
-    columns.SEQUENCE_IDS: -1,
-    columns.TURN_IDS: -1,
-}
-
+from rllib_llm_async.packing import pack_rows
 
 class PackEpisodes(ConnectorV2):
     """Builds the columns of `rllib_llm_async.columns` as tensors on ``device``.
@@ -109,35 +98,3 @@ def sequence_columns(
     joined = {key: np.concatenate(arrays) for key, arrays in parts.items()}
     joined[columns.POSITION_IDS] = np.arange(len(joined[columns.TOKENS]))
     return joined
-
-
-def pack_rows(
-    sequences: list[dict[str, np.ndarray]], *, min_row_tokens: int
-) -> dict[str, np.ndarray]:
-    """Packs ragged sequences into ``[rows, length]`` columns, first-fit decreasing."""
-    lengths = [len(sequence[columns.TOKENS]) for sequence in sequences]
-    row_tokens = max(max(lengths), min_row_tokens)
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for index in sorted(range(len(sequences)), key=lambda i: -lengths[i]):
-        row = next((r for r, free in enumerate(room) if free >= lengths[index]), None)
-        if row is None:
-            row = len(rows)
-            rows.append([])
-            room.append(row_tokens)
-        rows[row].append(index)
-        room[row] -= lengths[index]
-    # No row is filled to the end if the minimum was generous: cut what nobody uses.
-    row_tokens -= min(room)
-    packed = {
-        key: np.full((len(rows), row_tokens), fill, sequences[0][key].dtype)
-        for key, fill in _PADDING.items()
-    }
-    for row, members in enumerate(rows):
-        start = 0
-        for index in members:
-            end = start + lengths[index]
-            for key, column in packed.items():
-                column[row, start:end] = sequences[index][key]
-            start = end
-    return packed

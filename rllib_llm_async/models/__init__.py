@@ -1,0 +1,1 @@
+"""Models: the causal LM that trains, the bundled small agent, chat formats."""

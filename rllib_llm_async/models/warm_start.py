@@ -1,0 +1,183 @@
+"""Warm start of the small agent: behaviour cloning with Ray Train.
+
+The demonstrator errs on purpose (each decision is wrong with probability 0.2, the
+format is always right), so that imitation ends where reinforcement learning has
+something to do: most groups of episodes contain successes and failures.
+
+    python -m rllib_llm_async.models.warm_start --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rllib_llm_async import columns
+from rllib_llm_async.envs.mini_tau2.demonstrations import Demonstration, demonstrate
+from rllib_llm_async.envs.mini_tau2.suite import MiniTau2Suite
+from rllib_llm_async.models.chat_format import ChatFormat
+from rllib_llm_async.packing import pack_rows
+
+
+@dataclass(frozen=True)
+class WarmStartRecipe:
+    """All that the result depends on; written beside the weights."""
+
+    domains: tuple[str, ...] = ("airline",)
+    error_rate: float = 0.2
+    steps: int = 1600
+    dialogues_per_step: int = 24
+    lr: float = 2e-3
+    warmup_steps: int = 60
+    seed: int = 0
+
+
+def warm_start(recipe: WarmStartRecipe, out: Path) -> dict[str, float]:
+    """Builds the small agent, clones the demonstrator, writes a model directory.
+
+    Args:
+        recipe: See `WarmStartRecipe`.
+        out: Directory to create or replace.
+
+    Returns:
+        The last reported metrics (``loss``, ``step``).
+    """
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    with tempfile.TemporaryDirectory() as storage:
+        result = TorchTrainer(
+            _train_loop,
+            train_loop_config=asdict(recipe),
+            scaling_config=ScalingConfig(num_workers=1),
+            run_config=RunConfig(name="warm_start", storage_path=storage),
+        ).fit()
+        if result.checkpoint is None or result.metrics is None:
+            raise RuntimeError("warm start ended without a checkpoint")
+        with result.checkpoint.as_directory() as trained:
+            shutil.rmtree(out, ignore_errors=True)
+            shutil.copytree(trained, out)
+    (out / "warm_start.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    return result.metrics
+
+
+def _train_loop(config: dict[str, Any]) -> None:
+    import torch
+    from ray import train
+
+    from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
+    from rllib_llm_async.models.small_agent.build import build_model, build_tokenizer
+
+    recipe = WarmStartRecipe(**config)
+    suite = MiniTau2Suite(recipe.domains)
+    tasks = suite.tasks("train")
+    tokenizer = build_tokenizer(
+        "\n".join(str(m.get("content") or m["tool_calls"]) for m in d.messages)
+        for d in (demonstrate(suite, task) for task in tasks[:1000])
+    )
+    chat_format = ChatFormat(tokenizer)
+    model = build_model(tokenizer, recipe.seed)
+    policy = CausalLMPolicy(model)
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.01
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / recipe.warmup_steps)
+        * (0.5 + 0.5 * math.cos(math.pi * step / recipe.steps)),
+    )
+    rng = np.random.default_rng(recipe.seed)
+    start = time.monotonic()
+    for step in range(1, recipe.steps + 1):
+        sequences = [
+            tokenize(
+                chat_format,
+                demonstrate(
+                    suite,
+                    tasks[rng.integers(len(tasks))],
+                    error_rate=recipe.error_rate,
+                    seed=int(rng.integers(2**31)),
+                ),
+            )
+            for _ in range(recipe.dialogues_per_step)
+        ]
+        batch = {
+            key: torch.from_numpy(column)
+            for key, column in pack_rows(sequences, min_row_tokens=256).items()
+        }
+        logp, _ = policy(batch)
+        loss = -logp.sum() / batch[columns.LOSS_MASK].sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0 or step == recipe.steps:
+            seconds = time.monotonic() - start
+            print(
+                f"warm start: step {step}/{recipe.steps}, loss {loss.item():.4f}, "
+                f"{seconds:.0f} s",
+                flush=True,
+            )
+    with tempfile.TemporaryDirectory() as directory:
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        train.report(
+            {"loss": loss.item(), "step": step},
+            checkpoint=train.Checkpoint.from_directory(directory),
+        )
+
+
+def tokenize(
+    chat_format: ChatFormat, demonstration: Demonstration
+) -> dict[str, np.ndarray]:
+    """One dialogue as token columns; the loss is on what the agent says.
+
+    Tokens are put together as in a rollout, turn by turn.
+    """
+    messages = demonstration.messages
+    said = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+    tokens: list[int] = []
+    mask: list[bool] = []
+    last_turn: list[int] = []
+    for turn, index in enumerate(said):
+        if turn == 0:
+            seen = chat_format.start(messages[:index], demonstration.tools)
+        else:
+            seen = chat_format.extend(
+                messages[said[turn - 1] + 1 : index], last_turn=last_turn
+            )
+        last_turn = chat_format.assistant_turn(messages[index])
+        tokens += seen + last_turn
+        mask += [False] * len(seen) + [True] * len(last_turn)
+    return {
+        columns.TOKENS: np.asarray(tokens, dtype=np.int64),
+        columns.LOSS_MASK: np.asarray(mask),
+        columns.POSITION_IDS: np.arange(len(tokens)),
+    }
+
+
+def main() -> None:
+    """Command line entry."""
+    defaults = WarmStartRecipe()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    arguments = parser.parse_args()
+    recipe = WarmStartRecipe(steps=arguments.steps, seed=arguments.seed)
+    metrics = warm_start(recipe, arguments.out)
+    print(f"warm start: wrote {arguments.out}, loss {metrics['loss']:.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Ragged token sequences to rows that hold several whole sequences each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rllib_llm_async import columns
+
+#: What each column holds where a row is not filled.
+PADDING = {
+    columns.TOKENS: 0,
+    columns.POSITION_IDS: 0,
+    columns.LOSS_MASK: False,
+    columns.BEHAVIOR_LOGP: 0.0,
+    columns.ADVANTAGES: 0.0,
+    columns.VERSIONS: -1,
+    columns.SEQUENCE_IDS: -1,
+    columns.TURN_IDS: -1,
+}
+
+
+def pack_rows(
+    sequences: Sequence[dict[str, np.ndarray]], *, min_row_tokens: int
+) -> dict[str, np.ndarray]:
+    """Packs ragged columns into ``[rows, length]``, first-fit by falling length.
+
+    Args:
+        sequences: For each sequence its columns, all ``[tokens]`` and alike in names.
+        min_row_tokens: Rows are as long as the longest sequence or this, whichever is
+            more (less where no row needs that much).
+    """
+    lengths = [len(sequence[columns.TOKENS]) for sequence in sequences]
+    row_tokens = max(max(lengths), min_row_tokens)
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(sequences)), key=lambda i: -lengths[i]):
+        row = next((r for r, free in enumerate(room) if free >= lengths[index]), None)
+        if row is None:
+            row = len(rows)
+            rows.append([])
+            room.append(row_tokens)
+        rows[row].append(index)
+        room[row] -= lengths[index]
+    row_tokens -= min(room)
+    packed = {
+        key: np.full((len(rows), row_tokens), PADDING[key], column.dtype)
+        for key, column in sequences[0].items()
+    }
+    for row, members in enumerate(rows):
+        start = 0
+        for index in members:
+            end = start + lengths[index]
+            for key, column in packed.items():
+                column[row, start:end] = sequences[index][key]
+            start = end
+    return packed
