@@ -1,13 +1,17 @@
 """Asynchronous PPO for multi-turn LLM agents on RLlib.
 
-``import rllib_llm_async`` is cheap (no torch, Ray or vLLM). Names of algorithms and
-environments become known to RLlib and Tune with `register`, which importing any
-public name, or the ``rllib`` command, does.
+Importing the package registers its algorithms and environments with RLlib and Tune.
+Where Ray is not installed the registration is left out, so that
+`rllib_llm_async.core` stays usable with torch alone.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from typing import TYPE_CHECKING, Any
+
+from rllib_llm_async.version import __version__
 
 if TYPE_CHECKING:
     from rllib_llm_async.algorithms import (
@@ -17,15 +21,19 @@ if TYPE_CHECKING:
         PPOEWMAAsyncConfig,
     )
 
-__version__ = "0.1.0"
+
 
 __all__ = [
+    "__version__",
     "AsyncDecoupledPPO",
     "AsyncDecoupledPPOConfig",
     "PPOEWMAAsync",
     "PPOEWMAAsyncConfig",
-    "register",
 ]
+
+#: Set in vLLM's own processes, which import a single module of this package and would
+#: only wait for RLlib.
+NO_REGISTRATION = "RLLIB_LLM_ASYNC_NO_REGISTRATION"
 
 
 def __getattr__(name: str) -> Any:
@@ -33,12 +41,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from rllib_llm_async import algorithms
 
-    register()
     return getattr(algorithms, name)
 
 
-def register() -> None:
-    """Registers algorithms and environments with RLlib/Tune; idempotent."""
+def _register() -> None:
     from ray.tune.registry import register_env, register_trainable
 
     from rllib_llm_async import algorithms
@@ -48,3 +54,7 @@ def register() -> None:
         register_trainable(cls.__name__, cls)
     for suite in suite_names():
         register_env(suite, lambda ctx, name=suite: make_suite(name, dict(ctx)))
+
+
+if importlib.util.find_spec("ray") is not None and NO_REGISTRATION not in os.environ:
+    _register()

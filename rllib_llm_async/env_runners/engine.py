@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from rllib_llm_async import NO_REGISTRATION
+
 logger = logging.getLogger(__name__)
 
 #: Largest |log p_engine - log p_trainer| on the probe prompt that the dtype explains.
@@ -42,21 +44,28 @@ class WeightMismatchError(RuntimeError):
     """The engine's probabilities are not those of the weights it was sent."""
 
 
-def engine_environment() -> dict[str, str]:
-    """Environment that the engine's process needs before it imports torch.
+def _prepare_environment(on_cpu: bool) -> None:
+    """Sets what vLLM's engine process has to find in its environment.
 
-    On CPU one worker thread shares the engine's process, torch.compile of a small
-    sampling helper is skipped (it costs tens of seconds once and gains nothing), and
-    cores are not pinned, because several engines on a host would choose the same.
+    On CPU one worker shares the engine's process, torch.compile of a small sampling
+    helper is skipped (it costs tens of seconds once and gains nothing), and cores are
+    not pinned, because several engines on a host would choose the same. What the user
+    has set stays.
     """
-    return {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "TORCHDYNAMO_DISABLE": "1",
-        "OMP_NUM_THREADS": "1",
+    settings = {
+        NO_REGISTRATION: "1",
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        "VLLM_LOGGING_LEVEL": "ERROR",
     }
+    if on_cpu:
+        settings |= {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "TORCHDYNAMO_DISABLE": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
 
 
 class VLLMEngine:
@@ -100,6 +109,9 @@ class VLLMEngine:
 
     async def start(self) -> None:
         """Starts vLLM's engine process with the initial weights as version 0."""
+        from vllm.platforms import current_platform
+
+        _prepare_environment(on_cpu=current_platform.is_cpu())
         from vllm import AsyncEngineArgs, SamplingParams
         from vllm.config import WeightTransferConfig
         from vllm.sampling_params import RequestOutputKind
@@ -109,7 +121,7 @@ class VLLMEngine:
         from rllib_llm_async.env_runners import vllm_plugin
 
         args = {
-            "distributed_executor_backend": "uni",
+            **({"distributed_executor_backend": "uni"} if current_platform.is_cpu() else {}),
             "disable_log_stats": True,
             "seed": self._seed,
             **self._engine_args,

@@ -381,13 +381,17 @@ class LLMEnvRunner(EnvRunner):
                     },
                 )
                 if episode.is_done:
-                    return episode, step.info
+                    return episode, {**start.info, **step.info}
         finally:
             await env.aclose()
 
     def _to_tokens(self, batch: dict, episode: SingleAgentEpisode) -> list[int]:
         return self.env_to_module(
-            rl_module=None, batch=batch, episodes=[episode], shared_data={}
+            rl_module=None,
+            batch=batch,
+            episodes=[episode],
+            explore=True,
+            shared_data={},
         )[columns.NEW_TOKENS]
 
     def _from_output(self, output, episode: SingleAgentEpisode) -> dict[str, Any]:
@@ -395,6 +399,7 @@ class LLMEnvRunner(EnvRunner):
             rl_module=None,
             batch={columns.ENGINE_OUTPUT: output},
             episodes=[episode],
+            explore=True,
             shared_data={},
         )
 

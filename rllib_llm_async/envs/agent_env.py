@@ -25,7 +25,10 @@ class TaskRef:
 
 @dataclass
 class Start:
-    """What an episode begins with; ``tools`` are OpenAI function schemas."""
+    """What an episode begins with.
+
+    ``tools`` are OpenAI function schemas; ``info`` holds ``domain``.
+    """
 
     messages: list[Message]
     tools: list[ToolSchema]

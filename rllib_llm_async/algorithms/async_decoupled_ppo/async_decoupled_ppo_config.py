@@ -28,6 +28,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
 
     def __init__(self, algo_class=None) -> None:
         from rllib_llm_async.algorithms.async_decoupled_ppo import AsyncDecoupledPPO
+        from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 
         super().__init__(algo_class=algo_class or AsyncDecoupledPPO)
 
@@ -63,6 +64,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.num_epochs = 1
         self.minibatch_size = None
         self.shuffle_batch_per_epoch = True
+        self.env_runner_cls = LLMEnvRunner
         self.num_env_runners = 1
         self.num_learners = 0
         self.min_time_s_per_iteration = None
@@ -201,7 +203,10 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         for key in ("max_response_tokens", "micro_batch_tokens"):
             self._check(key, getattr(self, key) > 0, "a positive number of tokens")
         self._check(
-            "num_env_runners", self.num_env_runners >= 1, "1 or more remote runners"
+            "num_env_runners",
+            # RLlib derives an evaluation config with 0 runners; see `evaluate`.
+            self.in_evaluation or self.num_env_runners >= 1,
+            "1 or more remote runners",
         )
         unit = self.group_size * max(1, self.num_learners)
         self._check(

@@ -112,6 +112,7 @@ class MiniTau2Env:
                 {"role": "user", "content": self._task.first_message},
             ],
             tools=[tool.schema() for tool in self._task.tools],
+            info={"domain": self._task.name},
         )
 
     def step_now(self, message: Message) -> Step:

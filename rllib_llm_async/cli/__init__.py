@@ -1,0 +1,5 @@
+"""The `rllib` command."""
+
+
+def main() -> None:
+    """Entry point."""
