@@ -22,13 +22,12 @@ if TYPE_CHECKING:
     )
 
 
-
 __all__ = [
-    "__version__",
     "AsyncDecoupledPPO",
     "AsyncDecoupledPPOConfig",
     "PPOEWMAAsync",
     "PPOEWMAAsyncConfig",
+    "__version__",
 ]
 
 #: Set in vLLM's own processes, which import a single module of this package and would

@@ -54,9 +54,7 @@ def decoupled_ppo_loss(
     Raises:
         ValueError: If shapes differ, a bound is out of range or units are missing.
     """
-    shapes = {
-        tuple(t.shape) for t in (logp, old_logp, behavior_logp, advantages, mask)
-    }
+    shapes = {tuple(t.shape) for t in (logp, old_logp, behavior_logp, advantages, mask)}
     if len(shapes) != 1:
         raise ValueError(f"arguments must share one shape, got {sorted(shapes)}")
     if not eps_ti > 1 or not 1 < eps_stale < 2:

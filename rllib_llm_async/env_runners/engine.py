@@ -121,7 +121,11 @@ class VLLMEngine:
         from rllib_llm_async.env_runners import vllm_plugin
 
         args = {
-            **({"distributed_executor_backend": "uni"} if current_platform.is_cpu() else {}),
+            **(
+                {"distributed_executor_backend": "uni"}
+                if current_platform.is_cpu()
+                else {}
+            ),
             "disable_log_stats": True,
             "seed": self._seed,
             **self._engine_args,
@@ -250,9 +254,7 @@ class VLLMEngine:
         )
 
     def _probe_tolerance(self) -> float:
-        return PROBE_TOLERANCE[
-            str(self._llm.model_config.dtype).removeprefix("torch.")
-        ]
+        return PROBE_TOLERANCE[str(self._llm.model_config.dtype).removeprefix("torch.")]
 
     async def _request(self, prompt: list[int], params: Any) -> Any:
         request_id = str(next(self._request_numbers))

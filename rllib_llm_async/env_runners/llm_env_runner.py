@@ -279,7 +279,9 @@ class LLMEnvRunner(EnvRunner):
             ticket = None
             while ticket is None:
                 ticket = await self._channel.admit.remote(self.worker_index, size)
-            self._spawn(self._run_group(ticket, self._task_rng.choice(self._train_tasks)))
+            self._spawn(
+                self._run_group(ticket, self._task_rng.choice(self._train_tasks))
+            )
 
     async def _run_group(self, ticket: Ticket, task: TaskRef) -> None:
         """Runs ``group_size`` episodes of one task; the group is delivered whole."""
@@ -294,7 +296,9 @@ class LLMEnvRunner(EnvRunner):
         if failures:
             with self._metrics_lock:
                 self.metrics.log_value(
-                    "num_episodes_dropped_env_failure", len(results), reduce="lifetime_sum"
+                    "num_episodes_dropped_env_failure",
+                    len(results),
+                    reduce="lifetime_sum",
                 )
             await self._consume(ticket)
             return

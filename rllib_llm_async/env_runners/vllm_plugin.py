@@ -54,7 +54,9 @@ class SafetensorsWeightTransfer(
 
     def receive_weights(self, update_info: SafetensorsUpdateInfo) -> None:
         with safe_open(update_info.path, framework="pt") as file:
-            self.model.load_weights((name, file.get_tensor(name)) for name in file.keys())
+            self.model.load_weights(
+                (name, file.get_tensor(name)) for name in file.keys()
+            )
 
     def finish_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload

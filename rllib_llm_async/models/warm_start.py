@@ -92,8 +92,10 @@ def _train_loop(config: dict[str, Any]) -> None:
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min(1.0, (step + 1) / recipe.warmup_steps)
-        * (0.5 + 0.5 * math.cos(math.pi * step / recipe.steps)),
+        lambda step: (
+            min(1.0, (step + 1) / recipe.warmup_steps)
+            * (0.5 + 0.5 * math.cos(math.pi * step / recipe.steps))
+        ),
     )
     rng = np.random.default_rng(recipe.seed)
     start = time.monotonic()

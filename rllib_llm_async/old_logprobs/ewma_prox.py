@@ -22,7 +22,7 @@ class EWMAProx(OldLogprobSource):
     @property
     def _decay(self) -> float:
         decay = self.settings.ewma_decay
-        return DEFAULT_DECAY if decay == "auto" else decay
+        return DEFAULT_DECAY if isinstance(decay, str) else decay
 
     def on_publish(self, version, named_parameters):
         if self.ewma is None:

@@ -26,7 +26,7 @@ class PPOEWMAAsyncSource(EWMAProx):
 
     @property
     def _decay(self) -> float:
-        if self.settings.ewma_decay != "auto":
+        if not isinstance(self.settings.ewma_decay, str):
             return self.settings.ewma_decay
         return self._width / (self._width + 2.0)
 

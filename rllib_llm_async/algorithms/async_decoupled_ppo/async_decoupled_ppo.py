@@ -98,7 +98,10 @@ class AsyncDecoupledPPO(Algorithm):
             return batch
 
     def _fetch_finished_groups(self, timeout_seconds: float) -> None:
-        for groups, metrics in self.env_runner_group.foreach_env_runner_async_fetch_ready(
+        for (
+            groups,
+            metrics,
+        ) in self.env_runner_group.foreach_env_runner_async_fetch_ready(
             "fetch_groups", tag="fetch_groups", timeout_seconds=timeout_seconds
         ):
             self._waiting_groups += groups
@@ -184,5 +187,3 @@ class AsyncDecoupledPPO(Algorithm):
         super().cleanup()
         if getattr(self, "_channel", None) is not None:
             ray.kill(self._channel)
-
-

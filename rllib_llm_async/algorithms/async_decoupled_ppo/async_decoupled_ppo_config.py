@@ -72,7 +72,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.evaluation_sample_timeout_s = 1800.0
         self.sample_timeout_s = 600.0
         self.create_local_env_runner = False
-        self.exploration_config = {}
+        self.exploration_config: dict[str, Any] = {}
         # Weights and connector states never travel through the driver.
         self._dont_auto_sync_env_runner_states = True
         self.broadcast_env_runner_states = False
@@ -168,8 +168,11 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
 
         for key in ("eps_ti", "eps_stale"):
             self._check(key, getattr(self, key) > 1, "a ratio bound above 1, e.g. 1.2")
-        self._check("eps_stale", self.eps_stale < 2, "below 2 (the clip's lower end "
-                    "is 2 - eps_stale)")
+        self._check(
+            "eps_stale",
+            self.eps_stale < 2,
+            "below 2 (the clip's lower end is 2 - eps_stale)",
+        )
         self._check(
             "old_logprob_source",
             self.old_logprob_source in source_names(),

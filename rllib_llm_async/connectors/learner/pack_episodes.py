@@ -17,6 +17,7 @@ from rllib_llm_async.connectors.learner.group_relative_advantages import (
 )
 from rllib_llm_async.packing import pack_rows
 
+
 class PackEpisodes(ConnectorV2):
     """Builds the columns of `rllib_llm_async.columns` as tensors on ``device``.
 

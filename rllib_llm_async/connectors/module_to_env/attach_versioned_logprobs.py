@@ -24,9 +24,7 @@ class AttachVersionedLogprobs(ConnectorV2):
         self, *, rl_module, batch, episodes, explore=None, shared_data=None, **kwargs
     ) -> dict[str, Any]:
         output = batch[columns.ENGINE_OUTPUT]
-        batch.setdefault(
-            Columns.ACTIONS, np.asarray(output.token_ids, dtype=np.int64)
-        )
+        batch.setdefault(Columns.ACTIONS, np.asarray(output.token_ids, dtype=np.int64))
         batch.setdefault(columns.EPISODE_BEHAVIOR_LOGP, output.logp)
         batch.setdefault(columns.EPISODE_VERSIONS, output.versions)
         return batch

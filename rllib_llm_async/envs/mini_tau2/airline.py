@@ -202,7 +202,9 @@ class Airline(Domain):
 
     def _demonstrate_bags(self, reservation, is_right, rng) -> Demonstrator:
         price = self.bag_price
-        fee = self._fee(reservation) if is_right() else rng.choice([0, price, 2 * price])
+        fee = (
+            self._fee(reservation) if is_right() else rng.choice([0, price, 2 * price])
+        )
         if is_right():
             reply = yield text_message(f"the fee is ${fee}. confirm?")
             if not reply[0]["content"].startswith("yes"):

@@ -148,7 +148,9 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                 [
                     policy(rows)[0]
                     if parameters is None
-                    else torch.func.functional_call(policy, dict(parameters), (rows,))[0]
+                    else torch.func.functional_call(policy, dict(parameters), (rows,))[
+                        0
+                    ]
                     for rows in self._micro_batches(batch)
                 ]
             )
@@ -294,9 +296,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         if self._num_learners > 1:
             torch.distributed.all_reduce(widest, torch.distributed.ReduceOp.MAX)
         if total:
-            self._source.observe(
-                mask_share=kept / total, staleness_width=float(widest)
-            )
+            self._source.observe(mask_share=kept / total, staleness_width=float(widest))
 
     def _log(self, values: Mapping[str, Any], reduce: str = "mean") -> None:
         for key, value in values.items():

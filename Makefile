@@ -1,0 +1,45 @@
+# Each target only runs again what its inputs changed.
+SHELL := /bin/bash
+VENV ?= .venv
+PYTHON ?= python3.11
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRA ?= cpu
+
+.PHONY: setup train test lint bench warm-start clean
+
+setup: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	# torch first and pinned: left to the others, pip would choose a CUDA build.
+	$(BIN)/python -m pip install -c constraints.txt torch
+	$(BIN)/python -m pip install -c constraints.txt -e ".[$(EXTRA),dev]"
+	# vLLM pulls these in; their CUDA builds do not import on a CPU torch, and vLLM
+	# and transformers run without them. Where they import, they stay.
+	$(BIN)/python -c "from transformers import Qwen3ForCausalLM" 2>/dev/null \
+	  || $(BIN)/python -m pip uninstall --yes torchvision torchaudio torchcodec
+	$(BIN)/python -c "from transformers import Qwen3ForCausalLM"
+	touch $@
+
+train: $(STAMP)
+	$(BIN)/rllib train file tuned_examples/mini_tau2_ppo_ewma_async.yaml
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.run
+
+warm-start: $(STAMP)
+	$(BIN)/python -m rllib_llm_async.models.warm_start \
+	  --out rllib_llm_async/models/small_agent/weights
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info results

@@ -1,0 +1,60 @@
+"""`rllib evaluate CHECKPOINT`: avg@k and pass@k per domain, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from rllib_llm_async.cli.cluster import ray_cluster
+from rllib_llm_async.cli.errors import InputError
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--split", default="test", show_default=True)
+@click.option("--num-trials", default=4, show_default=True, help="Trials per task.")
+@click.option("--num-tasks", type=int, help="Only the first tasks of the split.")
+def evaluate(
+    checkpoint: Path, split: str, num_trials: int, num_tasks: int | None
+) -> None:
+    """Run every task of a split several times with the agent of CHECKPOINT."""
+    if not (checkpoint / "rllib_checkpoint.json").is_file():
+        raise InputError(
+            f"{checkpoint}: not a checkpoint directory (rllib_checkpoint.json is "
+            "missing); `rllib train` prints the path of its checkpoint at the end"
+        )
+    if num_trials < 1:
+        raise InputError(f"--num-trials {num_trials}: must be 1 or more")
+    with ray_cluster():
+        from ray.rllib.algorithms.algorithm import Algorithm
+
+        click.echo("starting the engine ...", err=True)
+        algorithm = Algorithm.from_checkpoint(str(checkpoint.resolve()))
+        try:
+            click.echo("running the tasks ...", err=True)
+            summary = algorithm.evaluate_tasks(
+                split=split, num_trials=num_trials, num_tasks=num_tasks
+            )
+        except ValueError as error:
+            raise InputError(error) from error
+        finally:
+            algorithm.stop()
+    _print_table(summary["domains"], num_trials)
+    click.echo(json.dumps(summary["domains"]))
+
+
+def _print_table(domains: dict[str, dict[str, float]], num_trials: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("domain", f"avg@{num_trials}", f"pass@{num_trials}", "episodes")
+    for domain, row in sorted(domains.items()):
+        table.add_row(
+            domain,
+            f"{row[f'avg@{num_trials}']:.3f}",
+            f"{row[f'pass@{num_trials}']:.3f}",
+            str(row["num_episodes"]),
+        )
+    Console().print(table)

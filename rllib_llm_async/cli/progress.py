@@ -1,0 +1,75 @@
+"""Progress of a run: one line per iteration, evaluations on lines of their own."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ray.tune import Callback
+from rich.console import Console
+
+#: Column title, path in the result, format.
+_COLUMNS = (
+    ("iter", "training_iteration", "{:>5.0f}"),
+    ("success", "env_runners/success_rate", "{:>8.3f}"),
+    ("return", "env_runners/episode_return_mean", "{:>7.3f}"),
+    ("staleness", "learners/default_policy/staleness_mean", "{:>10.2f}"),
+    ("kept by mask", "learners/default_policy/train_infer_mask", "{:>13.4f}"),
+    ("clipped", "learners/default_policy/ppo_clip_fraction", "{:>8.4f}"),
+    ("gen tok/s", "env_runners/generated_tokens_per_s", "{:>10.0f}"),
+    ("version", "learners/default_policy/policy_version", "{:>8.0f}"),
+)
+
+
+class Progress(Callback):
+    """Prints what a person watches while a run goes on."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._start = time.monotonic()
+        self._num_lines = 0
+        #: Success of every evaluation so far, in order.
+        self.evaluations: list[float] = []
+
+    def phase(self, text: str) -> None:
+        """Says what is being waited for."""
+        self._console.print(f"[dim]{self._seconds():>6.0f} s[/dim]  {text}")
+
+    def on_trial_start(self, iteration, trials, trial, **info) -> None:
+        self.phase(f"{trial}: starting the engine and the learner")
+
+    def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
+        if self._num_lines % 20 == 0:
+            titles = "  ".join(
+                title.rjust(len(form.format(0))) for title, _, form in _COLUMNS
+            )
+            self._console.print(f"[bold]{'':>8}  {titles}[/bold]")
+        self._num_lines += 1
+        cells = "  ".join(_cell(result, path, form) for _, path, form in _COLUMNS)
+        self._console.print(f"[dim]{self._seconds():>6.0f} s[/dim]  {cells}")
+        evaluation = _lookup(result, "evaluation/env_runners")
+        if evaluation:
+            self.evaluations.append(evaluation["success_rate"])
+            self._console.print(
+                f"{'':>8}  [green]held-out tasks: success "
+                f"{evaluation['success_rate']:.3f} over "
+                f"{evaluation['num_episodes']:.0f} episodes[/green]"
+            )
+
+    def on_trial_error(self, iteration, trials, trial, **info) -> None:
+        self._console.print(f"[red]{trial} failed[/red]: {trial.error_file}")
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._start
+
+
+def _lookup(result: dict[str, Any], path: str) -> Any:
+    node: Any = result
+    for key in path.split("/"):
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
+
+
+def _cell(result: dict[str, Any], path: str, form: str) -> str:
+    value = _lookup(result, path)
+    return form.format(value) if value is not None else "-".rjust(len(form.format(0)))

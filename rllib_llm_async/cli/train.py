@@ -1,0 +1,124 @@
+"""`rllib train file YAML`: runs the experiments of a tuned YAML with Ray Tune."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rllib_llm_async.cli.cluster import ray_cluster
+from rllib_llm_async.cli.errors import InputError
+from rllib_llm_async.cli.experiment_file import (
+    Experiment,
+    apply_settings,
+    build_config,
+    load_experiments,
+    parse_assignments,
+)
+
+
+@click.group()
+def train() -> None:
+    """Train from a tuned YAML."""
+
+
+@train.command("file")
+@click.argument("config_file", type=click.Path(path_type=Path))
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE")
+@click.option("--stop", "stop", multiple=True, metavar="KEY=VALUE")
+@click.option("--storage-path", default="results", show_default=True)
+@click.option("--checkpoint-freq", default=0, show_default=True)
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@click.option("--wandb", "wandb_project", metavar="PROJECT")
+@click.option("--address", help="Address of a running Ray cluster.")
+def train_file(
+    config_file: Path,
+    settings: tuple[str, ...],
+    stop: tuple[str, ...],
+    storage_path: str,
+    checkpoint_freq: int,
+    resume: bool,
+    wandb_project: str | None,
+    address: str | None,
+) -> None:
+    """Run every experiment of CONFIG_FILE.
+
+    --set overrides a setting (training.eps_ti=1.004), --stop a stop criterion
+    (training_iteration=5).
+    """
+    experiments = load_experiments(config_file)
+    for experiment in experiments:
+        apply_settings(experiment.config, parse_assignments("--set", settings))
+        experiment.stop |= parse_assignments("--stop", stop)
+        build_config(experiment)
+    with ray_cluster(address):
+        for experiment in experiments:
+            _run(
+                experiment,
+                storage_path=os.path.abspath(storage_path),
+                checkpoint_freq=checkpoint_freq,
+                resume=resume,
+                wandb_project=wandb_project,
+            )
+
+
+def _run(
+    experiment: Experiment,
+    *,
+    storage_path: str,
+    checkpoint_freq: int,
+    resume: bool,
+    wandb_project: str | None,
+) -> None:
+    from ray import tune
+
+    from rllib_llm_async.cli.progress import Progress
+
+    progress = Progress()
+    progress.phase(f"{experiment.name}: {experiment.run} on {experiment.env}")
+    callbacks: list[Any] = [progress]
+    if wandb_project:
+        callbacks.append(_wandb_callback(wandb_project, experiment.name))
+    # Tune's own tables would interleave with ours.
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    path = os.path.join(storage_path, experiment.name)
+    if resume:
+        if not tune.Tuner.can_restore(path):
+            raise InputError(f"--resume: no interrupted run in {path}")
+        tuner = tune.Tuner.restore(path, trainable=experiment.run)
+    else:
+        tuner = tune.Tuner(
+            experiment.run,
+            param_space={**experiment.config, "env": experiment.env},
+            tune_config=tune.TuneConfig(num_samples=experiment.num_samples),
+            run_config=tune.RunConfig(
+                name=experiment.name,
+                storage_path=storage_path,
+                stop=experiment.stop,
+                verbose=0,
+                callbacks=callbacks,
+                checkpoint_config=tune.CheckpointConfig(
+                    checkpoint_at_end=True, checkpoint_frequency=checkpoint_freq
+                ),
+            ),
+        )
+    results = tuner.fit()
+    for result in results:
+        if result.error is not None:
+            raise click.ClickException(f"trial failed: {result.error}")
+        if len(progress.evaluations) > 1 and len(results) == 1:
+            first, last = progress.evaluations[0], progress.evaluations[-1]
+            click.echo(f"held-out success: {first:.3f} -> {last:.3f}")
+        click.echo(f"checkpoint: {result.checkpoint.path}")
+        click.echo(f"evaluate:   rllib evaluate {result.checkpoint.path}")
+
+
+def _wandb_callback(project: str, group: str) -> Any:
+    from ray.air.integrations.wandb import WandbLoggerCallback
+
+    if not (os.environ.get("WANDB_API_KEY") or Path("~/.netrc").expanduser().exists()):
+        os.environ.setdefault("WANDB_MODE", "offline")
+    # The config would add some 180 constant columns to every row of the history.
+    return WandbLoggerCallback(project=project, group=group, log_config=False)
