@@ -35,7 +35,7 @@ def token_logprobs(
         float32 ``[tokens]``; with ``with_entropy`` a pair of them.
 
     Raises:
-        ValueError: If shapes do not fit, or temperature or chunk_tokens is not positive.
+        ValueError: If shapes do not fit, or a setting is not positive.
     """
     if hidden.dim() != 2 or targets.shape != hidden.shape[:1]:
         raise ValueError(

@@ -222,8 +222,8 @@ class VLLMEngine:
                 attempt,
             )
         raise WeightMismatchError(
-            f"weights of version {version} did not arrive: engine and trainer differ "
-            f"by {error:.3g} nats on the probe prompt, {self._probe_tolerance()} allowed"
+            f"weights of version {version} did not arrive: engine and trainer "
+            f"differ by {error:.3g} nats on the probe prompt, {self._probe_tolerance()} allowed"
         )
 
     async def _swap(self, version: int, path: Path) -> None:
@@ -258,14 +258,15 @@ class VLLMEngine:
 
     async def _request(self, prompt: list[int], params: Any) -> Any:
         request_id = str(next(self._request_numbers))
-        output = None
-        async for output in self._llm.generate(
-            {"prompt_token_ids": prompt}, params, request_id
-        ):
-            pass
-        if output is None:
+        outputs = [
+            output
+            async for output in self._llm.generate(
+                {"prompt_token_ids": prompt}, params, request_id
+            )
+        ]
+        if not outputs:
             raise RuntimeError(f"engine ended request {request_id} without an output")
-        return output.outputs[0]
+        return outputs[-1].outputs[0]
 
     async def check_health(self) -> None:
         """Raises if the engine process is dead."""

@@ -413,12 +413,13 @@ class LLMEnvRunner(EnvRunner):
         )
         num_versions = len(np.unique(versions))
         success = float(info.get("success", False))
+        domain = info.get("domain", self.suite.name)
         with self._metrics_lock:
             for key, value in {
                 EPISODE_RETURN_MEAN: episode.get_return(),
                 EPISODE_LEN_MEAN: len(episode),
                 columns.SUCCESS_RATE: success,
-                f"{columns.SUCCESS_RATE}/{info.get('domain', self.suite.name)}": success,
+                f"{columns.SUCCESS_RATE}/{domain}": success,
                 columns.NUM_VERSIONS_PER_EPISODE: num_versions,
             }.items():
                 self.metrics.log_value(

@@ -1,18 +1,21 @@
-"""Decides when a runner may start another group: the staleness bound at its source.
+"""The staleness bound at its source: who may start, and what is trained on next.
 
 Pure bookkeeping without clock, threads or Ray, so that orderings can be tested one by
-one. Let B be the episodes that one update consumes, S the bound. Of ``outstanding``
-episodes (admitted, neither trained on nor dropped) the next one to start is consumed
-``outstanding // B`` updates from now at the earliest pacing allows. Sampled under
-engine version e while the learner is at v, it will then be
-``outstanding // B + (v - e)`` versions old, which must not exceed S. Together with
-earliest-deadline-first consumption (see `must_wait_for`) nothing that was admitted
-ever has to be dropped for its age; 0 gives the synchronous algorithm.
+one. A group whose oldest token can be of version b must be consumed while the learner
+is at b + S or before (S the bound): that is its deadline. One update consumes B
+episodes and advances the learner by one version. A set of groups can all meet their
+deadlines if and only if, for every deadline d, those due by d fit into the updates that
+are left, (d - v + 1) * B episodes with the learner at v; taking the earliest deadline
+first then does it. A group is admitted only if that stays true, and an update goes
+ahead only if it stays true for what is still under way. So nothing that was admitted
+ever has to be dropped for its age; S = 0 gives the synchronous algorithm.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Ticket:
 
 @dataclass
 class StalenessGate:
-    """Counts admitted and consumed episodes.
+    """Keeps account of groups from admission to consumption.
 
     Args:
         episodes_per_update: B above.
@@ -48,11 +51,9 @@ class StalenessGate:
         self, runner: int, engine_version: int, num_episodes: int
     ) -> Ticket | None:
         """Returns a ticket for a group, or None if it could break the bound."""
-        updates_ahead = self.num_outstanding_episodes // self.episodes_per_update
-        lag = self.learner_version - engine_version
-        if updates_ahead + lag > self.max_staleness:
-            return None
         ticket = Ticket(self._next_number, runner, engine_version, num_episodes)
+        if not self._feasible([*self._outstanding.values(), ticket], 0):
+            return None
         self._next_number += 1
         self._outstanding[ticket.number] = ticket
         return ticket
@@ -62,7 +63,22 @@ class StalenessGate:
         if number in self._outstanding:
             self._delivered.add(number)
 
-    def consume(self, numbers: list[int]) -> None:
+    def next_batch(self) -> list[int]:
+        """Numbers of the finished groups to train on now; empty: wait for more."""
+        batch, num_episodes = [], 0
+        for ticket in sorted(
+            (self._outstanding[number] for number in self._delivered),
+            key=lambda ticket: (ticket.born, ticket.number),
+        ):
+            if num_episodes < self.episodes_per_update:
+                batch.append(ticket.number)
+                num_episodes += ticket.num_episodes
+        if num_episodes < self.episodes_per_update:
+            return []
+        rest = [t for t in self._outstanding.values() if t.number not in batch]
+        return batch if self._feasible(rest, 1) else []
+
+    def consume(self, numbers: Iterable[int]) -> None:
         """Records that groups were trained on or dropped."""
         for number in numbers:
             self._outstanding.pop(number, None)
@@ -78,16 +94,14 @@ class StalenessGate:
         self.consume([ticket.number for ticket in lost])
         return sum(ticket.num_episodes for ticket in lost)
 
-    def must_wait_for(self) -> set[int]:
-        """Groups under way that the very next update must include to keep the bound."""
-        deadline = self.learner_version - self.max_staleness
-        return {
-            ticket.number
-            for ticket in self._outstanding.values()
-            if ticket.born <= deadline and ticket.number not in self._delivered
-        }
-
-    @property
-    def num_outstanding_episodes(self) -> int:
-        """Episodes admitted and neither trained on nor dropped."""
-        return sum(ticket.num_episodes for ticket in self._outstanding.values())
+    def _feasible(self, tickets: Iterable[Ticket], versions_ahead: int) -> bool:
+        """Whether all meet their deadlines from ``versions_ahead`` updates on."""
+        version = self.learner_version + versions_ahead
+        due = 0
+        by_age = sorted(tickets, key=lambda ticket: ticket.born)
+        for born, same_age in groupby(by_age, key=lambda ticket: ticket.born):
+            due += sum(ticket.num_episodes for ticket in same_age)
+            updates_left = born + self.max_staleness - version + 1
+            if due > updates_left * self.episodes_per_update:
+                return False
+        return True

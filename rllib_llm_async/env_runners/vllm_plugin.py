@@ -55,7 +55,8 @@ class SafetensorsWeightTransfer(
     def receive_weights(self, update_info: SafetensorsUpdateInfo) -> None:
         with safe_open(update_info.path, framework="pt") as file:
             self.model.load_weights(
-                (name, file.get_tensor(name)) for name in file.keys()
+                (name, file.get_tensor(name))
+                for name in file.keys()  # noqa: SIM118 - no dict
             )
 
     def finish_weight_update(self) -> None:

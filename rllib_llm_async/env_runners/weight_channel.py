@@ -9,6 +9,7 @@ itself, and an update never queues behind a runner's `sample()` call.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,9 +100,9 @@ class WeightChannel:
         self._gate.consume(numbers)
         await self._notify()
 
-    async def must_wait_for(self) -> set[int]:
-        """Groups that the next update has to include to keep the staleness bound."""
-        return self._gate.must_wait_for()
+    async def next_batch(self) -> list[int]:
+        """Numbers of the groups to train on now; empty: wait for more."""
+        return self._gate.next_batch()
 
     async def pause_training_episodes(self, paused: bool) -> None:
         """Stops (or resumes) starting training groups, for an evaluation."""
@@ -114,12 +115,10 @@ class WeightChannel:
 
     async def _wait_until(self, predicate) -> None:
         async with self._changed:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(
                     self._changed.wait_for(predicate), self.POLL_SECONDS
                 )
-            except TimeoutError:
-                pass
 
 
 def create_weight_channel(

@@ -48,7 +48,7 @@ class AsyncDecoupledPPO(Algorithm):
     @override(Algorithm)
     def setup(self, config) -> None:
         super().setup(config)
-        self._waiting_groups: list[FinishedGroup] = []
+        self._waiting_groups: dict[int, FinishedGroup] = {}
         self._channel = create_weight_channel(
             self.config.episodes_per_update, self.config.max_staleness
         )
@@ -77,37 +77,26 @@ class AsyncDecoupledPPO(Algorithm):
         ray.get(self._channel.consume.remote([g.ticket.number for g in groups]))
 
     def _collect_groups(self) -> list[FinishedGroup]:
-        """Waits for one update's worth of whole groups, the oldest first.
+        """Waits for one update's worth of whole groups.
 
-        Groups that would break the staleness bound if they missed this update are
-        waited for; so nothing that was admitted has to be dropped for its age.
+        Which ones, and whether an update may go ahead at all without breaking the
+        staleness bound of groups still under way, the channel's gate decides.
         """
-        needed = self.config.episodes_per_update // self.config.group_size
         while True:
-            self._fetch_finished_groups(
-                timeout_seconds=0.2 if len(self._waiting_groups) < needed else 0.0
-            )
-            if len(self._waiting_groups) < needed:
-                continue
-            if ray.get(self._channel.must_wait_for.remote()):
-                self._fetch_finished_groups(timeout_seconds=0.2)
-                continue
-            self._waiting_groups.sort(key=lambda g: (g.ticket.born, g.ticket.number))
-            batch = self._waiting_groups[:needed]
-            self._waiting_groups = self._waiting_groups[needed:]
-            return batch
+            self._fetch_finished_groups()
+            batch = ray.get(self._channel.next_batch.remote())
+            if batch and all(number in self._waiting_groups for number in batch):
+                return [self._waiting_groups.pop(number) for number in batch]
 
-    def _fetch_finished_groups(self, timeout_seconds: float) -> None:
-        for (
-            groups,
-            metrics,
-        ) in self.env_runner_group.foreach_env_runner_async_fetch_ready(
-            "fetch_groups", tag="fetch_groups", timeout_seconds=timeout_seconds
+    def _fetch_finished_groups(self) -> None:
+        group = self.env_runner_group
+        for groups, metrics in group.foreach_env_runner_async_fetch_ready(
+            "fetch_groups", tag="fetch_groups", timeout_seconds=0.2
         ):
-            self._waiting_groups += groups
+            self._waiting_groups |= {g.ticket.number: g for g in groups}
             self.metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
-        if self.env_runner_group.num_healthy_remote_env_runners() == 0:
-            self.restore_env_runners(self.env_runner_group)
+        if group.num_healthy_remote_env_runners() == 0:
+            self.restore_env_runners(group)
 
     def _publish_weights(self) -> None:
         """Lets the learners publish what they hold, at their current version."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 from rllib_llm_async.core import pass_at_k
-from rllib_llm_async.env_runners.llm_env_runner import EpisodeOutcome
+from rllib_llm_async.env_runners.llm_env_runner import EpisodeOutcome, LLMEnvRunner
 from rllib_llm_async.envs.registry import make_suite
 
 
@@ -27,11 +28,10 @@ def evaluate_on_runners(
     """
     tasks = list(make_suite(config.env, config.env_config).tasks(split))[:num_tasks]
     runners = env_runner_group.healthy_env_runner_ids()
+    shares = [tasks[i :: len(runners)] for i in range(len(runners))]
     calls = [
-        lambda runner, share=tasks[i :: len(runners)]: runner.evaluate_tasks(
-            share, num_trials
-        )
-        for i in range(len(runners))
+        partial(LLMEnvRunner.evaluate_tasks, tasks=share, num_trials=num_trials)
+        for share in shares
     ]
     outcomes = [
         outcome

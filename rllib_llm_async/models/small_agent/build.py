@@ -1,4 +1,4 @@
-"""Builds the untrained small agent: a Qwen3 of about 1M parameters and its tokenizer."""
+"""Builds the untrained small agent: a Qwen3 of 0.9M parameters and its tokenizer."""
 
 from __future__ import annotations
 

@@ -1,0 +1,105 @@
+"""EWMA, snapshots, token log-probabilities and pass@k."""
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from rllib_llm_async.core import (
+    EWMAWeights,
+    SnapshotStore,
+    pass_at_k,
+    staleness_alpha,
+    token_logprobs,
+)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.999999])
+def test_ewma_equals_its_closed_form(decay):
+    versions = [torch.randn(5, dtype=torch.float64) for _ in range(7)]
+    ewma = EWMAWeights({"w": versions[0]}, decay)
+    for version in versions[1:]:
+        ewma.update({"w": version})
+    weights = [decay ** (len(versions) - 1 - i) for i in range(len(versions))]
+    expected = sum(w * v for w, v in zip(weights, versions, strict=True)) / sum(weights)
+    torch.testing.assert_close(ewma.parameters["w"], expected, atol=1e-9, rtol=1e-9)
+    assert ewma.total_weight == pytest.approx(sum(weights))
+
+
+def test_ewma_of_bf16_moves_by_tiny_steps():
+    start = torch.ones(3, dtype=torch.bfloat16)
+    ewma = EWMAWeights({"w": start}, 0.99)
+    for _ in range(500):
+        ewma.update({"w": start + 0.0078125})
+    # bf16 cannot hold the average's steps of 1e-4; the float32 accumulator does.
+    assert ewma.parameters["w"][0].item() == pytest.approx(1.0078125, abs=1e-3)
+
+
+def test_ewma_reset_forgets_and_state_dict_restores():
+    ewma = EWMAWeights({"w": torch.zeros(2)}, 0.5)
+    ewma.update({"w": torch.ones(2)})
+    saved = {**ewma.state_dict(), "parameters": {"w": ewma.parameters["w"].clone()}}
+    ewma.reset({"w": torch.full((2,), 7.0)})
+    assert ewma.total_weight == 1.0 and ewma.parameters["w"].tolist() == [7.0, 7.0]
+    ewma.load_state_dict(saved)
+    assert ewma.total_weight == 1.5
+    assert ewma.parameters["w"].tolist() == pytest.approx([2 / 3, 2 / 3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_snapshots_are_bit_exact_copies(dtype):
+    store, weight = SnapshotStore(), torch.randn(9, dtype=dtype)
+    original = weight.clone()
+    store.put(3, {"w": weight})
+    weight += 1
+    store.put(4, {"w": weight})
+    assert torch.equal(store.get(3)["w"], original)
+    assert torch.equal(store.get(4)["w"], weight)
+    assert store.nbytes == 2 * weight.nbytes
+    store.evict_before(4)
+    with pytest.raises(KeyError, match=r"no snapshot of version 3; held: \[4\]"):
+        store.get(3)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 4, 100])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_token_logprobs_and_gradients_equal_log_softmax(chunk_tokens, temperature):
+    hidden = torch.randn(11, 6, requires_grad=True)
+    weight = torch.randn(13, 6, requires_grad=True)
+    targets = torch.randint(0, 13, (11,))
+    scale = torch.randn(11)
+    logp, entropy = token_logprobs(
+        hidden,
+        weight,
+        targets,
+        temperature=temperature,
+        chunk_tokens=chunk_tokens,
+        with_entropy=True,
+    )
+    gradients = torch.autograd.grad((logp * scale).sum(), (hidden, weight))
+    logits = (hidden @ weight.T).double() / temperature
+    full = logits.log_softmax(-1)
+    expected = full[torch.arange(11), targets]
+    expected_gradients = torch.autograd.grad((expected * scale).sum(), (hidden, weight))
+    torch.testing.assert_close(logp.double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        entropy.double(), -(full.exp() * full).sum(-1), atol=1e-5, rtol=1e-5
+    )
+    for ours, reference in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
+
+
+def test_pass_at_k_equals_enumeration():
+    trials = [True, False, True, False, False]
+    for k in range(1, 6):
+        subsets = list(combinations(trials, k))
+        expected = sum(any(s) for s in subsets) / len(subsets)
+        assert pass_at_k(5, 2, k) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="num_trials=2"):
+        pass_at_k(2, 1, 3)
+
+
+def test_staleness_alpha_by_hand():
+    versions = torch.tensor([10, 8, 6, 9])
+    # current 10, proximal 9: (10 - 9) / (10 - v), 0 for a token that is not stale
+    assert staleness_alpha(versions, 9, 10).tolist() == [0.0, 0.5, 0.25, 1.0]

@@ -1,0 +1,131 @@
+"""Sources on a tiny policy whose weights differ visibly between versions."""
+
+import pytest
+import torch
+
+from rllib_llm_async import columns
+from rllib_llm_async.core.snapshots import MissingSnapshotError
+from rllib_llm_async.old_logprobs import SourceSettings, make_source, source_names
+
+
+class Trainer:
+    """log pi = w * position; counts the rows of every pass."""
+
+    def __init__(self):
+        self.weights = {"w": torch.tensor(0.0)}
+        self.rows_passed = 0
+
+    def forward(self, batch, parameters):
+        self.rows_passed += len(batch[columns.TOKENS])
+        w = (self.weights if parameters is None else parameters)["w"]
+        return w * batch[columns.POSITION_IDS].float()
+
+    def advance(self, source, version):
+        self.weights = {"w": torch.tensor(float(version))}
+        source.on_publish(version, self.weights)
+
+
+def settings(**changes):
+    return SourceSettings(
+        **{
+            "eps_ti": 1.1,
+            "ewma_decay": "auto",
+            "ewma_reset_threshold": 0.9,
+            "max_staleness": 3,
+            **changes,
+        }
+    )
+
+
+def make_batch():
+    versions = torch.tensor([[-1, 1, 1, 2], [-1, 3, 3, 3], [-1, 2, 3, 3]])
+    positions = torch.arange(4).repeat(3, 1)
+    return {
+        columns.TOKENS: torch.zeros(3, 4, dtype=torch.int64),
+        columns.POSITION_IDS: positions,
+        columns.VERSIONS: versions,
+        columns.LOSS_MASK: versions >= 0,
+        columns.SEQUENCE_IDS: torch.arange(3)[:, None].repeat(1, 4),
+        columns.BEHAVIOR_LOGP: torch.full((3, 4), -1.0),
+    }
+
+
+def run(name, up_to=3, **changes):
+    source, trainer = make_source(name, settings(**changes)), Trainer()
+    source.on_publish(0, trainer.weights)
+    for version in range(1, up_to + 1):
+        trainer.advance(source, version)
+    return source, trainer
+
+
+def test_snapshot_old_scores_every_token_under_its_own_version():
+    source, trainer = run("snapshot_old")
+    batch = make_batch()
+    old = source.old_logp(batch, trainer.forward, 3)
+    mask = batch[columns.LOSS_MASK]
+    expected = batch[columns.VERSIONS] * batch[columns.POSITION_IDS]
+    assert torch.equal(old[mask], expected[mask].float())
+    # version 1 is in 1 row, 2 and 3 in 2 rows each: 5 row passes, 2 more than 3
+    assert trainer.rows_passed == 5
+    assert source.metrics()[columns.OLD_LOGPROB_EXTRA_FORWARD_TOKENS] == 2 * 4
+
+
+def test_snapshot_old_names_the_version_that_is_gone():
+    source, trainer = run("snapshot_old", up_to=5)  # bound 3: versions 0, 1 are evicted
+    with pytest.raises(MissingSnapshotError, match="version 1; held: "):
+        source.old_logp(make_batch(), trainer.forward, 5)
+
+
+def test_decay_zero_equals_current_recompute():
+    ewma, trainer = run("ewma_prox", ewma_decay=0.0)
+    current, _ = run("current_recompute")
+    batch = make_batch()
+    assert torch.equal(
+        ewma.old_logp(batch, trainer.forward, 3),
+        current.old_logp(batch, trainer.forward, 3),
+    )
+
+
+def test_rollout_returns_what_the_engine_said():
+    source, trainer = run("rollout")
+    batch = make_batch()
+    assert source.old_logp(batch, trainer.forward, 3) is batch[columns.BEHAVIOR_LOGP]
+
+
+def test_ppo_ewma_async_takes_its_decay_from_the_window_and_resets_once():
+    source, trainer = run("ppo_ewma_async")
+    source.observe(mask_share=0.95, staleness_width=2.0)
+    trainer.advance(source, 4)
+    # beta = 2 / (2 + 2); the centre beta / (1 - beta) = 1 version back
+    assert source.metrics() == {"ewma_decay": 0.5, "ewma_num_resets": 0}
+    source.observe(mask_share=0.5, staleness_width=2.0)
+    before = source.ewma.parameters["w"].item()
+    assert source.old_logp(make_batch(), trainer.forward, 4)[0, 1].item() == before
+    trainer.advance(source, 5)
+    assert source.ewma.parameters["w"].item() == 5.0 and source.ewma.total_weight == 1.0
+    source.observe(mask_share=0.95, staleness_width=2.0)
+    trainer.advance(source, 6)
+    # W = 0.5 * 1 + 1, mean = 5 + (6 - 5) / 1.5
+    assert source.ewma.parameters["w"].item() == pytest.approx(5 + 2 / 3)
+    assert source.metrics()["ewma_num_resets"] == 1
+
+
+@pytest.mark.parametrize("name", source_names())
+def test_state_survives_a_round_trip(name):
+    source, trainer = run(name)
+    source.observe(mask_share=0.5, staleness_width=1.0)
+    restored = make_source(name, settings())
+    restored.set_state(source.get_state())
+    batch = make_batch()
+    assert torch.equal(
+        source.old_logp(batch, trainer.forward, 3),
+        restored.old_logp(batch, trainer.forward, 3),
+    )
+    trainer.advance(source, 4)
+    restored.on_publish(4, trainer.weights)
+    assert source.metrics() == restored.metrics()
+
+
+def test_unknown_source_lists_the_valid_ones():
+    with pytest.raises(ValueError, match=r"did you mean 'snapshot_old'.*rollout"):
+        make_source("snapshot", settings())
