@@ -25,7 +25,6 @@ class Progress(Callback):
     """Prints what a person watches while a run goes on."""
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
         self._start = time.monotonic()
         self._num_lines = 0
         #: Success of every evaluation so far, in order.
@@ -33,7 +32,7 @@ class Progress(Callback):
 
     def phase(self, text: str) -> None:
         """Says what is being waited for."""
-        self._console.print(f"[dim]{self._seconds():>6.0f} s[/dim]  {text}")
+        _print(f"[dim]{self._seconds():>6.0f} s[/dim]  {text}")
 
     def on_trial_start(self, iteration, trials, trial, **info) -> None:
         self.phase(f"{trial}: starting the engine and the learner")
@@ -43,24 +42,29 @@ class Progress(Callback):
             titles = "  ".join(
                 title.rjust(len(form.format(0))) for title, _, form in _COLUMNS
             )
-            self._console.print(f"[bold]{'':>8}  {titles}[/bold]")
+            _print(f"[bold]{'':>8}  {titles}[/bold]")
         self._num_lines += 1
         cells = "  ".join(_cell(result, path, form) for _, path, form in _COLUMNS)
-        self._console.print(f"[dim]{self._seconds():>6.0f} s[/dim]  {cells}")
+        _print(f"[dim]{self._seconds():>6.0f} s[/dim]  {cells}")
         evaluation = _lookup(result, "evaluation/env_runners")
         if evaluation:
             self.evaluations.append(evaluation["success_rate"])
-            self._console.print(
+            _print(
                 f"{'':>8}  [green]held-out tasks: success "
                 f"{evaluation['success_rate']:.3f} over "
                 f"{evaluation['num_episodes']:.0f} episodes[/green]"
             )
 
     def on_trial_error(self, iteration, trials, trial, **info) -> None:
-        self._console.print(f"[red]{trial} failed[/red]: {trial.error_file}")
+        _print(f"[red]{trial} failed[/red]: {trial.error_file}")
 
     def _seconds(self) -> float:
         return time.monotonic() - self._start
+
+
+def _print(markup: str) -> None:
+    # Made anew each time: Tune pickles its callbacks, and a console holds locks.
+    Console(highlight=False, soft_wrap=True).print(markup)
 
 
 def _lookup(result: dict[str, Any], path: str) -> Any:

@@ -223,7 +223,8 @@ class VLLMEngine:
             )
         raise WeightMismatchError(
             f"weights of version {version} did not arrive: engine and trainer "
-            f"differ by {error:.3g} nats on the probe prompt, {self._probe_tolerance()} allowed"
+            f"differ by {error:.3g} nats on the probe prompt, "
+            f"{self._probe_tolerance()} allowed"
         )
 
     async def _swap(self, version: int, path: Path) -> None:

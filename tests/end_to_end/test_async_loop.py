@@ -1,0 +1,102 @@
+"""The real loop on the bundled agent: real vLLM, RLlib and Ray."""
+
+import time
+
+import pytest
+import ray
+
+from rllib_llm_async import AsyncDecoupledPPOConfig
+
+pytestmark = pytest.mark.engine
+
+ENGINE = {
+    "dtype": "float32",
+    "max_model_len": 512,
+    "max_num_seqs": 32,
+    "kv_cache_memory_bytes": 64 << 20,
+    "block_size": 32,
+    "enforce_eager": True,
+}
+
+
+def make_config(**training):
+    return (
+        AsyncDecoupledPPOConfig()
+        .environment("mini_tau2", env_config={"domains": ["airline"]})
+        .training(
+            **{
+                "engine": ENGINE,
+                "episodes_per_update": 16,
+                "group_size": 4,
+                "num_concurrent_episodes": 16,
+                "minibatch_size": 8,
+                "lr": 1e-4,
+                "eps_ti": 1.2,
+                **training,
+            }
+        )
+        .debugging(seed=0)
+    )
+
+
+def learner_results(result):
+    return result["learners"]["default_policy"]
+
+
+def test_synchronous_bound_gives_unit_ratios_on_the_first_pass(ray_cluster):
+    config = make_config(
+        old_logprob_source="snapshot_old", max_staleness=0, minibatch_size=None
+    )
+    algorithm = config.build_algo()
+    try:
+        for version in range(2):
+            results = learner_results(algorithm.train())
+            assert results["policy_version"] == version
+            assert results["staleness_max"] == 0
+            # One optimizer step: the loss sees pi_theta = pi_old for every token.
+            assert results["staleness_log_ratio_abs_mean"] < 1e-6
+            assert results["ppo_clip_fraction"] == 0
+            # Engine and trainer differ by the numerics of float32 alone.
+            assert results["discrepancy_log_ratio_abs_mean"] < 1e-4
+            assert results["train_infer_mask"] == 1
+    finally:
+        algorithm.stop()
+
+
+def test_async_run_checkpoint_and_a_killed_runner(ray_cluster, tmp_path):
+    config = make_config(old_logprob_source="snapshot_old", max_staleness=3)
+    algorithm = config.build_algo()
+    try:
+        results = [algorithm.train() for _ in range(4)]
+        learner = learner_results(results[-1])
+        assert learner["policy_version"] == 3
+        assert learner["staleness_mean"] > 0
+        # Tokens of every lag are scored under their own version: only float32 noise.
+        assert learner["discrepancy_log_ratio_abs_mean"] < 1e-4
+        assert learner["snapshot_num_versions"] == 4
+        assert learner["num_episodes_dropped_stale"] == 0
+        runners = results[-1]["env_runners"]
+        assert runners["num_multi_version_episodes_lifetime"] > 0
+        assert runners["generation_paused_fraction"] < 0.1
+
+        evaluation = algorithm.evaluate_tasks(num_trials=2, num_tasks=16)
+        assert evaluation["domains"]["airline"]["num_episodes"] == 32
+        assert evaluation["env_runners"]["success_rate"] > 0.2
+
+        checkpoint = algorithm.save_to_path(str(tmp_path / "checkpoint"))
+        algorithm.train()
+        algorithm.restore_from_path(checkpoint)
+        assert learner_results(algorithm.train())["policy_version"] == 4
+
+        (runner,) = algorithm.env_runner_group._worker_manager.actors().values()
+        ray.kill(runner, no_restart=False)
+        deadline = time.monotonic() + 120
+        restarts = 0
+        while restarts == 0 and time.monotonic() < deadline:
+            result = algorithm.train()
+            restarts = result["fault_tolerance"]["num_remote_worker_restarts"]
+        assert restarts == 1
+        after = learner_results(algorithm.train())["policy_version"]
+        assert after > 4
+    finally:
+        algorithm.stop()
