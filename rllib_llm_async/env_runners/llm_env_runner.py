@@ -103,7 +103,8 @@ class LLMEnvRunner(EnvRunner):
             stop_token_ids=chat_format.stop_token_ids,
             seed=(config.seed or 0) + 1000 * (self.worker_index or 0),
         )
-        self.engine.version = -1  # nothing installed and verified yet
+        self._installed_serial = 0
+        self._tasks: set[asyncio.Task] = set()
         self._channel: Any = None
         self._weights_dir = TemporaryDirectory(
             prefix="rllib_llm_async_",
@@ -135,6 +136,15 @@ class LLMEnvRunner(EnvRunner):
         self._engine_started.result(CONNECT_TIMEOUT_SECONDS)
         self._call(self._start_training_episodes())
         self._connected_at = time.monotonic()
+
+    def forget_episodes(self) -> None:
+        """Ends all training episodes and their groups, for `connect` to start anew.
+
+        Their tokens belong to versions that a restored learner has never seen.
+        """
+        self._call(self._cancel_tasks())
+        while not self._finished.empty():
+            self._finished.get_nowait()
 
     def fetch_groups(self, timeout_seconds: float = 1.0) -> tuple[list, Any]:
         """Takes out what has been finished, waiting for at least one group.
@@ -242,25 +252,31 @@ class LLMEnvRunner(EnvRunner):
         task.add_done_callback(note_failure)
 
     async def _start_training_episodes(self) -> None:
-        self._tasks: set[asyncio.Task] = set()
         self._episode_slots = asyncio.Semaphore(self.config.num_concurrent_episodes)
         lost = await self._channel.register_runner.remote(self.worker_index)
         with self._metrics_lock:
             self.metrics.log_value(
                 columns.NUM_EPISODES_DROPPED_LOST, lost, reduce="lifetime_sum"
             )
-        while self.engine.version < 0:
+        while self._installed_serial == 0:
             await self._install_newest()
         self._spawn(self._follow_weights())
         self._spawn(self._produce_groups())
+
+    async def _cancel_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow_weights(self) -> None:
         while True:
             await self._install_newest()
 
     async def _install_newest(self) -> None:
-        for published in await self._channel.newest.remote(self.engine.version):
+        for published in await self._channel.newest.remote(self._installed_serial):
             await self._install(published)
+            self._installed_serial = published.serial
 
     async def _install(self, published: PublishedWeights) -> None:
         path = Path(self._weights_dir.name) / f"{published.version}.safetensors"

@@ -94,6 +94,11 @@ class StalenessGate:
         self.consume([ticket.number for ticket in lost])
         return sum(ticket.num_episodes for ticket in lost)
 
+    def forget(self) -> None:
+        """Forgets every group; numbers go on, so that late news of one is harmless."""
+        self._outstanding.clear()
+        self._delivered.clear()
+
     def _feasible(self, tickets: Iterable[Ticket], versions_ahead: int) -> bool:
         """Whether all meet their deadlines from ``versions_ahead`` updates on."""
         version = self.learner_version + versions_ahead

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -22,6 +22,7 @@ from rllib_llm_async.env_runners.staleness_gate import StalenessGate, Ticket
 class PublishedWeights:
     """One policy version on its way to the engines.
 
+    ``serial`` numbers publications; after a restore an older version comes again.
     ``weights`` refers to the bytes of a safetensors file, ``probe`` is what
     `VLLMEngine.install` checks the arrival with.
     """
@@ -29,6 +30,7 @@ class PublishedWeights:
     version: int
     weights: ray.ObjectRef
     probe: dict[str, Any]
+    serial: int = 0
 
 
 class WeightChannel:
@@ -51,18 +53,20 @@ class WeightChannel:
 
     async def publish(self, published: list[PublishedWeights]) -> None:
         """Makes a version current (in a list, lest Ray resolves the reference)."""
-        (self._published,) = published
+        (newest,) = published
+        serial = self._published.serial + 1 if self._published else 1
+        self._published = replace(newest, serial=serial)
         self._gate.learner_version = self._published.version
         await self._notify()
 
-    async def newest(self, than: int) -> list[PublishedWeights]:
-        """Waits for weights of a version other than ``than``; empty on time-out."""
-        await self._wait_until(
-            lambda: self._published is not None and self._published.version != than
-        )
-        if self._published is None or self._published.version == than:
-            return []
-        return [self._published]
+    async def newest(self, than_serial: int) -> list[PublishedWeights]:
+        """Waits for a publication after ``than_serial``; empty on time-out."""
+
+        def is_newer() -> bool:
+            return self._published is not None and self._published.serial > than_serial
+
+        await self._wait_until(is_newer)
+        return [self._published] if self._published and is_newer() else []
 
     async def register_runner(self, runner: int) -> int:
         """Announces a (re)started runner; returns the episodes its forerunner lost."""
@@ -70,6 +74,11 @@ class WeightChannel:
         lost = self._gate.lose_runner(runner)
         await self._notify()
         return lost
+
+    async def forget_episodes(self) -> None:
+        """Forgets all groups and engine versions, before a checkpoint is restored."""
+        self._gate.forget()
+        self._engine_versions.clear()
 
     async def installed(self, runner: int, version: int) -> None:
         """Records which version a runner's engine samples with."""

@@ -168,8 +168,14 @@ class AsyncDecoupledPPO(Algorithm):
     @override(Algorithm)
     def restore_from_path(self, path, *args, **kwargs) -> None:
         # Not Algorithm's: that one would push weights through the driver.
+        self.env_runner_group.foreach_env_runner(
+            "forget_episodes", local_env_runner=False
+        )
+        self._waiting_groups.clear()
+        ray.get(self._channel.forget_episodes.remote())
         Checkpointable.restore_from_path(self, path, *args, **kwargs)
         self._publish_weights()
+        self._connect_env_runners()
 
     @override(Algorithm)
     def cleanup(self) -> None:
