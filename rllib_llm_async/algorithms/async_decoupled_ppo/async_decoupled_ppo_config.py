@@ -11,6 +11,15 @@ from rllib_llm_async.models.resolve import resolve_model
 
 ADVANTAGE_ESTIMATORS = ("group_relative",)
 RATIO_LEVELS = ("token", "turn", "sequence")
+_REALS = ("eps_ti", "eps_stale", "ewma_reset_threshold", "temperature")
+_COUNTS = (
+    "max_staleness",
+    "group_size",
+    "episodes_per_update",
+    "num_concurrent_episodes",
+    "max_response_tokens",
+    "micro_batch_tokens",
+)
 
 
 class AsyncDecoupledPPOConfig(AlgorithmConfig):
@@ -166,6 +175,16 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         from rllib_llm_async.envs.registry import make_suite
         from rllib_llm_async.old_logprobs import source_names
 
+        for key in _REALS:
+            self._check(key, type(getattr(self, key)) in (int, float), "a number")
+        for key in _COUNTS:
+            self._check(key, type(getattr(self, key)) is int, "a whole number")
+        self._check("engine", isinstance(self.engine, dict), "a mapping")
+        self._check(
+            "lora",
+            self.lora is None or isinstance(self.lora, dict),
+            "a mapping or null",
+        )
         for key in ("eps_ti", "eps_stale"):
             self._check(key, getattr(self, key) > 1, "a ratio bound above 1, e.g. 1.2")
         self._check(
