@@ -76,4 +76,5 @@ def _lookup(result: dict[str, Any], path: str) -> Any:
 
 def _cell(result: dict[str, Any], path: str, form: str) -> str:
     value = _lookup(result, path)
-    return form.format(value) if value is not None else "-".rjust(len(form.format(0)))
+    known = value is not None and value == value
+    return form.format(value) if known else "-".rjust(len(form.format(0)))

@@ -6,6 +6,7 @@ from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.utils.annotations import override
+from ray.util.debug import log_once
 
 from rllib_llm_async.models.resolve import resolve_model
 
@@ -171,6 +172,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
 
     @override(AlgorithmConfig)
     def validate(self) -> None:
+        # RLlib would print a migration notice about its old API stack, once.
+        log_once(f"{self.algo_class.__name__}_on_new_api_stack")
         super().validate()
         from rllib_llm_async.envs.registry import make_suite
         from rllib_llm_async.old_logprobs import source_names
