@@ -8,16 +8,16 @@ import numpy as np
 
 from rllib_llm_async import columns
 
-#: What each column holds where a row is not filled.
-PADDING = {
-    columns.TOKENS: 0,
-    columns.POSITION_IDS: 0,
-    columns.LOSS_MASK: False,
-    columns.BEHAVIOR_LOGP: 0.0,
-    columns.ADVANTAGES: 0.0,
-    columns.VERSIONS: -1,
-    columns.SEQUENCE_IDS: -1,
-    columns.TURN_IDS: -1,
+#: What each column holds where a row is not filled; the dtype is the column's.
+PADDING: dict[str, np.generic] = {
+    columns.TOKENS: np.int64(0),
+    columns.POSITION_IDS: np.int64(0),
+    columns.LOSS_MASK: np.bool_(False),
+    columns.BEHAVIOR_LOGP: np.float32(0.0),
+    columns.ADVANTAGES: np.float32(0.0),
+    columns.VERSIONS: np.int64(-1),
+    columns.SEQUENCE_IDS: np.int64(-1),
+    columns.TURN_IDS: np.int64(-1),
 }
 
 
@@ -30,7 +30,13 @@ def pack_rows(
         sequences: For each sequence its columns, all ``[tokens]`` and alike in names.
         min_row_tokens: Rows are as long as the longest sequence or this, whichever is
             more (less where no row needs that much).
+
+    Returns:
+        ``[rows, length]`` columns; no sequences give one row of padding, in every
+        column.
     """
+    if not sequences:
+        return {key: np.full((1, 2), padding) for key, padding in PADDING.items()}
     lengths = [len(sequence[columns.TOKENS]) for sequence in sequences]
     row_tokens = max(max(lengths), min_row_tokens)
     rows: list[list[int]] = []
@@ -45,8 +51,7 @@ def pack_rows(
         room[row] -= lengths[index]
     row_tokens -= min(room)
     packed = {
-        key: np.full((len(rows), row_tokens), PADDING[key], column.dtype)
-        for key, column in sequences[0].items()
+        key: np.full((len(rows), row_tokens), PADDING[key]) for key in sequences[0]
     }
     for row, members in enumerate(rows):
         start = 0

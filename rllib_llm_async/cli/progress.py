@@ -38,6 +38,7 @@ class Progress(Callback):
         self.phase(f"{trial}: starting the engine and the learner")
 
     def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
+        self._print_evaluation(result, "evaluation_at_start")
         if self._num_lines % 20 == 0:
             titles = "  ".join(
                 title.rjust(len(form.format(0))) for title, _, form in _COLUMNS
@@ -46,7 +47,10 @@ class Progress(Callback):
         self._num_lines += 1
         cells = "  ".join(_cell(result, path, form) for _, path, form in _COLUMNS)
         _print(f"[dim]{self._seconds():>6.0f} s[/dim]  {cells}")
-        evaluation = _lookup(result, "evaluation/env_runners")
+        self._print_evaluation(result, "evaluation")
+
+    def _print_evaluation(self, result, key: str) -> None:
+        evaluation = _lookup(result, f"{key}/env_runners")
         if evaluation:
             self.evaluations.append(evaluation["success_rate"])
             _print(

@@ -51,6 +51,8 @@ T = TypeVar("T")
 MAX_ENV_RETRIES = 2
 #: Time for one remote call about an evaluation to finish on the runner's loop.
 CONNECT_TIMEOUT_SECONDS = 600.0
+#: RLlib wants spaces; observations and actions are token sequences of any length.
+TOKENS_SPACE = gym.spaces.Sequence(gym.spaces.Discrete(2**31 - 1), stack=True)
 
 
 @dataclass(frozen=True)
@@ -209,11 +211,9 @@ class LLMEnvRunner(EnvRunner):
 
     @override(EnvRunner)
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
-        # RLlib wants spaces; turns are token sequences of any length.
-        tokens = gym.spaces.Sequence(gym.spaces.Discrete(2**31 - 1), stack=True)
         return {
-            INPUT_ENV_SPACES: (tokens, tokens),
-            DEFAULT_MODULE_ID: (tokens, tokens),
+            INPUT_ENV_SPACES: (TOKENS_SPACE, TOKENS_SPACE),
+            DEFAULT_MODULE_ID: (TOKENS_SPACE, TOKENS_SPACE),
         }
 
     @override(EnvRunner)

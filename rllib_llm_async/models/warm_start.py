@@ -4,7 +4,7 @@ The demonstrator errs on purpose (each decision is wrong with probability 0.2, t
 format is always right), so that imitation ends where reinforcement learning has
 something to do: most groups of episodes contain successes and failures.
 
-    python -m rllib_llm_async.models.warm_start --out DIR
+    python -m rllib_llm_async.models.warm_start --out DIR [--steps N] [--seed S]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import math
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ from rllib_llm_async.envs.mini_tau2.suite import MiniTau2Suite
 from rllib_llm_async.models.chat_format import ChatFormat
 from rllib_llm_async.packing import pack_rows
 
+#: Dialogues that the tokenizer is built from.
+_NUM_TOKENIZER_TASKS = 1000
+_STEPS_PER_LINE = 50
+
 
 @dataclass(frozen=True)
 class WarmStartRecipe:
@@ -34,7 +39,7 @@ class WarmStartRecipe:
 
     domains: tuple[str, ...] = ("airline",)
     error_rate: float = 0.2
-    steps: int = 1600
+    steps: int = 1200
     dialogues_per_step: int = 24
     lr: float = 2e-3
     warmup_steps: int = 60
@@ -49,16 +54,27 @@ def warm_start(recipe: WarmStartRecipe, out: Path) -> dict[str, float]:
         out: Directory to create or replace.
 
     Returns:
-        The last reported metrics (``loss``, ``step``).
+        ``initial_loss``, ``loss`` (means over the first and the last ten steps),
+        ``step`` and ``seconds``.
     """
+    import ray
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False)
+    resources = ray.cluster_resources()
+    use_gpu = resources.get("GPU", 0) >= 1
     with tempfile.TemporaryDirectory() as storage:
         result = TorchTrainer(
             _train_loop,
             train_loop_config=asdict(recipe),
-            scaling_config=ScalingConfig(num_workers=1),
+            scaling_config=ScalingConfig(
+                num_workers=1,
+                use_gpu=use_gpu,
+                # Ray gives a worker as many threads as CPUs.
+                resources_per_worker=None if use_gpu else {"CPU": resources["CPU"]},
+            ),
             run_config=RunConfig(name="warm_start", storage_path=storage),
         ).fit()
         if result.checkpoint is None or result.metrics is None:
@@ -71,35 +87,87 @@ def warm_start(recipe: WarmStartRecipe, out: Path) -> dict[str, float]:
 
 
 def _train_loop(config: dict[str, Any]) -> None:
+    """Runs on the Ray Train worker; reports once, with the trained directory."""
     import torch
     from ray import train
+    from ray.train.torch import get_device
 
     from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
     from rllib_llm_async.models.small_agent.build import build_model, build_tokenizer
 
     recipe = WarmStartRecipe(**config)
     suite = MiniTau2Suite(recipe.domains)
-    tasks = suite.tasks("train")
-    tokenizer = build_tokenizer(
-        "\n".join(str(m.get("content") or m["tool_calls"]) for m in d.messages)
-        for d in (demonstrate(suite, task) for task in tasks[:1000])
-    )
-    chat_format = ChatFormat(tokenizer)
+    tokenizer = build_tokenizer(_spoken_texts(suite))
     model = build_model(tokenizer, recipe.seed)
-    policy = CausalLMPolicy(model)
+    policy = CausalLMPolicy(model).to(get_device())
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.01
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: (
-            min(1.0, (step + 1) / recipe.warmup_steps)
-            * (0.5 + 0.5 * math.cos(math.pi * step / recipe.steps))
-        ),
+        optimizer, lambda step: _lr_factor(step, recipe)
     )
-    rng = np.random.default_rng(recipe.seed)
+    losses: list[float] = []
     start = time.monotonic()
-    for step in range(1, recipe.steps + 1):
+    for columns_by_key in _batches(recipe, suite, ChatFormat(tokenizer)):
+        batch = {
+            key: torch.from_numpy(column).to(get_device())
+            for key, column in columns_by_key.items()
+        }
+        logp, _ = policy(batch)
+        loss = -logp.sum() / batch[columns.LOSS_MASK].sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if len(losses) % _STEPS_PER_LINE == 0 or len(losses) == recipe.steps:
+            print(
+                f"warm start: step {len(losses)}/{recipe.steps}, "
+                f"loss {np.mean(losses[-_STEPS_PER_LINE:]):.4f}, "
+                f"{time.monotonic() - start:.0f} s",
+                flush=True,
+            )
+    with tempfile.TemporaryDirectory() as directory:
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        train.report(
+            {
+                "initial_loss": float(np.mean(losses[:10])),
+                "loss": float(np.mean(losses[-10:])),
+                "step": len(losses),
+                "seconds": time.monotonic() - start,
+            },
+            checkpoint=train.Checkpoint.from_directory(directory),
+        )
+
+
+def _lr_factor(step: int, recipe: WarmStartRecipe) -> float:
+    """Linear warm-up times a cosine that ends at zero."""
+    warmup = min(1.0, (step + 1) / recipe.warmup_steps)
+    return warmup * (0.5 + 0.5 * math.cos(math.pi * step / recipe.steps))
+
+
+def _spoken_texts(suite: MiniTau2Suite) -> Iterator[str]:
+    """What the tokenizer shall shorten: messages and the JSON of tool calls."""
+    for task in suite.tasks("train")[:_NUM_TOKENIZER_TASKS]:
+        for message in demonstrate(suite, task).messages:
+            yield f"{message['role']}\n{message['content'] or ''}"
+            for call in message.get("tool_calls") or []:
+                function = call["function"]
+                yield (
+                    f'\n{{"name": "{function["name"]}", '
+                    f'"arguments": {function["arguments"]}}}\n'
+                )
+
+
+def _batches(
+    recipe: WarmStartRecipe, suite: MiniTau2Suite, chat_format: ChatFormat
+) -> Iterator[dict[str, np.ndarray]]:
+    """One row-packed batch of fresh erring dialogues per step, train split only."""
+    tasks = suite.tasks("train")
+    rng = np.random.default_rng(recipe.seed)
+    for _ in range(recipe.steps):
         sequences = [
             tokenize(
                 chat_format,
@@ -112,31 +180,7 @@ def _train_loop(config: dict[str, Any]) -> None:
             )
             for _ in range(recipe.dialogues_per_step)
         ]
-        batch = {
-            key: torch.from_numpy(column)
-            for key, column in pack_rows(sequences, min_row_tokens=256).items()
-        }
-        logp, _ = policy(batch)
-        loss = -logp.sum() / batch[columns.LOSS_MASK].sum()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0 or step == recipe.steps:
-            seconds = time.monotonic() - start
-            print(
-                f"warm start: step {step}/{recipe.steps}, loss {loss.item():.4f}, "
-                f"{seconds:.0f} s",
-                flush=True,
-            )
-    with tempfile.TemporaryDirectory() as directory:
-        model.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
-        train.report(
-            {"loss": loss.item(), "step": step},
-            checkpoint=train.Checkpoint.from_directory(directory),
-        )
+        yield pack_rows(sequences, min_row_tokens=256)
 
 
 def tokenize(
@@ -178,7 +222,10 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe = WarmStartRecipe(steps=arguments.steps, seed=arguments.seed)
     metrics = warm_start(recipe, arguments.out)
-    print(f"warm start: wrote {arguments.out}, loss {metrics['loss']:.4f}")
+    print(
+        f"warm start: wrote {arguments.out}, loss {metrics['loss']:.4f}, "
+        f"{metrics['seconds']:.0f} s"
+    )
 
 
 if __name__ == "__main__":

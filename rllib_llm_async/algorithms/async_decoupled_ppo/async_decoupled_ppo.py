@@ -7,9 +7,11 @@ arXiv 2605.12070 and `rllib_llm_async.core.objective`.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import ray
+from ray.exceptions import ActorDiedError, RayError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.annotations import override
@@ -23,13 +25,14 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
+from rllib_llm_async import columns
 from rllib_llm_async.algorithms.async_decoupled_ppo.async_decoupled_ppo_config import (
     AsyncDecoupledPPOConfig,
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
     evaluate_on_runners,
 )
-from rllib_llm_async.env_runners.llm_env_runner import FinishedGroup
+from rllib_llm_async.env_runners.llm_env_runner import FinishedGroup, LLMEnvRunner
 from rllib_llm_async.env_runners.weight_channel import create_weight_channel
 
 
@@ -54,6 +57,20 @@ class AsyncDecoupledPPO(Algorithm):
         )
         self._publish_weights()
         self._connect_env_runners()
+        self._tokens_and_time = (0, time.monotonic())
+
+    @override(Algorithm)
+    def step(self) -> dict[str, Any]:
+        # What training starts from, to compare the later evaluations with.
+        start = (
+            self.evaluate()
+            if self.config.evaluation_interval and self.iteration == 0
+            else None
+        )
+        results = super().step()
+        if start is not None:
+            results["evaluation_at_start"] = start
+        return results
 
     @override(Algorithm)
     def training_step(self) -> None:
@@ -75,6 +92,21 @@ class AsyncDecoupledPPO(Algorithm):
             )
         self.metrics.aggregate(learner_results, key=LEARNER_RESULTS)
         ray.get(self._channel.consume.remote([g.ticket.number for g in groups]))
+        self._log_generated_tokens_per_s()
+
+    def _log_generated_tokens_per_s(self) -> None:
+        """Over all runners and the time since the last update."""
+        tokens = self.metrics.peek(
+            (ENV_RUNNER_RESULTS, columns.NUM_GENERATED_TOKENS_LIFETIME), default=0
+        )
+        now = time.monotonic()
+        tokens_before, before = self._tokens_and_time
+        self._tokens_and_time = (tokens, now)
+        self.metrics.log_value(
+            (ENV_RUNNER_RESULTS, columns.GENERATED_TOKENS_PER_S),
+            (tokens - tokens_before) / (now - before),
+            window=1,
+        )
 
     def _collect_groups(self) -> list[FinishedGroup]:
         """Waits for one update's worth of whole groups.
@@ -90,13 +122,36 @@ class AsyncDecoupledPPO(Algorithm):
 
     def _fetch_finished_groups(self) -> None:
         group = self.env_runner_group
+        # A function, not its name: a runner that raises in it ends, and is restarted.
         for groups, metrics in group.foreach_env_runner_async_fetch_ready(
-            "fetch_groups", tag="fetch_groups", timeout_seconds=0.2
+            LLMEnvRunner.fetch_groups, tag="fetch_groups", timeout_seconds=0.2
         ):
             self._waiting_groups |= {g.ticket.number: g for g in groups}
             self.metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
-        if group.num_healthy_remote_env_runners() == 0:
-            self.restore_env_runners(group)
+        if group.num_healthy_remote_env_runners() == 0 and not self.restore_env_runners(
+            group
+        ):
+            self._check_that_some_runner_lives()
+
+    def _check_that_some_runner_lives(self) -> None:
+        """Raises when no runner is left that Ray would still restart."""
+        errors = []
+        for runner in self._env_runner_actors():
+            try:
+                ray.get(runner.ping.remote(), timeout=5.0)
+                return
+            except ActorDiedError as error:
+                errors.append(error)
+            except (RayError, TimeoutError):
+                return
+        raise RuntimeError(
+            f"all {len(errors)} env runners have died, each after "
+            f"max_num_env_runner_restarts={self.config.max_num_env_runner_restarts} "
+            f"restarts; the last error: {errors[-1]}"
+        )
+
+    def _env_runner_actors(self) -> list[ray.actor.ActorHandle]:
+        return list(self.env_runner_group._worker_manager.actors().values())
 
     def _publish_weights(self) -> None:
         """Lets the learners publish what they hold, at their current version."""
@@ -107,13 +162,9 @@ class AsyncDecoupledPPO(Algorithm):
         for result in results:
             result.get()
 
-    def _connect_env_runners(self, remote_worker_ids: list[int] | None = None) -> None:
-        channel = self._channel
-        self.env_runner_group.foreach_env_runner(
-            lambda runner: runner.connect(channel),
-            remote_worker_ids=remote_worker_ids,
-            local_env_runner=False,
-        )
+    def _connect_env_runners(self) -> None:
+        """Lets all runners start; what fails here is raised, not retried."""
+        ray.get([r.connect.remote(self._channel) for r in self._env_runner_actors()])
 
     @override(Algorithm)
     def restore_env_runners(self, env_runner_group) -> list[int]:
@@ -121,7 +172,12 @@ class AsyncDecoupledPPO(Algorithm):
         # channel. RLlib's own version would copy all weights through this process.
         restored = env_runner_group.probe_unhealthy_env_runners()
         if restored:
-            self._connect_env_runners(restored)
+            channel = self._channel
+            env_runner_group.foreach_env_runner(
+                lambda runner: runner.connect(channel),
+                remote_worker_ids=restored,
+                local_env_runner=False,
+            )
         return restored
 
     @classmethod

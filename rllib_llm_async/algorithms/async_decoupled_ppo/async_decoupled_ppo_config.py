@@ -78,10 +78,15 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.num_env_runners = 1
         self.num_learners = 0
         self.min_time_s_per_iteration = None
+        # Episodes come in groups of one task: 100 of them are a dozen tasks.
+        self.metrics_num_episodes_for_smoothing = 512
         self.evaluation_duration = 200
         self.evaluation_sample_timeout_s = 1800.0
         self.sample_timeout_s = 600.0
         self.create_local_env_runner = False
+        # A runner that cannot live is an error after minutes, not after hours.
+        self.max_num_env_runner_restarts = 10
+        self.delay_between_env_runner_restarts_s = 1.0
         self.exploration_config: dict[str, Any] = {}
         # Weights and connector states never travel through the driver.
         self._dont_auto_sync_env_runner_states = True

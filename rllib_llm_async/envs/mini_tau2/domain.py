@@ -57,7 +57,7 @@ class Tool:
 
     @property
     def signature(self) -> str:
-        """Short form for the system prompt: name(parameter, ...)."""
+        """Short form, for error messages: name(parameter, ...)."""
         return f"{self.name}({', '.join(self.parameters)})"
 
 
@@ -118,11 +118,6 @@ class Domain(ABC):
     def signature(self) -> str:
         """The task's content in canonical form."""
         return json.dumps(self.content(), sort_keys=True)
-
-    def system_prompt(self) -> str:
-        """Policy and short tool signatures."""
-        signatures = ", ".join(tool.signature for tool in self.tools)
-        return f"{self.policy()} tools: {signatures}"
 
     def call_tool(self, name: str, arguments: dict[str, Any]) -> str:
         """Runs a tool.

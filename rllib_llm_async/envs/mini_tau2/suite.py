@@ -108,7 +108,7 @@ class MiniTau2Env:
         self._num_turns = self._num_tool_errors = self._num_malformed = 0
         return Start(
             messages=[
-                {"role": "system", "content": self._task.system_prompt()},
+                {"role": "system", "content": self._task.policy()},
                 {"role": "user", "content": self._task.first_message},
             ],
             tools=[tool.schema() for tool in self._task.tools],

@@ -1,4 +1,4 @@
-"""Builds the untrained small agent: a Qwen3 of 0.9M parameters and its tokenizer."""
+"""Builds the untrained small agent: a Qwen3 of 1.0M parameters and its tokenizer."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def build_model(tokenizer: Any, seed: int) -> Any:
         Qwen3Config(
             vocab_size=len(tokenizer),
             hidden_size=128,
-            intermediate_size=384,
+            intermediate_size=512,
             num_hidden_layers=4,
             num_attention_heads=4,
-            num_key_value_heads=4,
+            num_key_value_heads=2,
             head_dim=32,
             max_position_embeddings=MAX_CONTEXT_TOKENS,
             tie_word_embeddings=True,

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.exceptions import ObjectLostError
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
@@ -117,8 +118,9 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
     def _build_batch(self, training_data: TrainingData) -> Batch:
         """Episodes to packed rows; whole episodes beyond the bound are masked out."""
         training_data.validate()
-        training_data.solve_refs()
-        multi_agent_batch = self._make_batch_if_necessary(training_data)
+        multi_agent_batch = self._make_batch_if_necessary(
+            self._fetch_episodes(training_data)
+        )
         self._log_steps_trained_metrics(multi_agent_batch)
         batch: Batch = dict(multi_agent_batch[DEFAULT_MODULE_ID])
         mask, sequences = batch[columns.LOSS_MASK], batch[columns.SEQUENCE_IDS]
@@ -129,6 +131,21 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         batch[columns.LOSS_MASK] = mask & ~torch.isin(sequences, stale_sequences)
         self._log({columns.NUM_EPISODES_DROPPED_STALE: len(stale_sequences)}, "sum")
         return batch
+
+    def _fetch_episodes(self, training_data: TrainingData) -> TrainingData:
+        """Gets referenced groups; one that went down with its node is counted."""
+        if training_data.episodes_refs is None:
+            training_data.solve_refs()
+            return training_data
+        episodes: list[Any] = []
+        num_lost = 0
+        for reference in training_data.episodes_refs:
+            try:
+                episodes += ray.get(reference)
+            except ObjectLostError:
+                num_lost += self.config.group_size
+        self._log({columns.NUM_EPISODES_DROPPED_LOST: num_lost}, "sum")
+        return TrainingData(episodes=episodes)
 
     def _old_logp(self, batch: Batch) -> Tensor:
         """log pi_old ``[rows, length]`` from the configured source."""

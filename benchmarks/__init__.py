@@ -1,0 +1,1 @@
+"""Speed of the package against a reference that is measured in the same run."""

@@ -1,0 +1,49 @@
+"""Prints the benchmark table, then each row as a line of JSON.
+
+python -m benchmarks.run [ROW ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import generation_vs_raw_vllm, learner_vs_bare_torch
+from rllib_llm_async.cli.cluster import ray_cluster
+
+ROWS = {
+    "generation_vs_raw_vllm": generation_vs_raw_vllm.run,
+    "learner_vs_bare_torch": learner_vs_bare_torch.run,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
+    names = parser.parse_args().rows or list(ROWS)
+    if unknown := [name for name in names if name not in ROWS]:
+        parser.error(f"unknown row {unknown[0]!r}, valid: {', '.join(ROWS)}")
+    rows = []
+    with ray_cluster():
+        for name in names:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            rows.append(ROWS[name]())
+    table = Table("row", "value", "reference", "unit", "ratio")
+    for row in rows:
+        table.add_row(
+            row.name,
+            f"{row.value:,.0f}",
+            f"{row.reference:,.0f}",
+            row.unit,
+            f"{row.ratio:.2f}",
+        )
+    Console().print(table)
+    for row in rows:
+        print(row.json())
+
+
+if __name__ == "__main__":
+    main()

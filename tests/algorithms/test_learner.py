@@ -1,0 +1,199 @@
+"""The Learner on its own: sources against plain Hugging Face passes, bookkeeping."""
+
+import numpy as np
+import pytest
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from transformers import AutoModelForCausalLM
+
+from rllib_llm_async import AsyncDecoupledPPOConfig, columns
+from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
+from rllib_llm_async.models.small_agent import small_agent_dir
+
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+
+
+def make_learner(**training):
+    config = (
+        AsyncDecoupledPPOConfig()
+        .environment("mini_tau2", env_config={"domains": ["airline"]})
+        .training(
+            **{
+                "old_logprob_source": "snapshot_old",
+                "lr": 1e-3,
+                "episodes_per_update": 8,
+                "group_size": 4,
+                "engine": {"dtype": "float32"},
+                **training,
+            }
+        )
+    )
+    config.validate()
+    return config.build_learner(
+        spaces={DEFAULT_MODULE_ID: (TOKENS_SPACE, TOKENS_SPACE)}
+    )
+
+
+def make_episodes(rng, version_choices, num_groups=2, group_size=4):
+    """Random dialogues; turns of one episode hold tokens of several versions."""
+    episodes = []
+    for number in range(num_groups * group_size):
+        episode = SingleAgentEpisode(len_lookback_buffer=0)
+        episode.custom_data[columns.GROUP_ID] = number // group_size
+        episode.add_env_reset(rng.integers(5, 400, size=rng.integers(3, 20)))
+        num_turns = int(rng.integers(1, 4))
+        for turn in range(num_turns):
+            said = int(rng.integers(1, 12))
+            last = turn == num_turns - 1
+            episode.add_env_step(
+                observation=rng.integers(5, 400, size=0 if last else 4),
+                action=rng.integers(5, 400, size=said),
+                reward=float(last) * (number % 2),
+                terminated=last,
+                extra_model_outputs={
+                    columns.EPISODE_BEHAVIOR_LOGP: rng.normal(-6, 1, said).astype(
+                        np.float32
+                    ),
+                    columns.EPISODE_VERSIONS: np.sort(
+                        rng.choice(version_choices, size=said)
+                    ),
+                },
+            )
+        episodes.append(episode)
+    return episodes
+
+
+def saved_weights(learner):
+    return {n: w.clone() for n, w in learner._policy.inference_weights()}
+
+
+def huggingface_logp(weights, episode):
+    """float32 [agent tokens], one episode at a time, no packing, no chunks."""
+    model = AutoModelForCausalLM.from_pretrained(small_agent_dir(), dtype=torch.float32)
+    model.load_state_dict(weights, strict=False)
+    model.eval()
+    ids, positions = [], []
+    for observation, action in zip(
+        episode.observations.data[:-1], episode.actions.data, strict=True
+    ):
+        ids += [*observation.tolist(), *action.tolist()]
+        positions += range(len(ids) - len(action), len(ids))
+    with torch.no_grad():
+        logp = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    return np.array([logp[p - 1, ids[p]].item() for p in positions])
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_snapshot_old_equals_a_plain_forward_of_each_version(lora):
+    rng = np.random.default_rng(0)
+    learner = make_learner(lora=lora, max_staleness=3)
+    weights = [saved_weights(learner)]
+    for version in range(3):
+        learner.update(
+            training_data=TrainingData(episodes=make_episodes(rng, [version]))
+        )
+        weights.append(saved_weights(learner))
+    moved = [
+        (weights[v][n] != weights[v + 1][n]).any()
+        for v in range(3)
+        for n in ("model.layers.0.self_attn.q_proj.weight",)
+    ]
+    assert all(moved)
+
+    episodes = make_episodes(rng, [0, 1, 2, 3])
+    batch = learner._build_batch(TrainingData(episodes=episodes))
+    old_logp = learner._old_logp(batch).numpy()
+
+    mask = batch[columns.LOSS_MASK].numpy()
+    sequences = batch[columns.SEQUENCE_IDS].numpy()
+    for number, episode in enumerate(episodes):
+        versions = np.concatenate(
+            episode.extra_model_outputs[columns.EPISODE_VERSIONS].data
+        )
+        mine = old_logp[mask & (sequences == number)]
+        assert len(mine) == len(versions)
+        for version in np.unique(versions):
+            expected = huggingface_logp(weights[version], episode)
+            chosen = versions == version
+            np.testing.assert_allclose(mine[chosen], expected[chosen], atol=1e-4)
+
+
+def test_lora_keeps_only_adapters():
+    learner = make_learner(lora=LORA, old_logprob_source="ppo_ewma_async")
+    names = learner._source.ewma.parameters.keys()
+    assert names and all("lora_" in name for name in names)
+    frozen = [n for n, p in learner._policy.named_parameters() if not p.requires_grad]
+    assert any("embed_tokens" in name for name in frozen)
+    snapshots = make_learner(lora=LORA)._source.store
+    assert all("lora_" in name for name in snapshots.get(0))
+
+
+def test_episodes_beyond_the_bound_are_masked_out_and_counted():
+    rng = np.random.default_rng(1)
+    learner = make_learner(max_staleness=1, old_logprob_source="current_recompute")
+    for version in range(2):
+        learner.update(
+            training_data=TrainingData(episodes=make_episodes(rng, [version]))
+        )
+    episodes = make_episodes(rng, [2])
+    episodes[3].extra_model_outputs[columns.EPISODE_VERSIONS].data[0][0] = 0
+    batch = learner._build_batch(TrainingData(episodes=episodes))
+    trained = batch[columns.SEQUENCE_IDS][batch[columns.LOSS_MASK]].unique().tolist()
+    assert trained == [0, 1, 2, 4, 5, 6, 7]
+    results = learner.metrics.reduce()[DEFAULT_MODULE_ID]
+    assert results[columns.NUM_EPISODES_DROPPED_STALE].peek() == 1
+
+
+def test_a_non_finite_gradient_skips_the_step_and_publishes_nothing():
+    rng = np.random.default_rng(2)
+    learner = make_learner()
+    before = saved_weights(learner)
+    version = learner._version
+    learner.postprocess_gradients = lambda gradients: {
+        ref: torch.full_like(g, float("nan")) for ref, g in gradients.items()
+    }
+    learner.update(training_data=TrainingData(episodes=make_episodes(rng, [0])))
+    assert learner._version == version
+    after = saved_weights(learner)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert learner._source.store.versions == [version]
+
+
+def test_updates_raise_the_probability_of_what_was_rewarded():
+    rng = np.random.default_rng(3)
+    learner = make_learner(lr=1e-3, eps_ti=1e6, old_logprob_source="current_recompute")
+    episodes = make_episodes(rng, [0])
+
+    def gap():
+        weights = saved_weights(learner)
+        means = [huggingface_logp(weights, episode).mean() for episode in episodes]
+        return np.mean(means[1::2]) - np.mean(means[0::2])
+
+    before = gap()
+    for version in range(4):
+        for episode in episodes:
+            for turn in episode.extra_model_outputs[columns.EPISODE_VERSIONS].data:
+                turn[:] = version
+        learner.update(training_data=TrainingData(episodes=episodes))
+    assert gap() > before + 0.5
+
+
+def test_state_goes_through_a_checkpoint(tmp_path):
+    rng = np.random.default_rng(4)
+    learner = make_learner(old_logprob_source="ppo_ewma_async")
+    for version in range(3):
+        learner.update(
+            training_data=TrainingData(episodes=make_episodes(rng, [version]))
+        )
+    path = learner.save_to_path(str(tmp_path / "learner"))
+    other = make_learner(old_logprob_source="ppo_ewma_async")
+    other.restore_from_path(path)
+    assert other._version == 3
+    assert other._source.ewma.total_weight == learner._source.ewma.total_weight
+    episodes = make_episodes(rng, [3])
+    for one in (learner, other):
+        one.update(training_data=TrainingData(episodes=episodes))
+    left, right = saved_weights(learner), saved_weights(other)
+    assert all(torch.equal(left[name], right[name]) for name in left)
