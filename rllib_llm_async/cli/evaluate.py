@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
+from typing import Any
 
 import click
 
 from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.cli.errors import InputError
+from rllib_llm_async.envs.registry import make_suite
 
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--env", help="Another registered environment than the trained one.")
 @click.option("--split", default="test", show_default=True)
 @click.option("--num-trials", default=4, show_default=True, help="Trials per task.")
 @click.option("--num-tasks", type=int, help="Only the first tasks of the split.")
 def evaluate(
-    checkpoint: Path, split: str, num_trials: int, num_tasks: int | None
+    checkpoint: Path,
+    env: str | None,
+    split: str,
+    num_trials: int,
+    num_tasks: int | None,
 ) -> None:
     """Run every task of a split several times with the agent of CHECKPOINT."""
     if not (checkpoint / "rllib_checkpoint.json").is_file():
@@ -27,22 +35,41 @@ def evaluate(
         )
     if num_trials < 1:
         raise InputError(f"--num-trials {num_trials}: must be 1 or more")
+    config = _evaluation_config(checkpoint, env)
+    try:
+        make_suite(config.env, config.env_config).tasks(split)
+    except ValueError as error:
+        raise InputError(error) from error
     with ray_cluster():
-        from ray.rllib.algorithms.algorithm import Algorithm
-
         click.echo("starting the engine ...", err=True)
-        algorithm = Algorithm.from_checkpoint(str(checkpoint.resolve()))
+        algorithm = config.build_algo()
         try:
+            algorithm.restore_from_path(str(checkpoint.resolve()))
             click.echo("running the tasks ...", err=True)
             summary = algorithm.evaluate_tasks(
                 split=split, num_trials=num_trials, num_tasks=num_tasks
             )
-        except ValueError as error:
-            raise InputError(error) from error
         finally:
             algorithm.stop()
     _print_table(summary["domains"], num_trials)
     click.echo(json.dumps(summary["domains"]))
+
+
+def _evaluation_config(checkpoint: Path, env: str | None) -> Any:
+    """The checkpoint's own config, without the actors that only training needs."""
+    from ray.rllib.algorithms.algorithm import Algorithm
+
+    file = checkpoint / Algorithm.CLASS_AND_CTOR_ARGS_FILE_NAME
+    # RLlib's own format, which `Algorithm.from_checkpoint` unpickles as well.
+    info = pickle.loads(file.read_bytes())
+    (state,), _ = info["ctor_args_and_kwargs"]
+    config = info["class"].get_default_config().from_state(state)
+    config = config.copy(copy_frozen=False)
+    config.evaluation(evaluation_interval=None)
+    config.learners(num_learners=0)
+    if env is not None:
+        config.environment(env, env_config={})
+    return config
 
 
 def _print_table(domains: dict[str, dict[str, float]], num_trials: int) -> None:

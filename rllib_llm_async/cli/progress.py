@@ -30,6 +30,9 @@ class Progress(Callback):
         #: Success of every evaluation so far, in order.
         self.evaluations: list[float] = []
 
+    def setup(self, stop=None, num_samples=None, total_num_samples=None, **info):
+        self._start = time.monotonic()  # anew when a saved run is resumed
+
     def phase(self, text: str) -> None:
         """Says what is being waited for."""
         _print(f"[dim]{self._seconds():>6.0f} s[/dim]  {text}")

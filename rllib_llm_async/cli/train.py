@@ -83,6 +83,8 @@ def _run(
         callbacks.append(_wandb_callback(wandb_project, experiment.name))
     # Tune's own tables would interleave with ours.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    # On Ctrl-C a trial gets this long to end by itself, then Ray ends it.
+    os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "6")
     path = os.path.join(storage_path, experiment.name)
     if resume:
         if not tune.Tuner.can_restore(path):
@@ -107,12 +109,22 @@ def _run(
     results = tuner.fit()
     for result in results:
         if result.error is not None:
-            raise click.ClickException(f"trial failed: {result.error}")
+            raise click.ClickException(f"trial failed: {_root_cause(result.error)}")
+    if results.num_terminated < len(results):
+        click.echo("interrupted; the same command with --resume goes on", err=True)
+        raise click.Abort
+    for result in results:
         if len(progress.evaluations) > 1 and len(results) == 1:
             first, last = progress.evaluations[0], progress.evaluations[-1]
             click.echo(f"held-out success: {first:.3f} -> {last:.3f}")
         click.echo(f"checkpoint: {result.checkpoint.path}")
         click.echo(f"evaluate:   rllib evaluate {result.checkpoint.path}")
+
+
+def _root_cause(error: BaseException) -> str:
+    """The last line of what went wrong; the files of the trial hold the rest."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)
 
 
 def _wandb_callback(project: str, group: str) -> Any:

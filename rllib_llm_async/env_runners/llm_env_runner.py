@@ -22,11 +22,13 @@ from typing import Any, TypeVar
 import gymnasium as gym
 import numpy as np
 import ray
+from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.env import INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     EPISODE_LEN_MEAN,
@@ -116,7 +118,8 @@ class LLMEnvRunner(EnvRunner):
         self._failure: BaseException | None = None
         self._connected_at = 0.0
         self._num_reported_tokens = 0
-        self._metrics_lock = threading.Lock()
+        self._metrics_lock = threading.RLock()
+        self._callbacks = [cls() for cls in force_list(config.callbacks_class)]
         self._loop = asyncio.new_event_loop()
         threading.Thread(
             target=self._loop.run_forever, name="episodes", daemon=True
@@ -372,11 +375,13 @@ class LLMEnvRunner(EnvRunner):
     async def _try_episode(self, task: TaskRef) -> tuple[SingleAgentEpisode, dict]:
         env = self.suite.make()
         try:
+            episode = SingleAgentEpisode(len_lookback_buffer=0)
+            self._call_back("on_episode_created", episode, env)
             start = await _env_call(env.reset(task))
             batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
-            episode = SingleAgentEpisode(len_lookback_buffer=0)
             context = list(self._to_tokens(batch, episode))
             episode.add_env_reset(observation=np.asarray(context, dtype=np.int64))
+            self._call_back("on_episode_start", episode, env)
             while True:
                 batch = self._from_output(await self.engine.generate(context), episode)
                 step = await _env_call(env.step(batch[columns.ASSISTANT_MESSAGE]))
@@ -400,10 +405,31 @@ class LLMEnvRunner(EnvRunner):
                         )
                     },
                 )
+                self._call_back("on_episode_step", episode, env)
                 if episode.is_done:
+                    self._call_back("on_episode_end", episode, env)
                     return episode, {**start.info, **step.info}
         finally:
             await env.aclose()
+
+    def _call_back(self, which: str, episode: SingleAgentEpisode, env: Any) -> None:
+        """RLlib's callbacks, for the episodes of training and evaluation alike."""
+        more: dict = {"prev_episode_chunks": []} if which == "on_episode_end" else {}
+        with self._metrics_lock:
+            make_callback(
+                which,
+                callbacks_objects=self._callbacks,
+                callbacks_functions=getattr(self.config, f"callbacks_{which}"),
+                kwargs={
+                    "episode": episode,
+                    "env_runner": self,
+                    "metrics_logger": self.metrics,
+                    "env": env,
+                    "env_index": 0,
+                    "rl_module": None,
+                    **more,
+                },
+            )
 
     def _to_tokens(self, batch: dict, episode: SingleAgentEpisode) -> list[int]:
         return self.env_to_module(

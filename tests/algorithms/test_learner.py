@@ -5,64 +5,12 @@ import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from transformers import AutoModelForCausalLM
 
-from rllib_llm_async import AsyncDecoupledPPOConfig, columns
-from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
+from rllib_llm_async import columns
 from rllib_llm_async.models.small_agent import small_agent_dir
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
-
-
-def make_learner(**training):
-    config = (
-        AsyncDecoupledPPOConfig()
-        .environment("mini_tau2", env_config={"domains": ["airline"]})
-        .training(
-            **{
-                "old_logprob_source": "snapshot_old",
-                "lr": 1e-3,
-                "episodes_per_update": 8,
-                "group_size": 4,
-                "engine": {"dtype": "float32"},
-                **training,
-            }
-        )
-    )
-    config.validate()
-    return config.build_learner(
-        spaces={DEFAULT_MODULE_ID: (TOKENS_SPACE, TOKENS_SPACE)}
-    )
-
-
-def make_episodes(rng, version_choices, num_groups=2, group_size=4):
-    """Random dialogues; turns of one episode hold tokens of several versions."""
-    episodes = []
-    for number in range(num_groups * group_size):
-        episode = SingleAgentEpisode(len_lookback_buffer=0)
-        episode.custom_data[columns.GROUP_ID] = number // group_size
-        episode.add_env_reset(rng.integers(5, 400, size=rng.integers(3, 20)))
-        num_turns = int(rng.integers(1, 4))
-        for turn in range(num_turns):
-            said = int(rng.integers(1, 12))
-            last = turn == num_turns - 1
-            episode.add_env_step(
-                observation=rng.integers(5, 400, size=0 if last else 4),
-                action=rng.integers(5, 400, size=said),
-                reward=float(last) * (number % 2),
-                terminated=last,
-                extra_model_outputs={
-                    columns.EPISODE_BEHAVIOR_LOGP: rng.normal(-6, 1, said).astype(
-                        np.float32
-                    ),
-                    columns.EPISODE_VERSIONS: np.sort(
-                        rng.choice(version_choices, size=said)
-                    ),
-                },
-            )
-        episodes.append(episode)
-    return episodes
 
 
 def saved_weights(learner):
@@ -86,7 +34,9 @@ def huggingface_logp(weights, episode):
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
-def test_snapshot_old_equals_a_plain_forward_of_each_version(lora):
+def test_snapshot_old_equals_a_plain_forward_of_each_version(
+    make_learner, make_episodes, lora
+):
     rng = np.random.default_rng(0)
     learner = make_learner(lora=lora, max_staleness=3)
     weights = [saved_weights(learner)]
@@ -120,7 +70,7 @@ def test_snapshot_old_equals_a_plain_forward_of_each_version(lora):
             np.testing.assert_allclose(mine[chosen], expected[chosen], atol=1e-4)
 
 
-def test_lora_keeps_only_adapters():
+def test_lora_keeps_only_adapters(make_learner):
     learner = make_learner(lora=LORA, old_logprob_source="ppo_ewma_async")
     names = learner._source.ewma.parameters.keys()
     assert names and all("lora_" in name for name in names)
@@ -130,7 +80,9 @@ def test_lora_keeps_only_adapters():
     assert all("lora_" in name for name in snapshots.get(0))
 
 
-def test_episodes_beyond_the_bound_are_masked_out_and_counted():
+def test_episodes_beyond_the_bound_are_masked_out_and_counted(
+    make_learner, make_episodes
+):
     rng = np.random.default_rng(1)
     learner = make_learner(max_staleness=1, old_logprob_source="current_recompute")
     for version in range(2):
@@ -146,7 +98,9 @@ def test_episodes_beyond_the_bound_are_masked_out_and_counted():
     assert results[columns.NUM_EPISODES_DROPPED_STALE].peek() == 1
 
 
-def test_a_non_finite_gradient_skips_the_step_and_publishes_nothing():
+def test_a_non_finite_gradient_skips_the_step_and_publishes_nothing(
+    make_learner, make_episodes
+):
     rng = np.random.default_rng(2)
     learner = make_learner()
     before = saved_weights(learner)
@@ -161,7 +115,9 @@ def test_a_non_finite_gradient_skips_the_step_and_publishes_nothing():
     assert learner._source.store.versions == [version]
 
 
-def test_updates_raise_the_probability_of_what_was_rewarded():
+def test_updates_raise_the_probability_of_what_was_rewarded(
+    make_learner, make_episodes
+):
     rng = np.random.default_rng(3)
     learner = make_learner(lr=1e-3, eps_ti=1e6, old_logprob_source="current_recompute")
     episodes = make_episodes(rng, [0])
@@ -180,7 +136,7 @@ def test_updates_raise_the_probability_of_what_was_rewarded():
     assert gap() > before + 0.5
 
 
-def test_state_goes_through_a_checkpoint(tmp_path):
+def test_state_goes_through_a_checkpoint(make_learner, make_episodes, tmp_path):
     rng = np.random.default_rng(4)
     learner = make_learner(old_logprob_source="ppo_ewma_async")
     for version in range(3):

@@ -5,45 +5,12 @@ import time
 import pytest
 import ray
 
-from rllib_llm_async import AsyncDecoupledPPOConfig
-
 pytestmark = pytest.mark.engine
 
-ENGINE = {
-    "dtype": "float32",
-    "max_model_len": 512,
-    "max_num_seqs": 32,
-    "kv_cache_memory_bytes": 64 << 20,
-    "block_size": 32,
-    "enforce_eager": True,
-}
 
-
-def make_config(**training):
-    return (
-        AsyncDecoupledPPOConfig()
-        .environment("mini_tau2", env_config={"domains": ["airline"]})
-        .training(
-            **{
-                "engine": ENGINE,
-                "episodes_per_update": 16,
-                "group_size": 4,
-                "num_concurrent_episodes": 16,
-                "minibatch_size": 8,
-                "lr": 1e-4,
-                "eps_ti": 1.2,
-                **training,
-            }
-        )
-        .debugging(seed=0)
-    )
-
-
-def learner_results(result):
-    return result["learners"]["default_policy"]
-
-
-def test_synchronous_bound_gives_unit_ratios_on_the_first_pass(ray_cluster):
+def test_synchronous_bound_gives_unit_ratios_on_the_first_pass(
+    ray_cluster, make_config, learner_results
+):
     config = make_config(
         old_logprob_source="snapshot_old", max_staleness=0, minibatch_size=None
     )
@@ -63,7 +30,9 @@ def test_synchronous_bound_gives_unit_ratios_on_the_first_pass(ray_cluster):
         algorithm.stop()
 
 
-def test_async_run_checkpoint_and_a_killed_runner(ray_cluster, tmp_path):
+def test_async_run_checkpoint_and_a_killed_runner(
+    ray_cluster, make_config, learner_results, tmp_path
+):
     config = make_config(old_logprob_source="snapshot_old", max_staleness=3)
     algorithm = config.build_algo()
     try:
@@ -88,7 +57,7 @@ def test_async_run_checkpoint_and_a_killed_runner(ray_cluster, tmp_path):
         algorithm.restore_from_path(checkpoint)
         assert learner_results(algorithm.train())["policy_version"] == 4
 
-        (runner,) = algorithm.env_runner_group._worker_manager.actors().values()
+        (runner,) = algorithm._env_runner_actors()
         ray.kill(runner, no_restart=False)
         deadline = time.monotonic() + 120
         restarts = 0

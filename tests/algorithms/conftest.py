@@ -1,0 +1,83 @@
+"""A Learner's configuration, and episodes to feed it without an engine."""
+
+import numpy as np
+import pytest
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+
+from rllib_llm_async import AsyncDecoupledPPOConfig, columns
+from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
+
+SPACES = {DEFAULT_MODULE_ID: (TOKENS_SPACE, TOKENS_SPACE)}
+
+
+@pytest.fixture
+def make_learner_config():
+    def make(num_learners=0, **training):
+        config = (
+            AsyncDecoupledPPOConfig()
+            .environment("mini_tau2", env_config={"domains": ["airline"]})
+            .learners(num_learners=num_learners)
+            .training(
+                **{
+                    "old_logprob_source": "snapshot_old",
+                    "lr": 1e-3,
+                    "episodes_per_update": 8,
+                    "group_size": 4,
+                    "engine": {"dtype": "float32"},
+                    **training,
+                }
+            )
+        )
+        config.validate()
+        return config
+
+    return make
+
+
+@pytest.fixture
+def make_learner(make_learner_config):
+    return lambda **training: make_learner_config(**training).build_learner(
+        spaces=SPACES
+    )
+
+
+@pytest.fixture
+def make_learner_group(make_learner_config):
+    return lambda **training: make_learner_config(**training).build_learner_group(
+        spaces=SPACES
+    )
+
+
+@pytest.fixture
+def make_episodes():
+    return random_episodes
+
+
+def random_episodes(rng, version_choices, num_groups=2, group_size=4):
+    """Random dialogues; turns of one episode hold tokens of several versions."""
+    episodes = []
+    for number in range(num_groups * group_size):
+        episode = SingleAgentEpisode(len_lookback_buffer=0)
+        episode.custom_data[columns.GROUP_ID] = number // group_size
+        episode.add_env_reset(rng.integers(5, 400, size=rng.integers(3, 20)))
+        num_turns = int(rng.integers(1, 4))
+        for turn in range(num_turns):
+            said = int(rng.integers(1, 12))
+            last = turn == num_turns - 1
+            episode.add_env_step(
+                observation=rng.integers(5, 400, size=0 if last else 4),
+                action=rng.integers(5, 400, size=said),
+                reward=float(last) * (number % 2),
+                terminated=last,
+                extra_model_outputs={
+                    columns.EPISODE_BEHAVIOR_LOGP: rng.normal(-6, 1, said).astype(
+                        np.float32
+                    ),
+                    columns.EPISODE_VERSIONS: np.sort(
+                        rng.choice(version_choices, size=said)
+                    ),
+                },
+            )
+        episodes.append(episode)
+    return episodes

@@ -1,0 +1,131 @@
+"""`rllib train file`, wandb offline, `rllib evaluate`, and an interruption."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+RLLIB = Path(sys.executable).with_name("rllib")
+TUNED = Path("tuned_examples/mini_tau2_ppo_ewma_async.yaml")
+SMALL = [
+    f"--set={key}={value}"
+    for key, value in {
+        "episodes_per_update": 16,
+        "num_concurrent_episodes": 16,
+        "minibatch_size": 8,
+        "evaluation_duration": 8,
+    }.items()
+]
+
+
+def environment(tmp_path):
+    return {
+        **os.environ,
+        "WANDB_MODE": "offline",
+        "WANDB_DIR": str(tmp_path),
+        "RAY_TMPDIR": str(tmp_path),
+    }
+
+
+def processes_mentioning(text):
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if text in (entry / "cmdline").read_bytes().decode(errors="replace"):
+                found.append(int(entry.name))
+        except (OSError, ValueError):
+            continue
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def test_train_then_evaluate(tmp_path):
+    results = tmp_path / "results"
+    train = subprocess.run(
+        [
+            *(RLLIB, "train", "file", TUNED, "--storage-path", results),
+            *("--stop", "training_iteration=2", "--set", "evaluation_interval=2"),
+            *("--wandb", "test", *SMALL),
+        ],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert train.returncode == 0, train.stdout + train.stderr
+    assert "held-out success" in train.stdout
+    checkpoint = re.search(r"^checkpoint: (.*)$", train.stdout, re.MULTILINE).group(1)
+    assert list(tmp_path.rglob("*.wandb"))
+
+    (result_file,) = results.rglob("result.json")
+    rows = [json.loads(line) for line in result_file.read_text().splitlines()]
+    assert len(rows) == 2
+    learner = rows[-1]["learners"]["default_policy"]
+    assert learner["policy_version"] == 1
+    assert "ewma_decay" in learner and "lag_0/train_infer_mask" in learner
+    assert rows[-1]["env_runners"]["generated_tokens_per_s"] > 0
+
+    evaluate = subprocess.run(
+        [RLLIB, "evaluate", checkpoint, "--num-trials", "2", "--num-tasks", "4"],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert evaluate.returncode == 0, evaluate.stdout + evaluate.stderr
+    domains = json.loads(evaluate.stdout.splitlines()[-1])
+    assert domains["airline"]["num_episodes"] == 8
+    assert domains["airline"]["pass@2"] >= domains["airline"]["avg@2"]
+
+
+def test_interrupt_ends_everything_and_resume_goes_on(tmp_path):
+    results = tmp_path / "results"
+    command = [RLLIB, "train", "file", TUNED, "--storage-path", results]
+    command += ["--checkpoint-freq", "1", "--stop", "training_iteration=6", *SMALL]
+    train = subprocess.Popen(
+        command,
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        seen = ""
+        while not re.search(r" s      2 ", seen):
+            line = train.stdout.readline()
+            assert line, seen
+            seen += line
+        interrupted = time.monotonic()
+        os.killpg(train.pid, signal.SIGINT)  # as a terminal does it
+        output, _ = train.communicate(timeout=60)
+        seconds = time.monotonic() - interrupted
+    finally:
+        if train.poll() is None:
+            os.killpg(train.pid, signal.SIGKILL)
+    assert train.returncode == 130, seen + output
+    assert "--resume" in output
+    print(f"ended {seconds:.1f} s after the interrupt")
+    assert processes_mentioning(str(tmp_path)) == []
+
+    resume = subprocess.run(
+        [*command, "--resume"],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert resume.returncode == 0, resume.stdout + resume.stderr
+    (result_file,) = results.rglob("result.json")
+    iterations = [
+        json.loads(line)["training_iteration"]
+        for line in result_file.read_text().splitlines()
+    ]
+    assert iterations[-1] == 6

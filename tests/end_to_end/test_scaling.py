@@ -1,0 +1,43 @@
+"""Several env runners and several learners."""
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.engine
+
+
+def test_two_runners_and_two_learners(ray_cluster, make_config, learner_results):
+    config = (
+        make_config(old_logprob_source="snapshot_old", max_staleness=2)
+        .env_runners(num_env_runners=2)
+        .learners(num_learners=2)
+    )
+    algorithm = config.build_algo()
+    try:
+        results = [learner_results(algorithm.train()) for _ in range(4)]
+        assert [r["policy_version"] for r in results] == [0, 1, 2, 3]
+        # Exact old log-probabilities on both learners: only float32 noise is left,
+        # which could not be if their weights or versions had come apart.
+        assert results[-1]["discrepancy_log_ratio_abs_mean"] < 1e-4
+        assert results[-1]["staleness_max"] > 0
+
+        def weights(learner):
+            return learner._version, {
+                name: tensor.cpu().numpy()
+                for name, tensor in learner._policy.inference_weights()
+            }
+
+        one, two = (r.get() for r in algorithm.learner_group.foreach_learner(weights))
+        assert one[0] == two[0] == 4
+        for name, tensor in one[1].items():
+            np.testing.assert_array_equal(tensor, two[1][name])
+
+        # Both runners deliver, and evaluate their share of the tasks.
+        tokens = algorithm.env_runner_group.foreach_env_runner(
+            lambda runner: runner.engine.num_generated_tokens, local_env_runner=False
+        )
+        assert len(tokens) == 2 and min(tokens) > 0
+        summary = algorithm.evaluate_tasks(num_trials=1, num_tasks=9)
+        assert summary["domains"]["airline"]["num_episodes"] == 9
+    finally:
+        algorithm.stop()
