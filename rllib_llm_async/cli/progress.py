@@ -38,7 +38,7 @@ class Progress(Callback):
         _print(f"[dim]{self._seconds():>6.0f} s[/dim]  {text}")
 
     def on_trial_start(self, iteration, trials, trial, **info) -> None:
-        self.phase(f"{trial}: starting the engine and the learner")
+        self.phase(f"{trial}: running")
 
     def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
         self._print_evaluation(result, "evaluation_at_start")

@@ -77,7 +77,10 @@ def _run(
     from rllib_llm_async.cli.progress import Progress
 
     progress = Progress()
-    progress.phase(f"{experiment.name}: {experiment.run} on {experiment.env}")
+    progress.phase(
+        f"{experiment.name}: {experiment.run} on {experiment.env}, starting engines "
+        "and learners (some 20 s for the bundled agent)"
+    )
     callbacks: list[Any] = [progress]
     if wandb_project:
         callbacks.append(_wandb_callback(wandb_project, experiment.name))

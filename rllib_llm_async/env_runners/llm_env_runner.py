@@ -201,6 +201,9 @@ class LLMEnvRunner(EnvRunner):
                 reduce="lifetime_sum",
             )
             self._num_reported_tokens = tokens
+            # Counters that are there before the first event.
+            for key in (columns.NUM_ENV_FAILURES, columns.NUM_MALFORMED_TOOL_CALLS):
+                self.metrics.log_value(key, 0, reduce="lifetime_sum")
             self.metrics.log_value(
                 columns.GENERATION_PAUSED_FRACTION,
                 engine.paused_seconds
@@ -326,7 +329,6 @@ class LLMEnvRunner(EnvRunner):
             episode.custom_data[columns.GROUP_ID] = ticket.number
             episodes.append(episode)
             self._log_episode(episode, info)
-        await self._channel.deliver.remote(ticket.number)
         self._finished.put(FinishedGroup(ray.put(episodes), ticket))
 
     async def _consume(self, ticket: Ticket) -> None:

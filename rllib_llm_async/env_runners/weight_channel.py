@@ -70,6 +70,13 @@ class WeightChannel:
 
     async def register_runner(self, runner: int) -> int:
         """Announces a (re)started runner; returns the episodes its forerunner lost."""
+        return await self.lose_runner(runner)
+
+    async def lose_runner(self, runner: int) -> int:
+        """Forgets what a dead runner had under way; returns how many episodes.
+
+        Others would wait for it otherwise: its groups have deadlines, too.
+        """
         self._engine_versions.pop(runner, None)
         lost = self._gate.lose_runner(runner)
         await self._notify()
@@ -100,17 +107,19 @@ class WeightChannel:
         await self._wait_until(admitted)
         return ticket
 
-    async def deliver(self, number: int) -> None:
-        """Records that a group is complete."""
-        self._gate.deliver(number)
-
     async def consume(self, numbers: list[int]) -> None:
         """Records that groups were trained on or dropped, which makes room."""
         self._gate.consume(numbers)
         await self._notify()
 
-    async def next_batch(self) -> list[int]:
-        """Numbers of the groups to train on now; empty: wait for more."""
+    async def next_batch(self, delivered: list[int]) -> list[int]:
+        """Numbers of the groups to train on now; empty: wait for more.
+
+        Args:
+            delivered: Groups that have reached the caller since the last call.
+        """
+        for number in delivered:
+            self._gate.deliver(number)
         return self._gate.next_batch()
 
     async def pause_training_episodes(self, paused: bool) -> None:

@@ -1,8 +1,9 @@
 """Warm start of the small agent: behaviour cloning with Ray Train.
 
-The demonstrator errs on purpose (each decision is wrong with probability 0.2, the
-format is always right), so that imitation ends where reinforcement learning has
-something to do: most groups of episodes contain successes and failures.
+The demonstrator is perfect at first, so that the agent learns to look up, compare and
+calculate, and errs on purpose towards the end (each decision is then wrong with
+probability 0.2, the format is always right). So imitation ends where reinforcement
+learning has something to do: most groups of episodes hold successes and failures.
 
     python -m rllib_llm_async.models.warm_start --out DIR [--steps N] [--seed S]
 """
@@ -35,11 +36,15 @@ _STEPS_PER_LINE = 50
 
 @dataclass(frozen=True)
 class WarmStartRecipe:
-    """All that the result depends on; written beside the weights."""
+    """All that the result depends on; written beside the weights.
+
+    The first ``perfect_share`` of the ``steps`` see no errors, the rest ``error_rate``.
+    """
 
     domains: tuple[str, ...] = ("airline",)
     error_rate: float = 0.2
-    steps: int = 1200
+    perfect_share: float = 0.65
+    steps: int = 1500
     dialogues_per_step: int = 24
     lr: float = 2e-3
     warmup_steps: int = 60
@@ -164,17 +169,18 @@ def _spoken_texts(suite: MiniTau2Suite) -> Iterator[str]:
 def _batches(
     recipe: WarmStartRecipe, suite: MiniTau2Suite, chat_format: ChatFormat
 ) -> Iterator[dict[str, np.ndarray]]:
-    """One row-packed batch of fresh erring dialogues per step, train split only."""
+    """One row-packed batch of fresh dialogues per step, train split only."""
     tasks = suite.tasks("train")
     rng = np.random.default_rng(recipe.seed)
-    for _ in range(recipe.steps):
+    for step in range(recipe.steps):
+        perfect = step < recipe.perfect_share * recipe.steps
         sequences = [
             tokenize(
                 chat_format,
                 demonstrate(
                     suite,
                     tasks[rng.integers(len(tasks))],
-                    error_rate=recipe.error_rate,
+                    error_rate=0.0 if perfect else recipe.error_rate,
                     seed=int(rng.integers(2**31)),
                 ),
             )

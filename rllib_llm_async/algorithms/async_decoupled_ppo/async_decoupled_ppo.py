@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayError
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
@@ -52,6 +53,7 @@ class AsyncDecoupledPPO(Algorithm):
     def setup(self, config) -> None:
         super().setup(config)
         self._waiting_groups: dict[int, FinishedGroup] = {}
+        self._dead_runners: set[int] = set()
         self._channel = create_weight_channel(
             self.config.episodes_per_update, self.config.max_staleness
         )
@@ -92,10 +94,20 @@ class AsyncDecoupledPPO(Algorithm):
             )
         self.metrics.aggregate(learner_results, key=LEARNER_RESULTS)
         ray.get(self._channel.consume.remote([g.ticket.number for g in groups]))
-        self._log_generated_tokens_per_s()
+        self._log_sampling_totals()
 
-    def _log_generated_tokens_per_s(self) -> None:
-        """Over all runners and the time since the last update."""
+    def _log_sampling_totals(self) -> None:
+        """Tokens per second over all runners, and what the learners dropped."""
+        dropped = (
+            LEARNER_RESULTS,
+            DEFAULT_MODULE_ID,
+            columns.NUM_EPISODES_DROPPED_STALE,
+        )
+        self.metrics.log_value(
+            (ENV_RUNNER_RESULTS, columns.NUM_EPISODES_DROPPED_STALE),
+            self.metrics.peek(dropped, default=0),
+            window=1,
+        )
         tokens = self.metrics.peek(
             (ENV_RUNNER_RESULTS, columns.NUM_GENERATED_TOKENS_LIFETIME), default=0
         )
@@ -115,23 +127,39 @@ class AsyncDecoupledPPO(Algorithm):
         staleness bound of groups still under way, the channel's gate decides.
         """
         while True:
-            self._fetch_finished_groups()
-            batch = ray.get(self._channel.next_batch.remote())
-            if batch and all(number in self._waiting_groups for number in batch):
+            delivered = self._fetch_finished_groups()
+            batch = ray.get(self._channel.next_batch.remote(delivered))
+            if batch:
                 return [self._waiting_groups.pop(number) for number in batch]
 
-    def _fetch_finished_groups(self) -> None:
+    def _fetch_finished_groups(self) -> list[int]:
+        """Takes over what runners have finished; returns the groups' numbers."""
+        delivered = []
         group = self.env_runner_group
         # A function, not its name: a runner that raises in it ends, and is restarted.
         for groups, metrics in group.foreach_env_runner_async_fetch_ready(
             LLMEnvRunner.fetch_groups, tag="fetch_groups", timeout_seconds=0.2
         ):
             self._waiting_groups |= {g.ticket.number: g for g in groups}
+            delivered += [g.ticket.number for g in groups]
             self.metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
+        self._give_up_groups_of_dead_runners()
         if group.num_healthy_remote_env_runners() == 0 and not self.restore_env_runners(
             group
         ):
             self._check_that_some_runner_lives()
+        return delivered
+
+    def _give_up_groups_of_dead_runners(self) -> None:
+        manager = self.env_runner_group._worker_manager
+        dead = set(manager.actor_ids()) - set(manager.healthy_actor_ids())
+        for runner in dead - self._dead_runners:
+            self.metrics.log_value(
+                (ENV_RUNNER_RESULTS, columns.NUM_EPISODES_DROPPED_LOST),
+                ray.get(self._channel.lose_runner.remote(runner)),
+                reduce="lifetime_sum",
+            )
+        self._dead_runners = dead
 
     def _check_that_some_runner_lives(self) -> None:
         """Raises when no runner is left that Ray would still restart."""

@@ -129,7 +129,9 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         )
         stale_sequences = sequences[stale].unique()
         batch[columns.LOSS_MASK] = mask & ~torch.isin(sequences, stale_sequences)
-        self._log({columns.NUM_EPISODES_DROPPED_STALE: len(stale_sequences)}, "sum")
+        self._log(
+            {columns.NUM_EPISODES_DROPPED_STALE: len(stale_sequences)}, "lifetime_sum"
+        )
         return batch
 
     def _fetch_episodes(self, training_data: TrainingData) -> TrainingData:
@@ -144,7 +146,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                 episodes += ray.get(reference)
             except ObjectLostError:
                 num_lost += self.config.group_size
-        self._log({columns.NUM_EPISODES_DROPPED_LOST: num_lost}, "sum")
+        self._log({columns.NUM_EPISODES_DROPPED_LOST: num_lost}, "lifetime_sum")
         return TrainingData(episodes=episodes)
 
     def _old_logp(self, batch: Batch) -> Tensor:

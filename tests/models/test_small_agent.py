@@ -1,0 +1,39 @@
+"""The shipped agent is what the build command builds, and that command works."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rllib_llm_async.models.small_agent import small_agent_dir
+from rllib_llm_async.models.warm_start import WarmStartRecipe, warm_start
+
+
+def test_the_shipped_weights_are_small_and_of_the_documented_kind():
+    directory = small_agent_dir()
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    assert model.config.model_type == "qwen3"
+    assert 1e6 <= sum(p.numel() for p in model.parameters()) <= 5e6
+    assert (directory / "model.safetensors").stat().st_size <= 8e6
+    recipe = json.loads((directory / "warm_start.json").read_text())
+    defaults = asdict(WarmStartRecipe())
+    assert recipe == {**defaults, "domains": list(defaults["domains"])}
+
+
+@pytest.mark.engine
+def test_the_warm_start_rebuilds_the_agent(ray_cluster, tmp_path):
+    recipe = WarmStartRecipe(steps=40, dialogues_per_step=8)
+    metrics = warm_start(recipe, tmp_path / "agent")
+    assert metrics["loss"] < 0.8 * metrics["initial_loss"]
+
+    rebuilt = AutoTokenizer.from_pretrained(tmp_path / "agent")
+    shipped = AutoTokenizer.from_pretrained(small_agent_dir())
+    assert rebuilt.get_vocab() == shipped.get_vocab()
+    assert rebuilt.chat_template == shipped.chat_template
+    one = AutoModelForCausalLM.from_pretrained(tmp_path / "agent").state_dict()
+    other = AutoModelForCausalLM.from_pretrained(small_agent_dir()).state_dict()
+    assert {n: t.shape for n, t in one.items()} == {
+        n: t.shape for n, t in other.items()
+    }
