@@ -82,6 +82,7 @@ class MeasuredRunner(LLMEnvRunner):
                         min_tokens=length,
                         ignore_eos=True,
                         logprobs=0,
+                        flat_logprobs=True,
                         detokenize=False,
                         output_kind=RequestOutputKind.FINAL_ONLY,
                     )

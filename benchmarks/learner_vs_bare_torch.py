@@ -124,7 +124,7 @@ def demonstrated_episodes() -> list[SingleAgentEpisode]:
     episodes = []
     for number in range(NUM_EPISODES):
         task = suite.tasks("train")[number // GROUP_SIZE]
-        dialogue = demonstrate(suite, task, error_rate=0.2, seed=number)
+        dialogue = demonstrate(suite, task, shortcut_rate=0.4, seed=number)
         said = [i for i, m in enumerate(dialogue.messages) if m["role"] == "assistant"]
         episode = SingleAgentEpisode(len_lookback_buffer=0)
         episode.custom_data[columns.GROUP_ID] = number // GROUP_SIZE

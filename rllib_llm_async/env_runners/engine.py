@@ -148,7 +148,8 @@ class VLLMEngine:
             temperature=self._temperature,
             max_tokens=self._max_response_tokens,
             stop_token_ids=self._stop_token_ids,
-            logprobs=0,
+            logprobs=0,  # of the sampled token alone
+            flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -174,17 +175,14 @@ class VLLMEngine:
         versions = np.full(len(token_ids), -1, dtype=np.int64)
         for span in completion.weight_versions or ():
             versions[span.start : span.end] = int(span.version)
-        logp = np.fromiter(
-            (
-                entry[token].logprob
-                for entry, token in zip(completion.logprobs, token_ids, strict=True)
-            ),
-            dtype=np.float32,
-            count=len(token_ids),
-        )
-        if (versions < 0).any() or not np.isfinite(logp).all():
+        logp = np.asarray(completion.logprobs.logprobs, dtype=np.float32)
+        if (
+            completion.logprobs.token_ids != token_ids
+            or (versions < 0).any()
+            or not np.isfinite(logp).all()
+        ):
             raise RuntimeError(
-                "engine returned a turn with tokens that have no version or no finite "
+                "engine returned a turn whose tokens lack a version or a finite "
                 f"log-probability (versions {versions.tolist()}, logp {logp.tolist()})"
             )
         return EngineOutput(token_ids, logp, versions, completion.finish_reason)

@@ -1,9 +1,9 @@
 """Warm start of the small agent: behaviour cloning with Ray Train.
 
-The demonstrator is perfect at first, so that the agent learns to look up, compare and
-calculate, and errs on purpose towards the end (each decision is then wrong with
-probability 0.2, the format is always right). So imitation ends where reinforcement
-learning has something to do: most groups of episodes hold successes and failures.
+The demonstrator looks up, compares and calculates nearly always right, but often cuts
+corners: it acts without the questions to the user that the policy asks for. So
+imitation ends where reinforcement learning has something to do: most groups of episodes
+hold successes and failures.
 
     python -m rllib_llm_async.models.warm_start --out DIR [--steps N] [--seed S]
 """
@@ -36,14 +36,11 @@ _STEPS_PER_LINE = 50
 
 @dataclass(frozen=True)
 class WarmStartRecipe:
-    """All that the result depends on; written beside the weights.
-
-    The first ``perfect_share`` of the ``steps`` see no errors, the rest ``error_rate``.
-    """
+    """All that the result depends on; written beside the weights."""
 
     domains: tuple[str, ...] = ("airline",)
-    error_rate: float = 0.2
-    perfect_share: float = 0.65
+    shortcut_rate: float = 0.4
+    slip_rate: float = 0.05
     steps: int = 1500
     dialogues_per_step: int = 24
     lr: float = 2e-3
@@ -172,15 +169,15 @@ def _batches(
     """One row-packed batch of fresh dialogues per step, train split only."""
     tasks = suite.tasks("train")
     rng = np.random.default_rng(recipe.seed)
-    for step in range(recipe.steps):
-        perfect = step < recipe.perfect_share * recipe.steps
+    for _ in range(recipe.steps):
         sequences = [
             tokenize(
                 chat_format,
                 demonstrate(
                     suite,
                     tasks[rng.integers(len(tasks))],
-                    error_rate=0.0 if perfect else recipe.error_rate,
+                    shortcut_rate=recipe.shortcut_rate,
+                    slip_rate=recipe.slip_rate,
                     seed=int(rng.integers(2**31)),
                 ),
             )

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,6 +25,13 @@ SMALL = [
         "evaluation_duration": 8,
     }.items()
 ]
+
+
+@pytest.fixture
+def tmp_path():
+    """Not pytest's own: Ray's socket paths must stay below 108 characters."""
+    with tempfile.TemporaryDirectory(prefix="rllib_") as directory:
+        yield Path(directory)
 
 
 def environment(tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import ray
 
 pytestmark = pytest.mark.engine
 
@@ -39,5 +40,19 @@ def test_two_runners_and_two_learners(ray_cluster, make_config, learner_results)
         assert len(tokens) == 2 and min(tokens) > 0
         summary = algorithm.evaluate_tasks(num_trials=1, num_tasks=9)
         assert summary["domains"]["airline"]["num_episodes"] == 9
+
+        # What a runner that never comes back had under way is given up and counted;
+        # the other one carries on.
+        first, second = algorithm._env_runner_actors()
+        ray.kill(first, no_restart=True)
+        for _ in range(4):
+            result = algorithm.train()
+        assert learner_results(result)["policy_version"] == 7
+        assert result["env_runners"]["num_episodes_dropped_lost"] > 0
+
+        ray.kill(second, no_restart=True)
+        with pytest.raises(RuntimeError, match="all 2 env runners have died"):
+            for _ in range(4):
+                algorithm.train()
     finally:
         algorithm.stop()

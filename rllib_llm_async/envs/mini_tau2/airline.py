@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
 
 from rllib_llm_async.envs.mini_tau2.domain import (
     STOP,
     Demonstrator,
     Domain,
+    Flaws,
     Tool,
     ToolError,
     text_message,
@@ -167,32 +167,30 @@ class Airline(Domain):
 
     # --- Demonstrator -------------------------------------------------------------
 
-    def demonstrate(
-        self, is_right: Callable[[], bool], rng: random.Random
-    ) -> Demonstrator:
+    def demonstrate(self, flaws: Flaws, rng: random.Random) -> Demonstrator:
         if not self.gives_id:
             yield text_message("what is the reservation id?")
         yield tool_message("get_res", id=self.reservation_id)
         reservation = self.db["reservations"][self.reservation_id]
         if self.wants_cancel:
-            yield from self._demonstrate_cancel(reservation, is_right, rng)
+            yield from self._demonstrate_cancel(reservation, flaws, rng)
         else:
-            yield from self._demonstrate_bags(reservation, is_right, rng)
+            yield from self._demonstrate_bags(reservation, flaws, rng)
 
-    def _demonstrate_cancel(self, reservation, is_right, rng) -> Demonstrator:
+    def _demonstrate_cancel(self, reservation, flaws, rng) -> Demonstrator:
         allowed = self._always_cancellable(reservation)
         if not allowed and reservation["insured"] == "yes":
-            if is_right():
+            if flaws.shortcut():
+                allowed = rng.random() < 0.5
+            else:
                 yield text_message("what is the reason?")
                 allowed = self.reason != "plans"
-            else:
-                allowed = rng.random() < 0.5
-        if not is_right():
+        if flaws.slip():
             allowed = not allowed
         if not allowed:
             yield text_message("sorry, cannot cancel.")
             return
-        if is_right():
+        if not flaws.shortcut():
             reply = yield text_message(f"confirm cancel {self.reservation_id}?")
             if not reply[0]["content"].startswith("yes"):
                 yield text_message("ok, kept.")
@@ -200,12 +198,11 @@ class Airline(Domain):
         yield tool_message("cancel", id=self.reservation_id)
         yield text_message("done.")
 
-    def _demonstrate_bags(self, reservation, is_right, rng) -> Demonstrator:
-        price = self.bag_price
-        fee = (
-            self._fee(reservation) if is_right() else rng.choice([0, price, 2 * price])
-        )
-        if is_right():
+    def _demonstrate_bags(self, reservation, flaws, rng) -> Demonstrator:
+        fee = self._fee(reservation)
+        if flaws.slip():
+            fee = self.bag_price * rng.randint(0, 2)
+        if not flaws.shortcut():
             reply = yield text_message(f"the fee is ${fee}. confirm?")
             if not reply[0]["content"].startswith("yes"):
                 yield text_message("ok, kept.")

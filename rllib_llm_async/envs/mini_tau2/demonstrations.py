@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 
 from rllib_llm_async.envs.agent_env import Message, TaskRef, ToolSchema
+from rllib_llm_async.envs.mini_tau2.domain import Flaws
 from rllib_llm_async.envs.mini_tau2.suite import MiniTau2Suite
 
 
@@ -19,13 +20,18 @@ class Demonstration:
 
 
 def demonstrate(
-    suite: MiniTau2Suite, task: TaskRef, *, error_rate: float = 0.0, seed: int = 0
+    suite: MiniTau2Suite,
+    task: TaskRef,
+    *,
+    shortcut_rate: float = 0.0,
+    slip_rate: float = 0.0,
+    seed: int = 0,
 ) -> Demonstration:
-    """Plays a task; each decision goes wrong with probability ``error_rate``."""
+    """Plays a task; see `Flaws` for the two rates, probabilities per occasion."""
     env = suite.make()
     start = env.reset_now(task)
     rng = random.Random(f"{seed}/{task}")
-    demonstrator = env.episode.demonstrate(lambda: rng.random() >= error_rate, rng)
+    demonstrator = env.episode.demonstrate(Flaws(rng, shortcut_rate, slip_rate), rng)
     messages = list(start.messages)
     message = next(demonstrator)
     while True:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -61,6 +61,23 @@ class Tool:
         return f"{self.name}({', '.join(self.parameters)})"
 
 
+@dataclass(frozen=True)
+class Flaws:
+    """When a demonstrator fails on purpose."""
+
+    rng: random.Random
+    shortcut_rate: float = 0.0
+    slip_rate: float = 0.0
+
+    def shortcut(self) -> bool:
+        """Whether a question to the user is left out that the policy asks for."""
+        return self.rng.random() < self.shortcut_rate
+
+    def slip(self) -> bool:
+        """Whether a decision or a calculation goes wrong."""
+        return self.rng.random() < self.slip_rate
+
+
 class Domain(ABC):
     """One task under way.
 
@@ -108,10 +125,8 @@ class Domain(ABC):
         """The user's reply to a message in lower case, None if unclear to them."""
 
     @abstractmethod
-    def demonstrate(
-        self, is_right: Callable[[], bool], rng: random.Random
-    ) -> Demonstrator:
-        """Plays the task; each decision goes wrong where ``is_right()`` is false."""
+    def demonstrate(self, flaws: Flaws, rng: random.Random) -> Demonstrator:
+        """Plays the task, as well as ``flaws`` allow."""
 
     # --- Shared -------------------------------------------------------------------
 
