@@ -113,7 +113,7 @@ def _run(
     for result in results:
         if result.error is not None:
             raise click.ClickException(f"trial failed: {_root_cause(result.error)}")
-    if results.num_terminated < len(results):
+    if not all((result.metrics or {}).get("done") for result in results):
         click.echo("interrupted; the same command with --resume goes on", err=True)
         raise click.Abort
     for result in results:
