@@ -20,19 +20,15 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import gymnasium as gym
-import numpy as np
 import ray
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.columns import Columns
 from ray.rllib.env import INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
-    EPISODE_LEN_MEAN,
-    EPISODE_RETURN_MEAN,
     NUM_ENV_STEPS_SAMPLED,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
     NUM_EPISODES,
@@ -41,6 +37,7 @@ from ray.rllib.utils.metrics import (
 
 from rllib_llm_async import columns
 from rllib_llm_async.env_runners.engine import VLLMEngine
+from rllib_llm_async.env_runners.episodes import EpisodeOutcome, EpisodePlayer
 from rllib_llm_async.env_runners.staleness_gate import Ticket
 from rllib_llm_async.env_runners.weight_channel import PublishedWeights
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
@@ -49,8 +46,6 @@ from rllib_llm_async.models.chat_format import ChatFormat
 
 T = TypeVar("T")
 
-#: How often a task is tried again after its environment failed, before it is dropped.
-MAX_ENV_RETRIES = 2
 #: Time for one remote call about an evaluation to finish on the runner's loop.
 CONNECT_TIMEOUT_SECONDS = 600.0
 #: RLlib wants spaces; observations and actions are token sequences of any length.
@@ -62,18 +57,8 @@ class FinishedGroup:
     """A whole group, ready to be trained on; ``episodes`` is an object reference."""
 
     episodes: ray.ObjectRef
+    outcomes: list[EpisodeOutcome]
     ticket: Ticket
-
-
-@dataclass(frozen=True)
-class EpisodeOutcome:
-    """What an evaluation needs to know about one finished episode."""
-
-    task: TaskRef
-    domain: str
-    success: bool
-    episode_return: float
-    num_turns: int
 
 
 class LLMEnvRunner(EnvRunner):
@@ -106,6 +91,14 @@ class LLMEnvRunner(EnvRunner):
             max_response_tokens=config.max_response_tokens,
             stop_token_ids=chat_format.stop_token_ids,
             seed=(config.seed or 0) + 1000 * (self.worker_index or 0),
+        )
+        self._player = EpisodePlayer(
+            self.suite,
+            self.engine,
+            self.env_to_module,
+            self.module_to_env,
+            on_event=self._call_back,
+            on_env_failure=lambda: self._count(columns.NUM_ENV_FAILURES, 1),
         )
         self._installed_serial = 0
         self._tasks: set[asyncio.Task] = set()
@@ -260,10 +253,7 @@ class LLMEnvRunner(EnvRunner):
     async def _start_training_episodes(self) -> None:
         self._episode_slots = asyncio.Semaphore(self.config.num_concurrent_episodes)
         lost = await self._channel.register_runner.remote(self.worker_index)
-        with self._metrics_lock:
-            self.metrics.log_value(
-                columns.NUM_EPISODES_DROPPED_LOST, lost, reduce="lifetime_sum"
-            )
+        self._count(columns.NUM_EPISODES_DROPPED_LOST, lost)
         while self._installed_serial == 0:
             await self._install_newest()
         self._spawn(self._follow_weights())
@@ -316,27 +306,23 @@ class LLMEnvRunner(EnvRunner):
             if not isinstance(failure, EpisodeError):
                 raise failure
         if failures:
-            with self._metrics_lock:
-                self.metrics.log_value(
-                    "num_episodes_dropped_env_failure",
-                    len(results),
-                    reduce="lifetime_sum",
-                )
+            self._count("num_episodes_dropped_env_failure", len(results))
             await self._consume(ticket)
             return
-        episodes = []
-        for episode, info in results:
+        episodes, outcomes = map(list, zip(*results, strict=True))
+        for episode, outcome in results:
             episode.custom_data[columns.GROUP_ID] = ticket.number
-            episodes.append(episode)
-            self._log_episode(episode, info)
-        self._finished.put(FinishedGroup(ray.put(episodes), ticket))
+            self._count_episode(outcome)
+        self._finished.put(FinishedGroup(ray.put(episodes), outcomes, ticket))
 
     async def _consume(self, ticket: Ticket) -> None:
         await self._channel.consume.remote([ticket.number])
 
-    async def _run_in_slot(self, task: TaskRef) -> tuple[SingleAgentEpisode, dict]:
+    async def _run_in_slot(
+        self, task: TaskRef
+    ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         try:
-            return await self._run_episode(task)
+            return await self._player.play(task)
         finally:
             self._episode_slots.release()
 
@@ -347,72 +333,12 @@ class LLMEnvRunner(EnvRunner):
 
         async def run(task: TaskRef) -> EpisodeOutcome:
             async with slots:
-                episode, info = await self._run_episode(task)
-            return EpisodeOutcome(
-                task=task,
-                domain=info.get("domain", self.suite.name),
-                success=bool(info.get("success", False)),
-                episode_return=episode.get_return(),
-                num_turns=len(episode),
-            )
+                _, outcome = await self._player.play(task)
+            return outcome
 
         return await asyncio.gather(
             *(run(task) for task in tasks for _ in range(num_trials))
         )
-
-    async def _run_episode(self, task: TaskRef) -> tuple[SingleAgentEpisode, dict]:
-        """Plays one episode; an environment that fails is replaced and tried again."""
-        for attempt in range(MAX_ENV_RETRIES + 1):
-            try:
-                return await self._try_episode(task)
-            except EpisodeError:
-                with self._metrics_lock:
-                    self.metrics.log_value(
-                        columns.NUM_ENV_FAILURES, 1, reduce="lifetime_sum"
-                    )
-                if attempt == MAX_ENV_RETRIES:
-                    raise
-        raise AssertionError("unreachable")
-
-    async def _try_episode(self, task: TaskRef) -> tuple[SingleAgentEpisode, dict]:
-        env = self.suite.make()
-        try:
-            episode = SingleAgentEpisode(len_lookback_buffer=0)
-            self._call_back("on_episode_created", episode, env)
-            start = await _env_call(env.reset(task))
-            batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
-            context = list(self._to_tokens(batch, episode))
-            episode.add_env_reset(observation=np.asarray(context, dtype=np.int64))
-            self._call_back("on_episode_start", episode, env)
-            while True:
-                batch = self._from_output(await self.engine.generate(context), episode)
-                step = await _env_call(env.step(batch[columns.ASSISTANT_MESSAGE]))
-                context += batch[columns.ENGINE_OUTPUT].token_ids
-                batch[columns.MESSAGES] = step.messages
-                done = step.terminated or step.truncated
-                new_tokens = [] if done else self._to_tokens(batch, episode)
-                context += new_tokens
-                overflow = not done and len(context) >= self.engine.max_model_len
-                episode.add_env_step(
-                    observation=np.asarray(new_tokens, dtype=np.int64),
-                    action=batch[Columns.ACTIONS],
-                    reward=step.reward,
-                    terminated=step.terminated,
-                    truncated=step.truncated or overflow,
-                    extra_model_outputs={
-                        key: batch[key]
-                        for key in (
-                            columns.EPISODE_BEHAVIOR_LOGP,
-                            columns.EPISODE_VERSIONS,
-                        )
-                    },
-                )
-                self._call_back("on_episode_step", episode, env)
-                if episode.is_done:
-                    self._call_back("on_episode_end", episode, env)
-                    return episode, {**start.info, **step.info}
-        finally:
-            await env.aclose()
 
     def _call_back(self, which: str, episode: SingleAgentEpisode, env: Any) -> None:
         """RLlib's callbacks, for the episodes of training and evaluation alike."""
@@ -433,60 +359,17 @@ class LLMEnvRunner(EnvRunner):
                 },
             )
 
-    def _to_tokens(self, batch: dict, episode: SingleAgentEpisode) -> list[int]:
-        return self.env_to_module(
-            rl_module=None,
-            batch=batch,
-            episodes=[episode],
-            explore=True,
-            shared_data={},
-        )[columns.NEW_TOKENS]
-
-    def _from_output(self, output, episode: SingleAgentEpisode) -> dict[str, Any]:
-        return self.module_to_env(
-            rl_module=None,
-            batch={columns.ENGINE_OUTPUT: output},
-            episodes=[episode],
-            explore=True,
-            shared_data={},
-        )
-
-    def _log_episode(self, episode: SingleAgentEpisode, info: dict) -> None:
-        versions = np.concatenate(
-            episode.extra_model_outputs[columns.EPISODE_VERSIONS].data
-        )
-        num_versions = len(np.unique(versions))
-        success = float(info.get("success", False))
-        domain = info.get("domain", self.suite.name)
+    def _count_episode(self, outcome: EpisodeOutcome) -> None:
+        self._count(NUM_EPISODES_LIFETIME, 1)
+        self._count(NUM_ENV_STEPS_SAMPLED_LIFETIME, outcome.num_turns)
+        self._count(columns.NUM_MALFORMED_TOOL_CALLS, outcome.num_malformed_tool_calls)
+        self._count("num_multi_version_episodes_lifetime", outcome.num_versions > 1)
         with self._metrics_lock:
-            for key, value in {
-                EPISODE_RETURN_MEAN: episode.get_return(),
-                EPISODE_LEN_MEAN: len(episode),
-                columns.SUCCESS_RATE: success,
-                f"{columns.SUCCESS_RATE}/{domain}": success,
-                columns.NUM_VERSIONS_PER_EPISODE: num_versions,
-            }.items():
-                self.metrics.log_value(
-                    key, value, window=self.config.metrics_num_episodes_for_smoothing
-                )
-            for key, value in {
-                NUM_EPISODES_LIFETIME: 1,
-                NUM_ENV_STEPS_SAMPLED_LIFETIME: len(episode),
-                columns.NUM_MALFORMED_TOOL_CALLS: info.get(
-                    columns.NUM_MALFORMED_TOOL_CALLS, 0
-                ),
-                "num_multi_version_episodes_lifetime": num_versions > 1,
-            }.items():
-                self.metrics.log_value(key, int(value), reduce="lifetime_sum")
             self.metrics.log_value(NUM_EPISODES, 1, reduce="sum")
-            self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, len(episode), reduce="sum")
+            self.metrics.log_value(
+                NUM_ENV_STEPS_SAMPLED, outcome.num_turns, reduce="sum"
+            )
 
-
-async def _env_call(awaitable):
-    """Turns whatever an environment raises into an `EpisodeError`."""
-    try:
-        return await awaitable
-    except EpisodeError:
-        raise
-    except Exception as error:
-        raise EpisodeError(f"environment raised {error!r}") from error
+    def _count(self, key: str, number: int) -> None:
+        with self._metrics_lock:
+            self.metrics.log_value(key, int(number), reduce="lifetime_sum")

@@ -8,6 +8,7 @@ arXiv 2605.12070 and `rllib_llm_async.core.objective`.
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import Any
 
 import ray
@@ -33,6 +34,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.async_decoupled_ppo_config i
 from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
     evaluate_on_runners,
 )
+from rllib_llm_async.env_runners.episodes import EpisodeOutcome, mean_results
 from rllib_llm_async.env_runners.llm_env_runner import FinishedGroup, LLMEnvRunner
 from rllib_llm_async.env_runners.weight_channel import create_weight_channel
 
@@ -53,6 +55,9 @@ class AsyncDecoupledPPO(Algorithm):
     def setup(self, config) -> None:
         super().setup(config)
         self._waiting_groups: dict[int, FinishedGroup] = {}
+        self._recent_outcomes: deque[EpisodeOutcome] = deque(
+            maxlen=self.config.metrics_num_episodes_for_smoothing
+        )
         self._dead_runners: set[int] = set()
         self._channel = create_weight_channel(
             self.config.episodes_per_update, self.config.max_staleness
@@ -97,7 +102,13 @@ class AsyncDecoupledPPO(Algorithm):
         self._log_sampling_totals()
 
     def _log_sampling_totals(self) -> None:
-        """Tokens per second over all runners, and what the learners dropped."""
+        """Means over recent episodes of all runners, tokens per second, drops.
+
+        RLlib would merge the runners' own means as a mean of means, in which a call
+        that returned one group counts as much as one that returned ten.
+        """
+        for key, mean in mean_results(self._recent_outcomes).items():
+            self.metrics.log_value((ENV_RUNNER_RESULTS, key), mean, window=1)
         dropped = (
             LEARNER_RESULTS,
             DEFAULT_MODULE_ID,
@@ -141,6 +152,7 @@ class AsyncDecoupledPPO(Algorithm):
             LLMEnvRunner.fetch_groups, tag="fetch_groups", timeout_seconds=0.2
         ):
             self._waiting_groups |= {g.ticket.number: g for g in groups}
+            self._recent_outcomes.extend(o for g in groups for o in g.outcomes)
             delivered += [g.ticket.number for g in groups]
             self.metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
         self._give_up_groups_of_dead_runners()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.utils.annotations import override
 from ray.util.debug import log_once
@@ -79,7 +80,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.num_learners = 0
         self.min_time_s_per_iteration = None
         # Episodes come in groups of one task: 100 of them are a dozen tasks.
-        self.metrics_num_episodes_for_smoothing = 512
+        self.metrics_num_episodes_for_smoothing = 256
         self.evaluation_duration = 200
         self.evaluation_sample_timeout_s = 1800.0
         self.sample_timeout_s = 600.0
@@ -160,7 +161,9 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             episodes_per_update: Episodes that one update consumes, over all learners.
             num_concurrent_episodes: Episodes under way at once in one env runner.
             **kwargs: RLlib's own training settings. ``minibatch_size`` counts
-                episodes per optimizer step and learner.
+                episodes per optimizer step and learner; ``optimizer`` holds further
+                arguments of `torch.optim.AdamW` (``betas``, ``eps``,
+                ``weight_decay``; no decay by default).
         """
         values = {
             key: value
@@ -254,6 +257,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             self.minibatch_size is None or self.minibatch_size > 0,
             "a positive number of episodes, or null for the whole batch",
         )
+        self._check_optimizer()
         resolve_model(self.model_name_or_path)
         if isinstance(self.env, str):
             make_suite(self.env, self.env_config)
@@ -261,6 +265,17 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
     def _check(self, key: str, valid: bool, expected: str) -> None:
         if not valid:
             raise ValueError(f"{key}: got {getattr(self, key)!r}, must be {expected}")
+
+    def _check_optimizer(self) -> None:
+        try:
+            if "lr" in self.optimizer:
+                raise ValueError("lr is a setting of its own")
+            torch.optim.AdamW([torch.zeros(1)], **self.optimizer)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"optimizer: got {self.optimizer!r}, must be arguments of "
+                f"torch.optim.AdamW ({error})"
+            ) from error
 
     @override(AlgorithmConfig)
     def get_default_learner_class(self):

@@ -6,8 +6,11 @@ from collections import defaultdict
 from functools import partial
 from typing import Any
 
+from ray.rllib.utils.metrics import NUM_EPISODES
+
 from rllib_llm_async.core import pass_at_k
-from rllib_llm_async.env_runners.llm_env_runner import EpisodeOutcome, LLMEnvRunner
+from rllib_llm_async.env_runners.episodes import EpisodeOutcome, mean_results
+from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 from rllib_llm_async.envs.registry import make_suite
 
 
@@ -51,12 +54,7 @@ def evaluate_on_runners(
         )
     return {
         "domains": _per_domain(outcomes, num_trials),
-        "env_runners": {
-            "success_rate": _mean(o.success for o in outcomes),
-            "episode_return_mean": _mean(o.episode_return for o in outcomes),
-            "episode_len_mean": _mean(o.num_turns for o in outcomes),
-            "num_episodes": len(outcomes),
-        },
+        "env_runners": {**mean_results(outcomes), NUM_EPISODES: len(outcomes)},
     }
 
 

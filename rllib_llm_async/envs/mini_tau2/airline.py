@@ -100,10 +100,13 @@ class Airline(Domain):
             reservation["hours"] <= self.max_hours or reservation["cabin"] == "business"
         )
 
-    def _fee(self, reservation: dict) -> int:
+    def _free_bags(self, reservation: dict) -> int:
         free = {"basic": 0, "economy": self.free_bags_economy, "business": 3}
-        extra = reservation["bags"] + self.num_new_bags - free[reservation["cabin"]]
-        return max(0, extra) * self.bag_price
+        return free[reservation["cabin"]]
+
+    def _fee(self, reservation: dict) -> int:
+        bags = reservation["bags"] + self.num_new_bags
+        return max(0, bags - self._free_bags(reservation)) * self.bag_price
 
     def policy(self) -> str:
         return (
@@ -199,11 +202,16 @@ class Airline(Domain):
         yield text_message("done.")
 
     def _demonstrate_bags(self, reservation, flaws, rng) -> Demonstrator:
-        fee = self._fee(reservation)
-        if flaws.slip():
-            fee = self.bag_price * rng.randint(0, 2)
+        bags = reservation["bags"] + self.num_new_bags
+        free = self._free_bags(reservation)
+        extra = rng.randint(0, 4) if flaws.slip() else max(0, bags - free)
+        fee = extra * self.bag_price
         if not flaws.shortcut():
-            reply = yield text_message(f"the fee is ${fee}. confirm?")
+            # Said step by step: a small model does not multiply in its head.
+            reply = yield text_message(
+                f"{bags} bags, {free} free, {extra} extra x {self.bag_price}: "
+                f"the fee is ${fee}. confirm?"
+            )
             if not reply[0]["content"].startswith("yes"):
                 yield text_message("ok, kept.")
                 return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -184,9 +185,14 @@ class Domain(ABC):
         if "kept" in last and not self._asked_to_confirm:
             violations.append("kept without asking")
         everything = " ".join(self.said)
+        # "$20" is not said by who says "$200".
+        communicated = all(
+            re.search(rf"{re.escape(words)}(?!\w)", everything)
+            for words in self.must_say
+        )
         return {
             "state": float(self.db == self.golden_db),
-            "communicate": float(all(words in everything for words in self.must_say)),
+            "communicate": float(communicated),
             "policy": float(not violations),
         }
 

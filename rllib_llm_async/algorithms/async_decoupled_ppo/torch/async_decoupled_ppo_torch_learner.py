@@ -69,6 +69,18 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
     def get_parameters(self, module) -> list[Tensor]:
         return [p for p in module.parameters() if p.requires_grad]
 
+    @override(TorchLearner)
+    def configure_optimizers_for_module(self, module_id, config=None) -> None:
+        params = self.get_parameters(self._module[module_id])
+        self.register_optimizer(
+            module_id=module_id,
+            optimizer=torch.optim.AdamW(
+                params, **{"weight_decay": 0.0, **config.optimizer}
+            ),
+            params=params,
+            lr_or_lr_schedule=config.lr,
+        )
+
     # --- One update ---------------------------------------------------------------
 
     @override(TorchLearner)

@@ -1,0 +1,170 @@
+"""One episode at a time: environment, engine and connectors, and how it ended."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.metrics import EPISODE_LEN_MEAN, EPISODE_RETURN_MEAN
+
+from rllib_llm_async import columns
+from rllib_llm_async.env_runners.engine import VLLMEngine
+from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef, TaskSuite
+
+#: How often a task is tried again after its environment failed, before it is dropped.
+MAX_ENV_RETRIES = 2
+
+
+@dataclass(frozen=True)
+class EpisodeOutcome:
+    """What is left of a finished episode when its tokens have gone elsewhere."""
+
+    task: TaskRef
+    domain: str
+    success: bool
+    episode_return: float
+    num_turns: int
+    num_versions: int
+    num_malformed_tool_calls: int
+
+    @classmethod
+    def of(
+        cls, task: TaskRef, episode: SingleAgentEpisode, info: dict[str, Any]
+    ) -> EpisodeOutcome:
+        """Reads it off the episode and the environment's last ``info``."""
+        versions = episode.extra_model_outputs[columns.EPISODE_VERSIONS].data
+        return cls(
+            task=task,
+            domain=info.get("domain", task.suite),
+            success=bool(info.get("success", False)),
+            episode_return=episode.get_return(),
+            num_turns=len(episode),
+            num_versions=len(np.unique(np.concatenate(versions))),
+            num_malformed_tool_calls=info.get(columns.NUM_MALFORMED_TOOL_CALLS, 0),
+        )
+
+
+def mean_results(outcomes: Iterable[EpisodeOutcome]) -> dict[str, float]:
+    """Means over episodes under their result keys, success also per domain."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for outcome in outcomes:
+        values[columns.SUCCESS_RATE].append(outcome.success)
+        values[f"{columns.SUCCESS_RATE}/{outcome.domain}"].append(outcome.success)
+        values[EPISODE_RETURN_MEAN].append(outcome.episode_return)
+        values[EPISODE_LEN_MEAN].append(outcome.num_turns)
+        values[columns.NUM_VERSIONS_PER_EPISODE].append(outcome.num_versions)
+    return {key: float(np.mean(numbers)) for key, numbers in values.items()}
+
+
+class EpisodePlayer:
+    """Plays episodes against an engine; many at once on one asyncio loop.
+
+    Args:
+        suite: Makes the environments.
+        engine: Generates the agent's turns.
+        env_to_module: Connector from chat messages to token ids.
+        module_to_env: Connector from engine output to the assistant's message.
+        on_event: Called as ``on_event("on_episode_start", episode, env)``.
+        on_env_failure: Called for every try that an environment's failure ended.
+    """
+
+    def __init__(
+        self,
+        suite: TaskSuite,
+        engine: VLLMEngine,
+        env_to_module: Callable,
+        module_to_env: Callable,
+        on_event: Callable[[str, SingleAgentEpisode, Any], None],
+        on_env_failure: Callable[[], None],
+    ) -> None:
+        self._suite = suite
+        self._engine = engine
+        self._env_to_module = env_to_module
+        self._module_to_env = module_to_env
+        self._on_event = on_event
+        self._on_env_failure = on_env_failure
+
+    async def play(self, task: TaskRef) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
+        """Plays one episode; an environment that fails is replaced and tried again."""
+        for attempt in range(MAX_ENV_RETRIES + 1):
+            try:
+                return await self._try(task)
+            except EpisodeError:
+                self._on_env_failure()
+                if attempt == MAX_ENV_RETRIES:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _try(self, task: TaskRef) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
+        env = self._suite.make()
+        try:
+            episode = SingleAgentEpisode(len_lookback_buffer=0)
+            self._on_event("on_episode_created", episode, env)
+            start = await _env_call(env.reset(task))
+            batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
+            context = list(self._to_tokens(batch, episode))
+            episode.add_env_reset(observation=np.asarray(context, dtype=np.int64))
+            self._on_event("on_episode_start", episode, env)
+            while True:
+                batch = self._from_output(await self._engine.generate(context), episode)
+                step = await _env_call(env.step(batch[columns.ASSISTANT_MESSAGE]))
+                context += batch[columns.ENGINE_OUTPUT].token_ids
+                batch[columns.MESSAGES] = step.messages
+                done = step.terminated or step.truncated
+                new_tokens = [] if done else self._to_tokens(batch, episode)
+                context += new_tokens
+                overflow = not done and len(context) >= self._engine.max_model_len
+                episode.add_env_step(
+                    observation=np.asarray(new_tokens, dtype=np.int64),
+                    action=batch[Columns.ACTIONS],
+                    reward=step.reward,
+                    terminated=step.terminated,
+                    truncated=step.truncated or overflow,
+                    extra_model_outputs={
+                        key: batch[key]
+                        for key in (
+                            columns.EPISODE_BEHAVIOR_LOGP,
+                            columns.EPISODE_VERSIONS,
+                        )
+                    },
+                )
+                self._on_event("on_episode_step", episode, env)
+                if episode.is_done:
+                    self._on_event("on_episode_end", episode, env)
+                    info = {**start.info, **step.info}
+                    return episode, EpisodeOutcome.of(task, episode, info)
+        finally:
+            await env.aclose()
+
+    def _to_tokens(self, batch: dict, episode: SingleAgentEpisode) -> list[int]:
+        return self._env_to_module(
+            rl_module=None,
+            batch=batch,
+            episodes=[episode],
+            explore=True,
+            shared_data={},
+        )[columns.NEW_TOKENS]
+
+    def _from_output(self, output, episode: SingleAgentEpisode) -> dict[str, Any]:
+        return self._module_to_env(
+            rl_module=None,
+            batch={columns.ENGINE_OUTPUT: output},
+            episodes=[episode],
+            explore=True,
+            shared_data={},
+        )
+
+
+async def _env_call(awaitable):
+    """Turns whatever an environment raises into an `EpisodeError`."""
+    try:
+        return await awaitable
+    except EpisodeError:
+        raise
+    except Exception as error:
+        raise EpisodeError(f"environment raised {error!r}") from error
