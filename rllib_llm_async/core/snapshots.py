@@ -1,11 +1,24 @@
-"""Stored training weights of past policy versions."""
+"""Stored training weights of past policy versions.
+
+The newest version is kept whole, every older one as its difference from the next: a
+full copy per tensor where most elements changed (float32 weights, adapters), a few
+per cent of one where hardly any did (bfloat16 weights at a small learning rate).
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from rllib_llm_async.core.deltas import Delta, apply_delta_, tensor_delta
+
+#: A version's tensors: whole, or as the difference from the next stored version.
+Stored = dict[str, Tensor | Delta]
 
 
 class MissingSnapshotError(KeyError):
@@ -16,46 +29,138 @@ class MissingSnapshotError(KeyError):
 
 
 class SnapshotStore:
-    """Bit-exact copies of named tensors in CPU memory, by version."""
+    """Bit-exact named tensors by version, in CPU memory and beyond that on disk.
 
-    def __init__(self) -> None:
-        self._snapshots: dict[int, dict[str, Tensor]] = {}
+    Args:
+        max_memory_bytes: When the stored versions take more, the oldest ones go to a
+            temporary directory; the newest always stays. None keeps all in memory.
+    """
+
+    def __init__(self, max_memory_bytes: int | None = None) -> None:
+        self._max_memory_bytes = max_memory_bytes
+        self._memory: dict[int, Stored] = {}
+        self._on_disk: dict[int, Path] = {}
+        self._directory: tempfile.TemporaryDirectory | None = None
 
     @torch.no_grad()
     def put(self, version: int, named_parameters: Mapping[str, Tensor]) -> None:
-        """Stores a copy; a version that is stored already is replaced."""
-        self._snapshots[version] = {
-            name: tensor.detach().to("cpu", copy=True)
+        """Stores a copy of the newest version.
+
+        Raises:
+            ValueError: If a version as new or newer is stored.
+        """
+        newest = self.versions[-1] if self.versions else None
+        if newest is not None and version <= newest:
+            raise ValueError(f"version {version} is not newer than {newest}")
+        if newest is not None:
+            # Compared where the weights are: an accelerator does it at its memory's
+            # speed, and only what changed travels back.
+            self._memory[newest] = {
+                name: tensor_delta(
+                    of=tensor.to(named_parameters[name].device),
+                    against=named_parameters[name].detach(),
+                )
+                or tensor
+                for name, tensor in self._memory[newest].items()
+                if isinstance(tensor, Tensor)
+            }
+        self._memory[version] = {
+            name: tensor.detach().to("cpu", copy=True).contiguous()
             for name, tensor in named_parameters.items()
         }
+        self._spill()
 
+    @torch.no_grad()
     def get(self, version: int) -> dict[str, Tensor]:
-        """Returns the tensors of a version, bit for bit as they were put.
+        """Returns CPU tensors of a version, bit for bit as they were put.
+
+        Some may be the stored ones: not to be changed in place.
 
         Raises:
             MissingSnapshotError: Names the version and those that are held.
         """
-        if version not in self._snapshots:
+        if version not in self.versions:
             raise MissingSnapshotError(
                 f"no snapshot of version {version}; held: {self.versions}"
             )
-        return self._snapshots[version]
+        chain = [v for v in reversed(self.versions) if v >= version]
+        tensors: dict[str, Tensor] = {}
+        shared = set()  # names whose tensor is the stored one
+        for stored_version in chain:
+            for name, stored in self._load(stored_version).items():
+                if isinstance(stored, Tensor):
+                    tensors[name] = stored
+                    shared.add(name)
+                    continue
+                if name in shared:
+                    tensors[name] = tensors[name].clone()
+                    shared.remove(name)
+                apply_delta_(tensors[name], stored)
+        return tensors
 
     @property
     def versions(self) -> list[int]:
         """Stored versions, in ascending order."""
-        return sorted(self._snapshots)
+        return sorted({*self._memory, *self._on_disk})
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all stored tensors."""
+        """Bytes of all stored tensors in memory."""
         return sum(
-            tensor.nbytes
-            for snapshot in self._snapshots.values()
-            for tensor in snapshot.values()
+            stored.nbytes
+            for snapshot in self._memory.values()
+            for stored in snapshot.values()
         )
+
+    @property
+    def nbytes_on_disk(self) -> int:
+        """Bytes of the files of versions that memory had no room for."""
+        return sum(path.stat().st_size for path in self._on_disk.values())
 
     def evict_before(self, version: int) -> None:
         """Drops every version below ``version``."""
-        for old in [v for v in self._snapshots if v < version]:
-            del self._snapshots[old]
+        for old in [v for v in self.versions if v < version]:
+            self._memory.pop(old, None)
+            if old in self._on_disk:
+                self._on_disk.pop(old).unlink()
+
+    def _spill(self) -> None:
+        if self._max_memory_bytes is None:
+            return
+        for oldest in sorted(self._memory)[:-1]:
+            if self.nbytes <= self._max_memory_bytes:
+                return
+            if self._directory is None:
+                self._directory = tempfile.TemporaryDirectory(prefix="snapshots_")
+            path = Path(self._directory.name) / f"{oldest}.safetensors"
+            save_file(_flat(self._memory.pop(oldest)), path)
+            self._on_disk[oldest] = path
+
+    def _load(self, version: int) -> dict[str, Tensor | Delta]:
+        if version in self._memory:
+            return dict(self._memory[version])
+        return _unflat(load_file(self._on_disk[version]))
+
+
+def _flat(stored: Stored) -> dict[str, Tensor]:
+    flat = {}
+    for name, value in stored.items():
+        if isinstance(value, Tensor):
+            flat[f"{name}:whole"] = value
+        else:
+            flat |= {f"{name}:{part}": getattr(value, part) for part in _PARTS}
+    return flat
+
+
+_PARTS = ("counts", "offsets", "values")
+
+
+def _unflat(flat: Mapping[str, Tensor]) -> Stored:
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in flat.items():
+        name, _, part = key.rpartition(":")
+        by_name.setdefault(name, {})[part] = tensor
+    return {
+        name: parts["whole"] if "whole" in parts else Delta(**parts)
+        for name, parts in by_name.items()
+    }

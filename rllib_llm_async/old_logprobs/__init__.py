@@ -12,6 +12,9 @@ from rllib_llm_async.old_logprobs.base import (
 )
 from rllib_llm_async.old_logprobs.current_recompute import CurrentRecompute
 from rllib_llm_async.old_logprobs.ewma_prox import EWMAProx
+from rllib_llm_async.old_logprobs.interp_prox_loglinear import InterpProxLoglinear
+from rllib_llm_async.old_logprobs.interpolated import InterpolatedSource
+from rllib_llm_async.old_logprobs.linear_prox import LinearProx
 from rllib_llm_async.old_logprobs.ppo_ewma_async import PPOEWMAAsyncSource
 from rllib_llm_async.old_logprobs.rollout import Rollout
 from rllib_llm_async.old_logprobs.snapshot_old import SnapshotOld
@@ -19,6 +22,9 @@ from rllib_llm_async.old_logprobs.snapshot_old import SnapshotOld
 __all__ = [
     "CurrentRecompute",
     "EWMAProx",
+    "InterpProxLoglinear",
+    "InterpolatedSource",
+    "LinearProx",
     "OldLogprobSource",
     "PPOEWMAAsyncSource",
     "Rollout",

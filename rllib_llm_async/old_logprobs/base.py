@@ -20,6 +20,7 @@ class SourceSettings:
     """The settings of a run that sources read; meanings as in the config."""
 
     eps_ti: float
+    prox_alpha: float | str
     ewma_decay: float | str
     ewma_reset_threshold: float
     max_staleness: int

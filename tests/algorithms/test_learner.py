@@ -38,7 +38,7 @@ def test_snapshot_old_equals_a_plain_forward_of_each_version(
     make_learner, make_episodes, lora
 ):
     rng = np.random.default_rng(0)
-    learner = make_learner(lora=lora, max_staleness=3)
+    learner = make_learner(lora=lora, max_staleness=3, eps_ti=1e6)
     weights = [saved_weights(learner)]
     for version in range(3):
         learner.update(

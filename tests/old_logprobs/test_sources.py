@@ -1,5 +1,7 @@
 """Sources on a tiny policy whose weights differ visibly between versions."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -29,6 +31,7 @@ def settings(**changes):
     return SourceSettings(
         **{
             "eps_ti": 1.1,
+            "prox_alpha": 0.5,
             "ewma_decay": "auto",
             "ewma_reset_threshold": 0.9,
             "max_staleness": 3,
@@ -90,6 +93,31 @@ def test_rollout_returns_what_the_engine_said():
     source, trainer = run("rollout")
     batch = make_batch()
     assert source.old_logp(batch, trainer.forward, 3) is batch[columns.BEHAVIOR_LOGP]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, "staleness"])
+def test_a_loglinear_proxy_puts_two_bounds_on_the_one_total_ratio(alpha):
+    source, trainer = run("interp_prox_loglinear", prox_alpha=alpha)
+    batch = make_batch()
+    current = trainer.forward(batch, None)
+    old = source.old_logp(batch, trainer.forward, 3)
+    mask, behavior = batch[columns.LOSS_MASK], batch[columns.BEHAVIOR_LOGP]
+    lag = (3 - batch[columns.VERSIONS])[mask].double()
+    weight = torch.where(lag > 0, 1 / lag, 0.0) if alpha == "staleness" else alpha
+    log_r = (current - behavior)[mask].double()
+    close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
+    close((old - behavior)[mask].double(), (1 - weight) * log_r)
+    close((current - old)[mask].double(), weight * log_r)
+
+
+def test_a_linear_proxy_mixes_probabilities():
+    source, trainer = run("linear_prox", prox_alpha=0.25)
+    batch = make_batch()
+    mask, behavior = batch[columns.LOSS_MASK], batch[columns.BEHAVIOR_LOGP]
+    current = trainer.forward(batch, None) - 10.0
+    old = source.interpolate(batch, current, 3)
+    expected = 0.25 * behavior.double().exp() + 0.75 * current.double().exp()
+    torch.testing.assert_close(old[mask].double().exp(), expected[mask])
 
 
 def test_ppo_ewma_async_takes_its_decay_from_the_window_and_resets_once():

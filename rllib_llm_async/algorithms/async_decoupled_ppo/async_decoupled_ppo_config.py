@@ -58,6 +58,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.eps_stale = 1.2
         self.ratio_level = "token"
         self.is_cap: float | None = None
+        self.prox_alpha: float | str = 0.5
         self.ewma_decay: float | str = "auto"
         self.ewma_reset_threshold = 0.9
         self.advantage_estimator = "group_relative"
@@ -119,6 +120,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         eps_stale: float | None = NotProvided,
         ratio_level: str | None = NotProvided,
         is_cap: float | None = NotProvided,
+        prox_alpha: float | str | None = NotProvided,
         ewma_decay: float | str | None = NotProvided,
         ewma_reset_threshold: float | None = NotProvided,
         advantage_estimator: str | None = NotProvided,
@@ -151,6 +153,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 forms both ratios.
             is_cap: Upper bound of the importance weight r_d; None leaves the weight
                 out of the objective.
+            prox_alpha: Weight of mu_old in `linear_prox` and `interp_prox_loglinear`,
+                in [0, 1], or "staleness": 1/d for a token d versions old.
             ewma_decay: Decay of the EWMA weights per version, in [0, 1), or "auto".
             ewma_reset_threshold: Share of tokens kept by the mask under which
                 `ppo_ewma_async` resets its EWMA.
@@ -218,6 +222,12 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         )
         self._check(
             "is_cap", self.is_cap is None or self.is_cap > 0, "positive or null"
+        )
+        self._check(
+            "prox_alpha",
+            self.prox_alpha == "staleness"
+            or (not isinstance(self.prox_alpha, str) and 0 <= self.prox_alpha <= 1),
+            '"staleness" or a number in [0, 1]',
         )
         self._check(
             "ewma_decay",

@@ -30,7 +30,11 @@ from rllib_llm_async.core import decoupled_ppo_loss, ratio_metrics_by_lag
 from rllib_llm_async.env_runners.weight_channel import PublishedWeights
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.models.hf_causal_lm import ENTROPY
-from rllib_llm_async.old_logprobs import SourceSettings, make_source
+from rllib_llm_async.old_logprobs import (
+    InterpolatedSource,
+    SourceSettings,
+    make_source,
+)
 
 #: Component of the checkpoint that holds what RLlib's Learner does not know.
 ASYNC_STATE = "async_decoupled_ppo"
@@ -54,6 +58,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
             config.old_logprob_source,
             SourceSettings(
                 eps_ti=config.eps_ti,
+                prox_alpha=config.prox_alpha,
                 ewma_decay=config.ewma_decay,
                 ewma_reset_threshold=config.ewma_reset_threshold,
                 max_staleness=config.max_staleness,
@@ -112,7 +117,8 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         self.before_gradient_based_update(timesteps=timesteps or {})
         self._weights_seq_no += 1
         batch = self._build_batch(training_data or TrainingData(**kwargs))
-        batch[columns.OLD_LOGP] = self._old_logp(batch)
+        if not isinstance(self._source, InterpolatedSource):
+            batch[columns.OLD_LOGP] = self._old_logp(batch)
 
         totals = _TokenMeans()
         num_steps = 0
@@ -226,7 +232,9 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         """Sum over agent tokens of the decoupled loss (`core.objective`), a scalar."""
         logp, mask = fwd_out[Columns.ACTION_LOGP], batch[columns.LOSS_MASK]
         ratio_inputs = {
-            "old_logp": batch[columns.OLD_LOGP],
+            "old_logp": self._source.interpolate(batch, logp, self._version)
+            if isinstance(self._source, InterpolatedSource)
+            else batch[columns.OLD_LOGP],
             "behavior_logp": batch[columns.BEHAVIOR_LOGP],
             "advantages": batch[columns.ADVANTAGES],
             "mask": mask,

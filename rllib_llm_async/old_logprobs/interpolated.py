@@ -1,0 +1,51 @@
+"""What the proxies between mu_old and pi_theta share: they need no pass of their own.
+
+Such a proxy repairs nothing, it is here to be compared with: in log space
+log r_d = (1 - alpha) log r and log r_s = alpha log r, so that mask and clip are two
+bounds on the one total ratio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from rllib_llm_async import columns
+from rllib_llm_async.core.proximal import interpolate_logp, staleness_alpha
+from rllib_llm_async.old_logprobs.base import OldLogprobSource
+
+
+class InterpolatedSource(OldLogprobSource):
+    """pi_old between mu_old (alpha = 1) and pi_theta (alpha = 0).
+
+    alpha is ``prox_alpha``, or, with ``prox_alpha: staleness``, 1/d for a token that
+    is d versions old and 0 for one that is not stale (A-3PO, arXiv 2512.06547).
+    """
+
+    space: ClassVar[str]
+
+    def interpolate(
+        self, batch: Mapping[str, Tensor], logp: Tensor, version: int
+    ) -> Tensor:
+        """Returns log pi_old, float32 ``[rows, length]``.
+
+        Args:
+            batch: Row-packed columns.
+            logp: log pi_theta, ``[rows, length]``, from the training pass itself.
+            version: The trainer's current version.
+        """
+        alpha = self.settings.prox_alpha
+        return interpolate_logp(
+            batch[columns.BEHAVIOR_LOGP],
+            logp.detach(),
+            staleness_alpha(batch[columns.VERSIONS], version - 1, version)
+            if isinstance(alpha, str)
+            else alpha,
+            space=self.space,
+        )
+
+    def old_logp(self, batch, forward, version):
+        """What it is before the first step on the batch; costs a pass."""
+        return self.interpolate(batch, forward(batch, None), version)
