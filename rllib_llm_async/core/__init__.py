@@ -3,6 +3,7 @@
 Imports torch alone, so that it can be read, tested and run without Ray or vLLM.
 """
 
+from rllib_llm_async.core.comparison import compare_old_logp
 from rllib_llm_async.core.evaluation import pass_at_k
 from rllib_llm_async.core.ewma import EWMAWeights
 from rllib_llm_async.core.logprobs import token_logprobs
@@ -13,6 +14,7 @@ from rllib_llm_async.core.snapshots import SnapshotStore
 __all__ = [
     "EWMAWeights",
     "SnapshotStore",
+    "compare_old_logp",
     "decoupled_ppo_loss",
     "interpolate_logp",
     "pass_at_k",

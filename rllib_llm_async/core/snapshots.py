@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rllib_llm_async.core.deltas import Delta, apply_delta_, tensor_delta
@@ -132,35 +131,25 @@ class SnapshotStore:
                 return
             if self._directory is None:
                 self._directory = tempfile.TemporaryDirectory(prefix="snapshots_")
-            path = Path(self._directory.name) / f"{oldest}.safetensors"
-            save_file(_flat(self._memory.pop(oldest)), path)
+            path = Path(self._directory.name) / f"{oldest}.pt"
+            torch.save(_to_plain(self._memory.pop(oldest)), path)
             self._on_disk[oldest] = path
 
-    def _load(self, version: int) -> dict[str, Tensor | Delta]:
+    def _load(self, version: int) -> Stored:
         if version in self._memory:
-            return dict(self._memory[version])
-        return _unflat(load_file(self._on_disk[version]))
+            return self._memory[version]
+        plain = torch.load(self._on_disk[version], weights_only=True)
+        return {
+            name: value if isinstance(value, Tensor) else Delta(*value)
+            for name, value in plain.items()
+        }
 
 
-def _flat(stored: Stored) -> dict[str, Tensor]:
-    flat = {}
-    for name, value in stored.items():
-        if isinstance(value, Tensor):
-            flat[f"{name}:whole"] = value
-        else:
-            flat |= {f"{name}:{part}": getattr(value, part) for part in _PARTS}
-    return flat
-
-
-_PARTS = ("counts", "offsets", "values")
-
-
-def _unflat(flat: Mapping[str, Tensor]) -> Stored:
-    by_name: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in flat.items():
-        name, _, part = key.rpartition(":")
-        by_name.setdefault(name, {})[part] = tensor
+def _to_plain(stored: Stored) -> dict[str, Tensor | tuple[Tensor, ...]]:
+    """Tensors and tuples, which a file may hold without code being run on loading."""
     return {
-        name: parts["whole"] if "whole" in parts else Delta(**parts)
-        for name, parts in by_name.items()
+        name: value
+        if isinstance(value, Tensor)
+        else (value.counts, value.offsets, value.values)
+        for name, value in stored.items()
     }

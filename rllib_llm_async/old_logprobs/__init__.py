@@ -6,10 +6,12 @@ A source of one's own is a subclass of `OldLogprobSource` under `register_source
 from rllib_llm_async.old_logprobs.base import (
     OldLogprobSource,
     SourceSettings,
+    is_exact,
     make_source,
     register_source,
     source_names,
 )
+from rllib_llm_async.old_logprobs.comparison import SourceComparison
 from rllib_llm_async.old_logprobs.current_recompute import CurrentRecompute
 from rllib_llm_async.old_logprobs.ewma_prox import EWMAProx
 from rllib_llm_async.old_logprobs.interp_prox_loglinear import InterpProxLoglinear
@@ -29,7 +31,9 @@ __all__ = [
     "PPOEWMAAsyncSource",
     "Rollout",
     "SnapshotOld",
+    "SourceComparison",
     "SourceSettings",
+    "is_exact",
     "make_source",
     "register_source",
     "source_names",

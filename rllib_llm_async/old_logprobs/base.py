@@ -34,6 +34,8 @@ class OldLogprobSource(ABC):
     """
 
     name: ClassVar[str]
+    #: Whether log pi_old is the one under the weights that sampled each token.
+    is_exact: ClassVar[bool] = False
 
     def __init__(self, settings: SourceSettings) -> None:
         self.settings = settings
@@ -91,6 +93,11 @@ def register_source(cls: type[OldLogprobSource]) -> type[OldLogprobSource]:
 def source_names() -> list[str]:
     """Registered names, sorted."""
     return sorted(_SOURCES)
+
+
+def is_exact(name: str) -> bool:
+    """Whether the registered source of that name is exact."""
+    return _SOURCES[name].is_exact
 
 
 def make_source(name: str, settings: SourceSettings) -> OldLogprobSource:

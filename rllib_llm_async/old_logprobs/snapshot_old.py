@@ -17,6 +17,7 @@ class SnapshotOld(OldLogprobSource):
     """
 
     name = "snapshot_old"
+    is_exact = True
 
     def __init__(self, settings):
         super().__init__(settings)

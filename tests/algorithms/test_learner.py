@@ -153,3 +153,43 @@ def test_state_goes_through_a_checkpoint(make_learner, make_episodes, tmp_path):
         one.update(training_data=TrainingData(episodes=episodes))
     left, right = saved_weights(learner), saved_weights(other)
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_compared_sources_are_measured_and_leave_the_training_alone(
+    make_learner, make_episodes
+):
+    names = [
+        "snapshot_old",
+        "current_recompute",
+        "ppo_ewma_async",
+        "rollout",
+        "linear_prox",
+    ]
+    learners = [
+        make_learner(
+            old_logprob_source="ewma_prox", compare_sources=compared, eps_ti=1e6
+        )
+        for compared in ([], names)
+    ]
+    for version in range(3):
+        results = [
+            learner.update(
+                training_data=TrainingData(
+                    episodes=make_episodes(np.random.default_rng(version), [version])
+                )
+            )[DEFAULT_MODULE_ID]
+            for learner in learners
+        ]
+    weights = [saved_weights(learner) for learner in learners]
+    assert all(torch.equal(weights[0][n], weights[1][n]) for n in weights[0])
+
+    def compared(name, key):
+        return results[1][f"compare/{name}/{key}"].peek()
+
+    # Tokens of one version, the newest: recomputing is exact, the average is not.
+    assert compared("snapshot_old", "log_ratio_abs_error_mean") == 0
+    assert compared("current_recompute", "log_ratio_abs_error_mean") == 0
+    assert compared("ewma_prox", "log_ratio_abs_error_mean") > 1e-4
+    assert compared("rollout", "log_ratio_abs_error_mean") > 0.1
+    assert results[1]["compare_seconds"].peek() > 0
+    assert not any(key.startswith("compare") for key in results[0])

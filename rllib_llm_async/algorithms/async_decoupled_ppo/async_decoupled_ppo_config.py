@@ -62,6 +62,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.ewma_decay: float | str = "auto"
         self.ewma_reset_threshold = 0.9
         self.advantage_estimator = "group_relative"
+        self.compare_sources: list[str] = []
 
         # The asynchronous loop.
         self.max_staleness = 4
@@ -124,6 +125,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         ewma_decay: float | str | None = NotProvided,
         ewma_reset_threshold: float | None = NotProvided,
         advantage_estimator: str | None = NotProvided,
+        compare_sources: list[str] | None = NotProvided,
         max_staleness: int | None = NotProvided,
         group_size: int | None = NotProvided,
         episodes_per_update: int | None = NotProvided,
@@ -159,6 +161,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             ewma_reset_threshold: Share of tokens kept by the mask under which
                 `ppo_ewma_async` resets its EWMA.
             advantage_estimator: "group_relative".
+            compare_sources: Further sources, computed on the same batches only to be
+                measured: their error against the exact one is logged.
             max_staleness: Bound on the age of a token at its update, in versions;
                 0 is synchronous.
             group_size: Episodes of the same task that form a group.
@@ -212,6 +216,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             self.old_logprob_source in source_names(),
             f"one of {', '.join(source_names())}",
         )
+        self._check_compared_sources(source_names())
         self._check(
             "ratio_level", self.ratio_level in RATIO_LEVELS, f"one of {RATIO_LEVELS}"
         )
@@ -275,6 +280,21 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
     def _check(self, key: str, valid: bool, expected: str) -> None:
         if not valid:
             raise ValueError(f"{key}: got {getattr(self, key)!r}, must be {expected}")
+
+    def _check_compared_sources(self, valid: list[str]) -> None:
+        from rllib_llm_async.old_logprobs import is_exact
+
+        compared = self.compare_sources
+        self._check(
+            "compare_sources",
+            isinstance(compared, list) and set(compared) <= set(valid),
+            f"a list out of {', '.join(valid)}",
+        )
+        self._check(
+            "compare_sources",
+            not compared or any(map(is_exact, [self.old_logprob_source, *compared])),
+            "with an exact source to compare with, e.g. snapshot_old",
+        )
 
     def _check_optimizer(self) -> None:
         try:

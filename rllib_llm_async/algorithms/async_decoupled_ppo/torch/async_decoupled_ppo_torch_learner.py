@@ -32,6 +32,8 @@ from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.models.hf_causal_lm import ENTROPY
 from rllib_llm_async.old_logprobs import (
     InterpolatedSource,
+    OldLogprobSource,
+    SourceComparison,
     SourceSettings,
     make_source,
 )
@@ -50,21 +52,28 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
     @override(TorchLearner)
     def build(self) -> None:
         super().build()
-        config = self.config
         self._version = 0
         self._num_skipped_steps = 0
         self._channel: Any = None
-        self._source = make_source(
-            config.old_logprob_source,
-            SourceSettings(
-                eps_ti=config.eps_ti,
-                prox_alpha=config.prox_alpha,
-                ewma_decay=config.ewma_decay,
-                ewma_reset_threshold=config.ewma_reset_threshold,
-                max_staleness=config.max_staleness,
-            ),
+        self._build_sources()
+
+    def _build_sources(self) -> None:
+        """Sources that know the current version alone."""
+        config = self.config
+        settings = SourceSettings(
+            eps_ti=config.eps_ti,
+            prox_alpha=config.prox_alpha,
+            ewma_decay=config.ewma_decay,
+            ewma_reset_threshold=config.ewma_reset_threshold,
+            max_staleness=config.max_staleness,
         )
-        self._source.on_publish(self._version, self._policy.trainable_parameters())
+        self._source = make_source(config.old_logprob_source, settings)
+        self._comparison = (
+            SourceComparison(self._source, config.compare_sources, settings)
+            if config.compare_sources
+            else None
+        )
+        self._show_weights_to_sources()
 
     @property
     def _policy(self) -> CausalLMPolicy:
@@ -119,6 +128,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         batch = self._build_batch(training_data or TrainingData(**kwargs))
         if not isinstance(self._source, InterpolatedSource):
             batch[columns.OLD_LOGP] = self._old_logp(batch)
+        compared = self._compare_sources(batch)
 
         totals = _TokenMeans()
         num_steps = 0
@@ -127,7 +137,9 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         ):
             num_steps += self._step(minibatch, totals)
 
-        self._log_update(batch, totals.means(), seconds=time.monotonic() - start)
+        self._log_update(
+            batch, totals.means(), compared, seconds=time.monotonic() - start
+        )
         if num_steps:
             self._publish_next_version()
         self.after_gradient_based_update(timesteps=timesteps or {})
@@ -174,6 +186,14 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
             old_logp = self._source.old_logp(batch, self._forward, self._version)
         self._log({columns.OLD_LOGPROB_SECONDS: time.monotonic() - start})
         return old_logp
+
+    def _compare_sources(self, batch: Batch) -> dict[str, float]:
+        if self._comparison is None:
+            return {}
+        with torch.no_grad():
+            return self._comparison.measure(
+                batch, self._forward, self._version, batch.get(columns.OLD_LOGP)
+            )
 
     def _forward(
         self, batch: Mapping[str, Tensor], parameters: Mapping[str, Tensor] | None
@@ -306,16 +326,25 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
     # --- Metrics ------------------------------------------------------------------
 
     def _log_update(
-        self, batch: Batch, means: dict[str, float], seconds: float
+        self,
+        batch: Batch,
+        means: dict[str, float],
+        compared: dict[str, float],
+        seconds: float,
     ) -> None:
         mask = batch[columns.LOSS_MASK]
         lags = (self._version - batch[columns.VERSIONS])[mask].float()
         tokens = batch[columns.SEQUENCE_IDS] >= 0
         width = float(lags.max()) if len(lags) else 0.0
-        self._observe(means.get("train_infer_mask"), len(lags), width)
+        shares = {self._source: means.get("train_infer_mask", 0.0)}
+        if self._comparison is not None:
+            for name, source in self._comparison.shadows.items():
+                shares[source] = compared[f"compare/{name}/mask_share"]
+        self._observe(shares, len(lags), width)
         self._log(
             {
                 **means,
+                **compared,
                 **self._source.metrics(),
                 columns.STALENESS_MEAN: float(lags.mean()) if len(lags) else 0.0,
                 columns.STALENESS_MAX: width,
@@ -327,15 +356,22 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
             }
         )
 
-    def _observe(self, mask_share: float | None, num_tokens: int, width: float) -> None:
-        """Shows the source what this update saw; alike on all learners."""
-        share = torch.tensor([(mask_share or 0.0) * num_tokens, num_tokens])
-        kept, total = self._sum_over_learners(share.to(self._device)).tolist()
+    def _observe(
+        self,
+        mask_shares: Mapping[OldLogprobSource, float],
+        num_tokens: int,
+        width: float,
+    ) -> None:
+        """Shows the sources what this update saw; alike on all learners."""
+        kept = torch.tensor([*mask_shares.values(), 1.0], device=self._device)
+        *kept_tokens, total = self._sum_over_learners(kept * num_tokens).tolist()
         widest = torch.tensor(width, device=self._device)
         if self._num_learners > 1:
             torch.distributed.all_reduce(widest, torch.distributed.ReduceOp.MAX)
-        if total:
-            self._source.observe(mask_share=kept / total, staleness_width=float(widest))
+        if not total:
+            return
+        for source, tokens in zip(mask_shares, kept_tokens, strict=True):
+            source.observe(mask_share=tokens / total, staleness_width=float(widest))
 
     def _log(self, values: Mapping[str, Any], reduce: str = "mean") -> None:
         for key, value in values.items():
@@ -355,8 +391,14 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
 
     def _publish_next_version(self) -> None:
         self._version += 1
-        self._source.on_publish(self._version, self._policy.trainable_parameters())
+        self._show_weights_to_sources()
         self._publish()
+
+    def _show_weights_to_sources(self) -> None:
+        weights = self._policy.trainable_parameters()
+        self._source.on_publish(self._version, weights)
+        if self._comparison is not None:
+            self._comparison.on_publish(self._version, weights)
 
     def _publish(self) -> None:
         """Puts the weights into the object store; learners are equal, one does it."""
@@ -403,6 +445,9 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                 "num_skipped_steps": self._num_skipped_steps,
                 "source": self.config.old_logprob_source,
                 "source_state": self._source.get_state(),
+                "compared_states": self._comparison.get_state()
+                if self._comparison is not None
+                else {},
             }
         return state
 
@@ -414,11 +459,12 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         own = state[ASYNC_STATE]
         self._version = own["version"]
         self._num_skipped_steps = own["num_skipped_steps"]
+        self._build_sources()
+        # Another source chosen on resume starts from today's weights.
         if own["source"] == self.config.old_logprob_source:
             self._source.set_state(own["source_state"])
-        else:
-            # Another source was chosen on resume: it starts from today's weights.
-            self._source.on_publish(self._version, self._policy.trainable_parameters())
+        if self._comparison is not None:
+            self._comparison.set_state(own["compared_states"])
 
 
 class _TokenMeans:

@@ -1,0 +1,102 @@
+"""Further sources on the same batches: measured, never trained on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from rllib_llm_async import columns
+from rllib_llm_async.core import compare_old_logp
+from rllib_llm_async.old_logprobs.base import (
+    Forward,
+    OldLogprobSource,
+    SourceSettings,
+    make_source,
+)
+
+
+class SourceComparison:
+    """Computes ``names`` beside the source in use and compares all with the exact one.
+
+    Args:
+        main: The source in use.
+        names: The further sources.
+        settings: The run's settings.
+
+    One of all of them has to be exact.
+    """
+
+    def __init__(
+        self, main: OldLogprobSource, names: Sequence[str], settings: SourceSettings
+    ) -> None:
+        self._settings = settings
+        self.shadows = {
+            name: make_source(name, settings) for name in names if name != main.name
+        }
+        self._sources = {main.name: main, **self.shadows}
+        self._exact_name = next(n for n, s in self._sources.items() if s.is_exact)
+
+    def on_publish(self, version: int, named_parameters: Mapping[str, Tensor]) -> None:
+        """See `OldLogprobSource.on_publish`."""
+        for source in self.shadows.values():
+            source.on_publish(version, named_parameters)
+
+    def measure(
+        self,
+        batch: Mapping[str, Tensor],
+        forward: Forward,
+        version: int,
+        main_old_logp: Tensor | None,
+    ) -> dict[str, float]:
+        """Compares all sources on a batch, before the first step on it.
+
+        Args:
+            batch: Row-packed columns.
+            forward: As in `OldLogprobSource.old_logp`.
+            version: The trainer's current version.
+            main_old_logp: What the source in use gave; None if it needs no pass.
+
+        Returns:
+            ``compare/<source>/...`` of `compare_old_logp`, ``compare/<source>/seconds``
+            for the shadows, and ``compare_seconds`` altogether.
+        """
+        start = time.monotonic()
+        logp = forward(batch, None)
+
+        def cached_forward(rows, parameters):
+            whole = rows[columns.TOKENS] is batch[columns.TOKENS]
+            return logp if whole and parameters is None else forward(rows, parameters)
+
+        old_logp, metrics = {}, {}
+        for name, source in self._sources.items():
+            if name not in self.shadows and main_old_logp is not None:
+                old_logp[name] = main_old_logp
+                continue
+            began = time.monotonic()
+            old_logp[name] = source.old_logp(batch, cached_forward, version)
+            metrics[f"compare/{name}/seconds"] = time.monotonic() - began
+        for name, values in old_logp.items():
+            of_source = compare_old_logp(
+                values,
+                old_logp[self._exact_name],
+                logp,
+                batch[columns.BEHAVIOR_LOGP],
+                batch[columns.LOSS_MASK],
+                eps_ti=self._settings.eps_ti,
+            )
+            metrics |= {f"compare/{name}/{k}": float(v) for k, v in of_source.items()}
+        metrics["compare_seconds"] = time.monotonic() - start
+        return metrics
+
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint has to hold."""
+        return {name: source.get_state() for name, source in self.shadows.items()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restores the sources that the state knows."""
+        for name, source in self.shadows.items():
+            if name in state:
+                source.set_state(state[name])

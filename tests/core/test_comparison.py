@@ -1,0 +1,42 @@
+"""The comparison against numpy in float64."""
+
+import numpy as np
+import pytest
+import torch
+
+from rllib_llm_async.core import compare_old_logp
+
+
+def test_equals_numpy_on_the_agent_tokens():
+    rng = np.random.default_rng(0)
+    old, exact, logp, behavior = rng.normal(-2, 0.3, (4, 5, 40))
+    mask = rng.random((5, 40)) < 0.5
+    result = compare_old_logp(
+        *(
+            torch.tensor(np.where(mask, x, np.nan))
+            for x in (old, exact, logp, behavior)
+        ),
+        torch.tensor(mask),
+        eps_ti=1.2,
+    )
+    log_r_d, log_r_s = (old - behavior)[mask], (logp - old)[mask]
+    kept = np.abs(log_r_d) <= np.log(1.2)
+    exactly_kept = np.abs((exact - behavior)[mask]) <= np.log(1.2)
+    assert float(result["mask_share"]) == pytest.approx(kept.mean())
+    assert float(result["mask_disagreement"]) == pytest.approx(
+        (kept != exactly_kept).mean()
+    )
+    assert float(result["log_ratio_abs_error_mean"]) == pytest.approx(
+        np.abs(old - exact)[mask].mean(), rel=1e-5
+    )
+    assert float(result["r_d_r_s_correlation"]) == pytest.approx(
+        np.corrcoef(log_r_d, log_r_s)[0, 1], rel=1e-5
+    )
+
+
+def test_a_constant_ratio_and_an_empty_mask_give_zero():
+    x, mask = torch.randn(8), torch.ones(8, dtype=torch.bool)
+    same = compare_old_logp(x, x, x, x - 0.1, mask, eps_ti=1.2)
+    assert float(same["r_d_r_s_correlation"]) == 0 == float(same["mask_disagreement"])
+    empty = compare_old_logp(x, x, x, x, ~mask, eps_ti=1.2)
+    assert all(float(value) == 0 for value in empty.values())
