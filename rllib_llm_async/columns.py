@@ -20,6 +20,8 @@ LOSS_MASK = "loss_mask"
 BEHAVIOR_LOGP = "behavior_logp"
 #: float32, log pi_old (or its proxy), added by the learner before the first step.
 OLD_LOGP = "old_logp"
+#: float32, log pi_old that came with the episodes; there with `old_logit_model` only.
+SCORED_OLD_LOGP = "scored_old_logp"
 #: float32, advantage of the token, constant in the trained weights.
 ADVANTAGES = "advantages"
 #: int64, policy version that sampled the token; -1 where the agent sampled nothing.
@@ -46,6 +48,8 @@ ASSISTANT_MESSAGE = "assistant_message"
 EPISODE_BEHAVIOR_LOGP = "behavior_logp"
 #: extra_model_outputs: int64 ``[turn tokens]``, policy version per token.
 EPISODE_VERSIONS = "policy_versions"
+#: extra_model_outputs: float32 ``[turn tokens]``, log pi_old per token, if scored.
+EPISODE_OLD_LOGP = "old_logp"
 #: custom_data: identifies the group of episodes that share a task.
 GROUP_ID = "group_id"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +15,22 @@ PADDING: dict[str, np.generic] = {
     columns.POSITION_IDS: np.int64(0),
     columns.LOSS_MASK: np.bool_(False),
     columns.BEHAVIOR_LOGP: np.float32(0.0),
+    columns.SCORED_OLD_LOGP: np.float32(0.0),
     columns.ADVANTAGES: np.float32(0.0),
     columns.VERSIONS: np.int64(-1),
     columns.SEQUENCE_IDS: np.int64(-1),
     columns.TURN_IDS: np.int64(-1),
 }
+
+
+def micro_batches(
+    batch: Mapping[str, Any], max_tokens: int
+) -> Iterator[dict[str, Any]]:
+    """Slices of whole rows with at most ``max_tokens`` tokens each, but one row."""
+    rows, length = batch[columns.TOKENS].shape
+    step = max(1, max_tokens // max(length, 1))
+    for start in range(0, max(rows, 1), step):
+        yield {key: column[start : start + step] for key, column in batch.items()}
 
 
 def pack_rows(

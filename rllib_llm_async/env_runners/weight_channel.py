@@ -24,12 +24,14 @@ class PublishedWeights:
 
     ``serial`` numbers publications; after a restore an older version comes again.
     ``weights`` refers to the bytes of a safetensors file, ``probe`` is what
-    `VLLMEngine.install` checks the arrival with.
+    `VLLMEngine.install` checks the arrival with. ``trainer_weights`` refers to the
+    trained parameters by name, in their own dtype, where a run has old-logit actors.
     """
 
     version: int
     weights: ray.ObjectRef
     probe: dict[str, Any]
+    trainer_weights: ray.ObjectRef | None = None
     serial: int = 0
 
 
@@ -46,7 +48,9 @@ class WeightChannel:
 
     def __init__(self, episodes_per_update: int, max_staleness: int) -> None:
         self._gate = StalenessGate(episodes_per_update, max_staleness)
+        self._max_staleness = max_staleness
         self._published: PublishedWeights | None = None
+        self._trainer_weights: list[PublishedWeights] = []
         self._engine_versions: dict[int, int] = {}
         self._training_paused = False
         self._changed = asyncio.Condition()
@@ -57,7 +61,23 @@ class WeightChannel:
         serial = self._published.serial + 1 if self._published else 1
         self._published = replace(newest, serial=serial)
         self._gate.learner_version = self._published.version
+        if self._published.trainer_weights is not None:
+            oldest = self._published.version - self._max_staleness
+            self._trainer_weights = [
+                *(p for p in self._trainer_weights if p.version >= oldest),
+                self._published,
+            ]
         await self._notify()
+
+    async def trainer_weights(
+        self, after_serial: int
+    ) -> list[tuple[int, int, ray.ObjectRef]]:
+        """Serial, version and trained weights of what may still be needed."""
+        return [
+            (p.serial, p.version, p.trainer_weights)
+            for p in self._trainer_weights
+            if p.serial > after_serial
+        ]
 
     async def newest(self, than_serial: int) -> list[PublishedWeights]:
         """Waits for a publication after ``than_serial``; empty on time-out."""
@@ -85,6 +105,7 @@ class WeightChannel:
     async def forget_episodes(self) -> None:
         """Forgets all groups and engine versions, before a checkpoint is restored."""
         self._gate.forget()
+        self._trainer_weights.clear()
         self._engine_versions.clear()
 
     async def installed(self, runner: int, version: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -25,6 +25,11 @@ class SourceSettings:
     ewma_reset_threshold: float
     max_staleness: int
 
+    @classmethod
+    def from_config(cls, config: Any) -> SourceSettings:
+        """Reads them off an `AsyncDecoupledPPOConfig`."""
+        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
+
 
 class OldLogprobSource(ABC):
     """One route to log pi_old.
@@ -36,6 +41,8 @@ class OldLogprobSource(ABC):
     name: ClassVar[str]
     #: Whether log pi_old is the one under the weights that sampled each token.
     is_exact: ClassVar[bool] = False
+    #: Whether log pi_old comes with the episodes, scored by `OldLogitActor`.
+    scores_elsewhere: ClassVar[bool] = False
 
     def __init__(self, settings: SourceSettings) -> None:
         self.settings = settings
@@ -63,8 +70,8 @@ class OldLogprobSource(ABC):
         """Sees, after each update, the share of tokens that the Train-Infer mask kept
         and the width of the staleness window in versions."""
 
-    def metrics(self) -> dict[str, float]:
-        """Figures of the last update, for the results."""
+    def metrics(self) -> dict[str, float | str]:
+        """Figures (or words) of the last update, for the results."""
         return {}
 
     def get_state(self) -> dict[str, Any]:
@@ -95,9 +102,9 @@ def source_names() -> list[str]:
     return sorted(_SOURCES)
 
 
-def is_exact(name: str) -> bool:
-    """Whether the registered source of that name is exact."""
-    return _SOURCES[name].is_exact
+def source_class(name: str) -> type[OldLogprobSource]:
+    """The registered source of that name."""
+    return _SOURCES[name]
 
 
 def make_source(name: str, settings: SourceSettings) -> OldLogprobSource:

@@ -14,7 +14,7 @@ TUNED = (
     / "tuned_examples"
     / "mini_tau2_ppo_ewma_async.yaml"
 )
-NUM_ITERATIONS = 20
+NUM_ITERATIONS = 12
 
 
 def test_a_short_run_improves_on_held_out_tasks(ray_cluster, learner_results):
@@ -22,7 +22,7 @@ def test_a_short_run_improves_on_held_out_tasks(ray_cluster, learner_results):
     algorithm = build_config(experiment).build_algo()
     try:
         # The same 256 tasks before and after, 2 trials each: the standard error of
-        # the difference is about 0.03, the expected rise 0.15.
+        # the difference is about 0.03, the expected rise 0.27.
         before = algorithm.evaluate_tasks(num_trials=2)["env_runners"]["success_rate"]
         staleness, num_multi_version = [], 0
         for _ in range(NUM_ITERATIONS):
@@ -35,7 +35,7 @@ def test_a_short_run_improves_on_held_out_tasks(ray_cluster, learner_results):
     finally:
         algorithm.stop()
     assert 0.3 < before < 0.7
-    assert after > before + 0.04
+    assert after > before + 0.12
     # Truly asynchronous, from the second update on.
     assert sum(staleness) / len(staleness) > 0.5
     assert num_multi_version > 0

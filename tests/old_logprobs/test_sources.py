@@ -1,5 +1,6 @@
 """Sources on a tiny policy whose weights differ visibly between versions."""
 
+import time
 from functools import partial
 
 import pytest
@@ -138,13 +139,15 @@ def test_ppo_ewma_async_takes_its_decay_from_the_window_and_resets_once():
     assert source.metrics()["ewma_num_resets"] == 1
 
 
-@pytest.mark.parametrize("name", source_names())
+# What comes with the episodes has no state, and needs scored ones.
+@pytest.mark.parametrize("name", sorted({*source_names()} - {"old_logit_model"}))
 def test_state_survives_a_round_trip(name):
     source, trainer = run(name)
+    batch = make_batch()
+    source.old_logp(batch, trainer.forward, 3)
     source.observe(mask_share=0.5, staleness_width=1.0)
     restored = make_source(name, settings())
     restored.set_state(source.get_state())
-    batch = make_batch()
     assert torch.equal(
         source.old_logp(batch, trainer.forward, 3),
         restored.old_logp(batch, trainer.forward, 3),
@@ -152,6 +155,45 @@ def test_state_survives_a_round_trip(name):
     trainer.advance(source, 4)
     restored.on_publish(4, trainer.weights)
     assert source.metrics() == restored.metrics()
+
+
+def run_auto(behavior_error):
+    """Auto after one measurement; how far mu_old lies from pi_old decides."""
+    source, trainer = run("auto")
+    batch = {
+        key: column.repeat(8, *[1] * (column.dim() - 1))
+        for key, column in make_batch().items()
+    }
+    exact = (batch[columns.VERSIONS] * batch[columns.POSITION_IDS]).float()
+    batch[columns.BEHAVIOR_LOGP] = exact + behavior_error
+    slow = trainer.forward
+
+    def forward(rows, parameters):
+        time.sleep(0.002)
+        return slow(rows, parameters)
+
+    return source, source.old_logp(batch, forward, 3), exact, batch
+
+
+def test_auto_takes_the_exact_source_where_the_proxy_masks_other_tokens():
+    source, old, exact, batch = run_auto(behavior_error=0.0)
+    metrics = source.metrics()
+    assert metrics["auto_uses_exact"] == 1 and metrics["auto_num_switches"] == 1
+    assert metrics["auto_mask_disagreement"] > 0.3
+    assert "the proxy's mask differs on" in metrics["auto_reason"]
+    mask = batch[columns.LOSS_MASK]
+    assert torch.equal(old[mask], exact[mask])
+
+
+def test_auto_keeps_the_proxy_where_both_mask_the_same_and_exact_costs_more():
+    # So far off that every token is masked, whoever computes pi_old.
+    source, old, exact, batch = run_auto(behavior_error=100.0)
+    metrics = source.metrics()
+    assert metrics["auto_uses_exact"] == 0 == metrics["auto_mask_disagreement"]
+    assert metrics["auto_cost_ratio"] > 1.1
+    assert metrics["auto_reason"].startswith("proxy: ")
+    mask = batch[columns.LOSS_MASK]
+    assert not torch.equal(old[mask], exact[mask])
 
 
 def test_unknown_source_lists_the_valid_ones():

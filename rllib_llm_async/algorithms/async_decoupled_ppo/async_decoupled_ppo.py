@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -37,6 +38,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
 from rllib_llm_async.env_runners.episodes import EpisodeOutcome, mean_results
 from rllib_llm_async.env_runners.llm_env_runner import FinishedGroup, LLMEnvRunner
 from rllib_llm_async.env_runners.weight_channel import create_weight_channel
+from rllib_llm_async.old_logprobs.old_logit_actor import OldLogitPool
 
 
 class AsyncDecoupledPPO(Algorithm):
@@ -61,6 +63,11 @@ class AsyncDecoupledPPO(Algorithm):
         self._dead_runners: set[int] = set()
         self._channel = create_weight_channel(
             self.config.episodes_per_update, self.config.max_staleness
+        )
+        self._old_logit_pool = (
+            OldLogitPool(self.config, self._channel)
+            if self.config.needs_old_logit_actors
+            else None
         )
         self._publish_weights()
         self._connect_env_runners()
@@ -141,7 +148,20 @@ class AsyncDecoupledPPO(Algorithm):
             delivered = self._fetch_finished_groups()
             batch = ray.get(self._channel.next_batch.remote(delivered))
             if batch:
-                return [self._waiting_groups.pop(number) for number in batch]
+                groups = [self._waiting_groups.pop(number) for number in batch]
+                self._wait_for_scores(groups)
+                return groups
+
+    def _wait_for_scores(self, groups: list[FinishedGroup]) -> None:
+        """Old-logit actors that fall behind hold the loop up here, and it shows."""
+        if self._old_logit_pool is None:
+            return
+        start = time.monotonic()
+        refs = [group.episodes for group in groups]
+        ray.wait(refs, num_returns=len(refs), fetch_local=False)
+        self.metrics.log_value(
+            "old_logit_model_wait_seconds", time.monotonic() - start, window=1
+        )
 
     def _fetch_finished_groups(self) -> list[int]:
         """Takes over what runners have finished; returns the groups' numbers."""
@@ -151,7 +171,9 @@ class AsyncDecoupledPPO(Algorithm):
         for groups, metrics in group.foreach_env_runner_async_fetch_ready(
             LLMEnvRunner.fetch_groups, tag="fetch_groups", timeout_seconds=0.2
         ):
-            self._waiting_groups |= {g.ticket.number: g for g in groups}
+            self._waiting_groups |= {
+                g.ticket.number: self._with_scores(g) for g in groups
+            }
             self._recent_outcomes.extend(o for g in groups for o in g.outcomes)
             delivered += [g.ticket.number for g in groups]
             self.metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
@@ -161,6 +183,12 @@ class AsyncDecoupledPPO(Algorithm):
         ):
             self._check_that_some_runner_lives()
         return delivered
+
+    def _with_scores(self, group: FinishedGroup) -> FinishedGroup:
+        """Sends the group's episodes past an old-logit actor, if the run has any."""
+        if self._old_logit_pool is None:
+            return group
+        return replace(group, episodes=self._old_logit_pool.score(group.episodes))
 
     def _give_up_groups_of_dead_runners(self) -> None:
         manager = self.env_runner_group._worker_manager
@@ -269,6 +297,8 @@ class AsyncDecoupledPPO(Algorithm):
         )
         self._waiting_groups.clear()
         ray.get(self._channel.forget_episodes.remote())
+        if self._old_logit_pool is not None:
+            self._old_logit_pool.forget()
         Checkpointable.restore_from_path(self, path, *args, **kwargs)
         self._publish_weights()
         self._connect_env_runners()
@@ -276,5 +306,8 @@ class AsyncDecoupledPPO(Algorithm):
     @override(Algorithm)
     def cleanup(self) -> None:
         super().cleanup()
+        pool = getattr(self, "_old_logit_pool", None)
+        if pool is not None:
+            pool.stop()
         if getattr(self, "_channel", None) is not None:
             ray.kill(self._channel)

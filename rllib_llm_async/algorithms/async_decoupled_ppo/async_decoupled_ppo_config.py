@@ -63,6 +63,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.ewma_reset_threshold = 0.9
         self.advantage_estimator = "group_relative"
         self.compare_sources: list[str] = []
+        self.old_logit_model: dict[str, Any] = {}
 
         # The asynchronous loop.
         self.max_staleness = 4
@@ -126,6 +127,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         ewma_reset_threshold: float | None = NotProvided,
         advantage_estimator: str | None = NotProvided,
         compare_sources: list[str] | None = NotProvided,
+        old_logit_model: dict[str, Any] | None = NotProvided,
         max_staleness: int | None = NotProvided,
         group_size: int | None = NotProvided,
         episodes_per_update: int | None = NotProvided,
@@ -163,6 +165,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             advantage_estimator: "group_relative".
             compare_sources: Further sources, computed on the same batches only to be
                 measured: their error against the exact one is logged.
+            old_logit_model: For the source of that name: ``num_actors`` (1) and their
+                ``num_cpus`` (1) and ``num_gpus`` (0) each.
             max_staleness: Bound on the age of a token at its update, in versions;
                 0 is synchronous.
             group_size: Episodes of the same task that form a group.
@@ -273,6 +277,17 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             "a positive number of episodes, or null for the whole batch",
         )
         self._check_optimizer()
+        self._check(
+            "old_logit_model",
+            isinstance(self.old_logit_model, dict)
+            and set(self.old_logit_model) <= {"num_actors", "num_cpus", "num_gpus"}
+            and all(
+                type(value) in (int, float) and value >= 0
+                for value in self.old_logit_model.values()
+            )
+            and self.old_logit_model.get("num_actors", 1) in range(1, 1025),
+            "a mapping with num_actors, num_cpus and num_gpus, all numbers",
+        )
         resolve_model(self.model_name_or_path)
         if isinstance(self.env, str):
             make_suite(self.env, self.env_config)
@@ -281,8 +296,18 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         if not valid:
             raise ValueError(f"{key}: got {getattr(self, key)!r}, must be {expected}")
 
+    @property
+    def needs_old_logit_actors(self) -> bool:
+        """Whether a chosen or compared source is scored outside the learners."""
+        from rllib_llm_async.old_logprobs import source_class
+
+        return any(
+            source_class(name).scores_elsewhere
+            for name in [self.old_logprob_source, *self.compare_sources]
+        )
+
     def _check_compared_sources(self, valid: list[str]) -> None:
-        from rllib_llm_async.old_logprobs import is_exact
+        from rllib_llm_async.old_logprobs import source_class
 
         compared = self.compare_sources
         self._check(
@@ -292,7 +317,11 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         )
         self._check(
             "compare_sources",
-            not compared or any(map(is_exact, [self.old_logprob_source, *compared])),
+            not compared
+            or any(
+                source_class(name).is_exact
+                for name in [self.old_logprob_source, *compared]
+            ),
             "with an exact source to compare with, e.g. snapshot_old",
         )
 

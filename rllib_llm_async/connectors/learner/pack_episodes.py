@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -74,16 +75,8 @@ def sequence_columns(
     actions = episode.actions.data
     logp = episode.extra_model_outputs[columns.EPISODE_BEHAVIOR_LOGP].data
     versions = episode.extra_model_outputs[columns.EPISODE_VERSIONS].data
-    parts: dict[str, list[np.ndarray]] = {
-        key: []
-        for key in (
-            columns.TOKENS,
-            columns.LOSS_MASK,
-            columns.BEHAVIOR_LOGP,
-            columns.VERSIONS,
-            columns.TURN_IDS,
-        )
-    }
+    scored = episode.extra_model_outputs.get(columns.EPISODE_OLD_LOGP)
+    parts: dict[str, list[np.ndarray]] = defaultdict(list)
     for turn, (observation, action) in enumerate(
         zip(observations[:-1], actions, strict=True)
     ):
@@ -96,6 +89,11 @@ def sequence_columns(
             np.full(seen, -1, np.int64),
             np.full(said, first_turn_id + turn, np.int64),
         ]
+        if scored is not None:
+            parts[columns.SCORED_OLD_LOGP] += [
+                np.zeros(seen, np.float32),
+                scored.data[turn],
+            ]
     joined = {key: np.concatenate(arrays) for key, arrays in parts.items()}
     joined[columns.POSITION_IDS] = np.arange(len(joined[columns.TOKENS]))
     return joined

@@ -37,6 +37,7 @@ from rllib_llm_async.old_logprobs import (
     SourceSettings,
     make_source,
 )
+from rllib_llm_async.packing import micro_batches
 
 #: Component of the checkpoint that holds what RLlib's Learner does not know.
 ASYNC_STATE = "async_decoupled_ppo"
@@ -60,13 +61,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
     def _build_sources(self) -> None:
         """Sources that know the current version alone."""
         config = self.config
-        settings = SourceSettings(
-            eps_ti=config.eps_ti,
-            prox_alpha=config.prox_alpha,
-            ewma_decay=config.ewma_decay,
-            ewma_reset_threshold=config.ewma_reset_threshold,
-            max_staleness=config.max_staleness,
-        )
+        settings = SourceSettings.from_config(config)
         self._source = make_source(config.old_logprob_source, settings)
         self._comparison = (
             SourceComparison(self._source, config.compare_sources, settings)
@@ -199,7 +194,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         self, batch: Mapping[str, Tensor], parameters: Mapping[str, Tensor] | None
     ) -> Tensor:
         """log pi ``[rows, length]`` without gradient; None means current weights."""
-        policy = self._policy
+        policy, config = self._policy, self.config
         with torch.no_grad():
             return torch.cat(
                 [
@@ -208,7 +203,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                     else torch.func.functional_call(policy, dict(parameters), (rows,))[
                         0
                     ]
-                    for rows in self._micro_batches(batch)
+                    for rows in micro_batches(batch, config.micro_batch_tokens)
                 ]
             )
 
@@ -221,9 +216,9 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         for optimizer in self._optimizer_parameters:
             optimizer.zero_grad(set_to_none=True)
         module = self.module[DEFAULT_MODULE_ID]
-        micro_batches = list(self._micro_batches(minibatch))
-        for index, micro_batch in enumerate(micro_batches):
-            last = index == len(micro_batches) - 1
+        parts = list(micro_batches(minibatch, self.config.micro_batch_tokens))
+        for index, micro_batch in enumerate(parts):
+            last = index == len(parts) - 1
             sync = last or self._num_learners == 1
             with contextlib.nullcontext() if sync else module.no_sync():
                 fwd_out = module.forward_train(micro_batch)
@@ -307,13 +302,6 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
             for share in torch.tensor_split(order, count):
                 yield {key: column[share] for key, column in batch.items()}
 
-    def _micro_batches(self, batch: Mapping[str, Tensor]) -> Iterator[Batch]:
-        """Slices of rows with at most ``micro_batch_tokens`` tokens each."""
-        rows, length = batch[columns.TOKENS].shape
-        step = max(1, self.config.micro_batch_tokens // max(length, 1))
-        for start in range(0, max(rows, 1), step):
-            yield {key: column[start : start + step] for key, column in batch.items()}
-
     @property
     def _num_learners(self) -> int:
         return max(1, self.config.num_learners)
@@ -375,6 +363,13 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
 
     def _log(self, values: Mapping[str, Any], reduce: str = "mean") -> None:
         for key, value in values.items():
+            if isinstance(value, str):
+                # RLlib can merge words of one learner only.
+                if self._learner_rank == 0:
+                    self.metrics.log_value(
+                        (DEFAULT_MODULE_ID, key), value, reduce="item"
+                    )
+                continue
             self.metrics.log_value(
                 (DEFAULT_MODULE_ID, key),
                 float(value),
@@ -413,8 +408,20 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
             version=self._version,
             weights=ray.put(np.frombuffer(save_safetensors(weights), dtype=np.uint8)),
             probe=self._probe(),
+            trainer_weights=self._put_trainer_weights(),
         )
         ray.get(self._channel.publish.remote([published]))
+
+    def _put_trainer_weights(self) -> ray.ObjectRef | None:
+        """The trained weights as they are, for `OldLogitActor`; None if unused."""
+        if not self.config.needs_old_logit_actors:
+            return None
+        return ray.put(
+            {
+                name: parameter.detach().cpu()
+                for name, parameter in self._policy.trainable_parameters().items()
+            }
+        )
 
     @property
     def _learner_rank(self) -> int:

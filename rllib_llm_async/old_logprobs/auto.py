@@ -1,0 +1,145 @@
+"""Starts with the cheap proxy and takes the exact source when measurements say so.
+
+Every few updates both are computed on a sample of the batch's rows. The exact source
+takes over if the proxy's Train-Infer mask differs from the exact one on too many
+tokens, or if it costs hardly more; the proxy comes back when neither is so any longer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from rllib_llm_async import columns
+from rllib_llm_async.core import compare_old_logp
+from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
+from rllib_llm_async.old_logprobs.ppo_ewma_async import PPOEWMAAsyncSource
+from rllib_llm_async.old_logprobs.snapshot_old import SnapshotOld
+
+#: Updates from one measurement to the next, and the share of rows measured on.
+CHECK_EVERY = 8
+SAMPLE_SHARE = 1 / 8
+#: Share of tokens on which the masks may differ; half of it brings the proxy back.
+MAX_MASK_DISAGREEMENT = 0.01
+#: Exact seconds over proxy seconds at which precision costs nothing worth saving.
+FREE_COST_RATIO = 1.1
+
+
+@register_source
+class Auto(OldLogprobSource):
+    """`ppo_ewma_async` or `snapshot_old`, whichever the last measurement favours."""
+
+    name = "auto"
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.proxy = PPOEWMAAsyncSource(settings)
+        self.exact = SnapshotOld(settings)
+        self.uses_exact = False
+        self._reason = "starts with the proxy, nothing measured yet"
+        self._num_switches = 0
+        self._updates_to_check = 0
+        self._measured: dict[str, float] = {}
+
+    def on_publish(self, version, named_parameters):
+        self.proxy.on_publish(version, named_parameters)
+        self.exact.on_publish(version, named_parameters)
+
+    def old_logp(self, batch, forward, version):
+        mask = batch[columns.LOSS_MASK]
+        is_stale = bool((mask & (batch[columns.VERSIONS] != version)).any())
+        # Without staleness both are the same: nothing to be learned from measuring.
+        if is_stale:
+            if self._updates_to_check <= 0:
+                self._measure(_sample(batch), forward, version)
+                self._updates_to_check = CHECK_EVERY
+            self._updates_to_check -= 1
+        source = self.exact if self.uses_exact else self.proxy
+        return source.old_logp(batch, forward, version)
+
+    def _measure(self, sample: Mapping[str, Tensor], forward, version) -> None:
+        seconds, old_logp = [], []
+        for source in (self.proxy, self.exact):
+            start = time.perf_counter()
+            old_logp.append(source.old_logp(sample, forward, version))
+            if sample[columns.TOKENS].is_cuda:
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+        proxy, exact = old_logp
+        compared = compare_old_logp(
+            proxy,
+            exact,
+            exact,
+            sample[columns.BEHAVIOR_LOGP],
+            sample[columns.LOSS_MASK],
+            eps_ti=self.settings.eps_ti,
+        )
+        self._measured = {
+            "auto_mask_disagreement": float(compared["mask_disagreement"]),
+            "auto_log_ratio_abs_error_mean": float(
+                compared["log_ratio_abs_error_mean"]
+            ),
+            "auto_cost_ratio": seconds[1] / max(seconds[0], 1e-9),
+        }
+        self._decide(**self._measured)
+
+    def _decide(
+        self, auto_mask_disagreement: float, auto_cost_ratio: float, **_: float
+    ) -> None:
+        differs = f"the proxy's mask differs on {auto_mask_disagreement:.2%} of tokens"
+        costs = f"the exact source costs {auto_cost_ratio:.2f} times the proxy"
+        limit = MAX_MASK_DISAGREEMENT * (0.5 if self.uses_exact else 1.0)
+        before = self.uses_exact
+        if auto_mask_disagreement > limit:
+            self.uses_exact, self._reason = True, f"exact: {differs}"
+        elif auto_cost_ratio <= FREE_COST_RATIO:
+            self.uses_exact, self._reason = True, f"exact: {costs}"
+        else:
+            self.uses_exact, self._reason = False, f"proxy: {differs}, {costs}"
+        self._num_switches += before != self.uses_exact
+
+    def observe(self, *, mask_share, staleness_width):
+        # The mask share tells of the proxy only while the proxy is in use.
+        self.proxy.observe(
+            mask_share=1.0 if self.uses_exact else mask_share,
+            staleness_width=staleness_width,
+        )
+
+    def metrics(self):
+        return {
+            **self.exact.metrics(),
+            **self.proxy.metrics(),
+            **self._measured,
+            "auto_uses_exact": float(self.uses_exact),
+            "auto_num_switches": self._num_switches,
+            "auto_reason": self._reason,
+        }
+
+    def get_state(self):
+        return {
+            "proxy": self.proxy.get_state(),
+            "exact": self.exact.get_state(),
+            "uses_exact": self.uses_exact,
+            "reason": self._reason,
+            "num_switches": self._num_switches,
+            "updates_to_check": self._updates_to_check,
+            "measured": self._measured,
+        }
+
+    def set_state(self, state):
+        self.proxy.set_state(state["proxy"])
+        self.exact.set_state(state["exact"])
+        self.uses_exact = state["uses_exact"]
+        self._reason = state["reason"]
+        self._num_switches = state["num_switches"]
+        self._updates_to_check = state["updates_to_check"]
+        self._measured = state["measured"]
+
+
+def _sample(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Evenly spaced rows: packing sorts them by the length of their sequences."""
+    step = max(1, round(1 / SAMPLE_SHARE))
+    return {key: column[::step] for key, column in batch.items()}

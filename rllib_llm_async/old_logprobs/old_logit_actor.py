@@ -1,0 +1,154 @@
+"""The actor behind `old_logit_model`: follows the versions and scores episodes.
+
+It holds a model of its own and the training weights of the versions within the
+staleness bound, taken from the weight channel in the order of their publication. A
+restarted actor takes what the channel still refers to, so it catches up by itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
+
+from rllib_llm_async import columns
+from rllib_llm_async.connectors.learner.pack_episodes import sequence_columns
+from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy, load_causal_lm
+from rllib_llm_async.old_logprobs.base import SourceSettings
+from rllib_llm_async.old_logprobs.snapshot_old import SnapshotOld
+from rllib_llm_async.packing import micro_batches, pack_rows
+
+
+class OldLogitActor:
+    """Scores episodes under the training weights that sampled each token.
+
+    Args:
+        channel: The run's `WeightChannel`.
+        settings: The run's settings.
+        model_config: As of `HFCausalLM`.
+        micro_batch_tokens: Tokens in one forward pass.
+    """
+
+    def __init__(
+        self,
+        channel: ray.actor.ActorHandle,
+        settings: SourceSettings,
+        model_config: dict[str, Any],
+        micro_batch_tokens: int,
+    ) -> None:
+        self._channel = channel
+        self._settings = settings
+        self._micro_batch_tokens = micro_batch_tokens
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        compute_dtype = model_config["compute_dtype"]
+        self._policy = CausalLMPolicy(
+            load_causal_lm(model_config["model"], lora=model_config["lora"]),
+            temperature=model_config["temperature"],
+            compute_dtype=getattr(torch, compute_dtype) if compute_dtype else None,
+        ).to(self._device)
+        self._snapshots = SnapshotOld(settings)
+        self._serial = 0
+
+    def score(self, episodes: list[SingleAgentEpisode]) -> list[SingleAgentEpisode]:
+        """Returns the episodes with log pi_old in their ``extra_model_outputs``.
+
+        Raises:
+            MissingSnapshotError: If a token's version is beyond the staleness bound.
+        """
+        self._follow_versions()
+        sequences, first_turn = [], 0
+        for number, episode in enumerate(episodes):
+            sequence = sequence_columns(episode, first_turn_id=first_turn)
+            length = len(sequence[columns.TOKENS])
+            sequence[columns.SEQUENCE_IDS] = np.full(length, number, np.int64)
+            first_turn += len(episode)
+            sequences.append(sequence)
+        batch = {
+            key: torch.from_numpy(column).to(self._device)
+            for key, column in pack_rows(sequences, min_row_tokens=512).items()
+        }
+        with torch.no_grad():
+            # No version is "the trainer's own" here: all are passes under snapshots.
+            old_logp = self._snapshots.old_logp(batch, self._forward, version=-1)
+        per_turn = _split_by_turn(
+            old_logp[batch[columns.LOSS_MASK]].cpu().numpy(),
+            batch[columns.TURN_IDS][batch[columns.LOSS_MASK]].cpu().numpy(),
+        )
+        first_turn = 0
+        for episode in episodes:
+            turns = per_turn[first_turn : first_turn + len(episode)]
+            episode.extra_model_outputs[columns.EPISODE_OLD_LOGP] = (
+                InfiniteLookbackBuffer(turns)
+            )
+            first_turn += len(episode)
+        return episodes
+
+    def forget(self) -> None:
+        """Drops all versions, before a checkpoint is restored."""
+        self._snapshots = SnapshotOld(self._settings)
+        self._serial = 0
+
+    def _follow_versions(self) -> None:
+        published = ray.get(self._channel.trainer_weights.remote(self._serial))
+        for serial, version, weights in published:
+            self._snapshots.on_publish(version, ray.get(weights))
+            self._serial = serial
+
+    def _forward(self, batch, parameters):
+        return torch.cat(
+            [
+                torch.func.functional_call(self._policy, parameters, (rows,))[0]
+                for rows in micro_batches(batch, self._micro_batch_tokens)
+            ]
+        )
+
+
+def _split_by_turn(values: np.ndarray, turn_ids: np.ndarray) -> list[np.ndarray]:
+    """``[agent tokens]`` in any order of turns to one array per turn, by its number."""
+    order = np.argsort(turn_ids, kind="stable")
+    ends = np.cumsum(np.bincount(turn_ids))
+    return np.split(values[order], ends[:-1])
+
+
+class OldLogitPool:
+    """The actors of a run; Ray restarts them and repeats what they had to do.
+
+    Args:
+        config: An `AsyncDecoupledPPOConfig`.
+        channel: The run's `WeightChannel`.
+    """
+
+    def __init__(self, config, channel: ray.actor.ActorHandle) -> None:
+        options = {"num_cpus": 1, "num_gpus": 0, **config.old_logit_model}
+        count = options.pop("num_actors", 1)
+        actor = ray.remote(OldLogitActor).options(
+            max_restarts=-1, max_task_retries=-1, **options
+        )
+        self._actors = [
+            actor.remote(
+                channel,
+                SourceSettings.from_config(config),
+                config.get_default_rl_module_spec().model_config,
+                config.micro_batch_tokens,
+            )
+            for _ in range(count)
+        ]
+        self._turn = itertools.cycle(self._actors)
+
+    def score(self, episodes: ray.ObjectRef) -> ray.ObjectRef:
+        """Reference to the scored episodes; returns at once."""
+        return next(self._turn).score.remote(episodes)
+
+    def forget(self) -> None:
+        """See `OldLogitActor.forget`."""
+        ray.get([actor.forget.remote() for actor in self._actors])
+
+    def stop(self) -> None:
+        """Ends the actors."""
+        for actor in self._actors:
+            ray.kill(actor)

@@ -1,0 +1,24 @@
+"""Exact: scored by dedicated actors while the learners work on other batches."""
+
+from __future__ import annotations
+
+from rllib_llm_async import columns
+from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
+
+
+@register_source
+class OldLogitModel(OldLogprobSource):
+    """log pi_old := what an `OldLogitActor` attached to the episodes."""
+
+    name = "old_logit_model"
+    is_exact = True
+    scores_elsewhere = True
+
+    def old_logp(self, batch, forward, version):
+        """Raises `ValueError` if the episodes were not scored."""
+        if columns.SCORED_OLD_LOGP not in batch:
+            raise ValueError(
+                "old_logit_model: these episodes carry no scores; they have to pass "
+                "an OldLogitActor before they reach the learner"
+            )
+        return batch[columns.SCORED_OLD_LOGP]

@@ -1,0 +1,40 @@
+"""The exact routes agree on a live asynchronous run, and outlive their actors."""
+
+import pytest
+import ray
+
+pytestmark = pytest.mark.engine
+
+
+def test_old_logit_model_equals_snapshots_and_survives_its_death(
+    ray_cluster, make_config, learner_results
+):
+    config = make_config(
+        old_logprob_source="old_logit_model",
+        compare_sources=["snapshot_old", "current_recompute", "interp_prox_loglinear"],
+        old_logit_model={"num_actors": 1, "num_cpus": 0.5},
+        max_staleness=3,
+        lr=1e-3,
+    )
+    algorithm = config.build_algo()
+    try:
+        results = []
+        for iteration in range(8):
+            results.append(learner_results(algorithm.train()))
+            if iteration == 3:
+                (actor,) = algorithm._old_logit_pool._actors
+                ray.kill(actor, no_restart=False)
+        for result in results:
+            # Both under each token's own weights, packed and sliced differently.
+            assert result["compare/snapshot_old/log_ratio_abs_error_mean"] < 1e-5
+            assert result["compare/snapshot_old/mask_disagreement"] == 0
+            assert result["compare_seconds"] > 0
+        stale = [r for r in results if r["staleness_mean"] > 0]
+        assert len(stale) >= 4
+        assert all(
+            r["compare/current_recompute/log_ratio_abs_error_mean"] > 1e-5
+            for r in stale
+        )
+        assert [r["policy_version"] for r in results] == list(range(8))
+    finally:
+        algorithm.stop()
