@@ -109,8 +109,11 @@ class Auto(OldLogprobSource):
         )
 
     def metrics(self):
+        exact = self.exact.metrics()
+        if not self.uses_exact:
+            exact[columns.OLD_LOGPROB_EXTRA_FORWARD_TOKENS] = 0
         return {
-            **self.exact.metrics(),
+            **exact,
             **self.proxy.metrics(),
             **self._measured,
             "auto_uses_exact": float(self.uses_exact),
