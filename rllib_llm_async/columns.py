@@ -22,6 +22,10 @@ BEHAVIOR_LOGP = "behavior_logp"
 OLD_LOGP = "old_logp"
 #: float32, log pi_old that came with the episodes; there with `old_logit_model` only.
 SCORED_OLD_LOGP = "scored_old_logp"
+#: float32, log pi_ref under the reference weights; there with a KL penalty only.
+REFERENCE_LOGP = "reference_logp"
+#: float32, what the token's loss is divided by, see ``loss_normalizer``.
+LOSS_DIVISOR = "loss_divisor"
 #: float32, advantage of the token, constant in the trained weights.
 ADVANTAGES = "advantages"
 #: int64, policy version that sampled the token; -1 where the agent sampled nothing.

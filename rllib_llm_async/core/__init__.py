@@ -7,7 +7,11 @@ from rllib_llm_async.core.comparison import compare_old_logp
 from rllib_llm_async.core.evaluation import pass_at_k
 from rllib_llm_async.core.ewma import EWMAWeights
 from rllib_llm_async.core.logprobs import token_logprobs
-from rllib_llm_async.core.objective import decoupled_ppo_loss, ratio_metrics_by_lag
+from rllib_llm_async.core.objective import (
+    decoupled_ppo_loss,
+    kl_penalty,
+    ratio_metrics_by_lag,
+)
 from rllib_llm_async.core.proximal import interpolate_logp, staleness_alpha
 from rllib_llm_async.core.snapshots import SnapshotStore
 
@@ -17,6 +21,7 @@ __all__ = [
     "compare_old_logp",
     "decoupled_ppo_loss",
     "interpolate_logp",
+    "kl_penalty",
     "pass_at_k",
     "ratio_metrics_by_lag",
     "staleness_alpha",

@@ -44,7 +44,8 @@ def decoupled_ppo_loss(
         is_cap: Upper bound of w; None leaves the weight out (w = 1).
         ratio_level: "token", "turn" or "sequence".
         unit_ids: int64 turn or sequence number of each token, for the latter two.
-        normalizer: Z; None counts the agent tokens before masking.
+        normalizer: Z, a number or one per token (same shape as the rest); None counts
+            the agent tokens before masking.
 
     Returns:
         A float32 scalar and detached scalar metrics: ``train_infer_mask``,
@@ -82,7 +83,7 @@ def decoupled_ppo_loss(
     count = mask.sum()
     if normalizer is None:
         normalizer = count.clamp(min=1)
-    loss = -torch.where(kept, surrogate, 0.0).sum() / normalizer
+    loss = -(torch.where(kept, surrogate, 0.0) / normalizer).sum()
 
     with torch.no_grad():
         is_clipped = kept & (clipped < unclipped)
@@ -91,7 +92,7 @@ def decoupled_ppo_loss(
             "ppo_clip_fraction": _share(is_clipped, kept),
             "active_fraction": _share(kept & ~is_clipped, mask),
             "staleness_log_ratio_abs_mean": _mean(log_r_s.abs(), mask),
-            "policy_loss": loss.detach() * normalizer / count.clamp(min=1),
+            "policy_loss": -_mean(torch.where(kept, surrogate, 0.0), mask),
             "all_masked": (~kept.any()).float(),
         }
     return loss, metrics
@@ -110,6 +111,35 @@ def _discrepancy_metrics(
         "effective_sample_size": r_d.sum().square()
         / (r_d.square().sum() * count).clamp(min=1e-30),
     }
+
+
+def kl_penalty(
+    logp: Tensor,
+    reference_logp: Tensor,
+    mask: Tensor,
+    *,
+    normalizer: float | Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """KL(pi_theta || pi_ref) by the estimator r - 1 - log r with r = pi_ref / pi_theta.
+
+    It is never negative and unbiased for tokens drawn from pi_theta
+    (http://joschu.net/blog/kl-approx.html, k3).
+
+    Args:
+        logp: log pi_theta, with gradient.
+        reference_logp: log pi_ref, same shape.
+        mask: bool, true at agent tokens.
+        normalizer: As in `decoupled_ppo_loss`.
+
+    Returns:
+        The penalty, a float32 scalar, and its detached mean over tokens.
+    """
+    log_r = log_ratio(reference_logp.detach(), logp, mask, None)
+    per_token = log_r.exp() - 1.0 - log_r
+    if normalizer is None:
+        normalizer = mask.sum().clamp(min=1)
+    penalty = (torch.where(mask, per_token, 0.0) / normalizer).sum()
+    return penalty, _mean(per_token.detach(), mask)
 
 
 def ratio_metrics_by_lag(

@@ -7,6 +7,7 @@ snapshots) is `torch.func.functional_call` on it, without a second model object.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,22 @@ class CausalLMPolicy(nn.Module):
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes; with LoRA the adapter's alone."""
         return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def reference_parameters(self) -> dict[str, Tensor]:
+        """Copies of the trainable weights as they are now; none with LoRA.
+
+        With LoRA the weights before training are the base model's: run the policy
+        `without_adapters`.
+        """
+        if hasattr(self.lm, "peft_config"):
+            return {}
+        return {n: p.detach().clone() for n, p in self.trainable_parameters().items()}
+
+    def without_adapters(self) -> contextlib.AbstractContextManager:
+        """Switches LoRA adapters off; does nothing where there are none."""
+        if hasattr(self.lm, "peft_config"):
+            return self.lm.disable_adapter()
+        return contextlib.nullcontext()
 
     def inference_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yields checkpoint-format weights (LoRA merged) under their HF names.

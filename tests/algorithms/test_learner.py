@@ -193,3 +193,57 @@ def test_compared_sources_are_measured_and_leave_the_training_alone(
     assert compared("rollout", "log_ratio_abs_error_mean") > 0.1
     assert results[1]["compare_seconds"].peek() > 0
     assert not any(key.startswith("compare") for key in results[0])
+
+
+@pytest.mark.parametrize("normalizer", ["tokens", "sequences", "episodes"])
+def test_loss_normalizers_weigh_tokens_as_they_say(
+    make_learner, make_episodes, normalizer
+):
+    learner = make_learner(
+        loss_normalizer=normalizer, old_logprob_source="rollout", eps_ti=1e6
+    )
+    episodes = make_episodes(np.random.default_rng(5), [0])
+    batch = learner._build_batch(TrainingData(episodes=episodes))
+    mask, sequences = batch[columns.LOSS_MASK], batch[columns.SEQUENCE_IDS]
+    total = learner._set_loss_divisor(batch)
+    weights = 1 / (batch[columns.LOSS_DIVISOR] * total)
+    lengths = [int((mask & (sequences == i)).sum()) for i in range(len(episodes))]
+    for number, length in enumerate(lengths):
+        expected = {
+            "tokens": length / sum(lengths),
+            "sequences": 1 / len(lengths),
+            "episodes": length / len(lengths),
+        }[normalizer]
+        mine = weights[mask & (sequences == number)].sum().item()
+        assert mine == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_kl_penalty_holds_the_policy_near_its_start(make_learner, make_episodes, lora):
+    def distance(kl_coeff):
+        learner = make_learner(
+            kl_coeff=kl_coeff, lora=lora, lr=1e-2, eps_ti=1e6, num_epochs=4
+        )
+        start = saved_weights(learner)
+        results = []
+        for version in range(3):
+            rng = np.random.default_rng(version)
+            data = TrainingData(episodes=make_episodes(rng, [version]))
+            results.append(learner.update(training_data=data, num_epochs=4))
+        if lora is None and kl_coeff:
+            reference = learner._reference
+            assert all(
+                torch.equal(w, start[n.removeprefix("lm.")])
+                for n, w in reference.items()
+            )
+        episode = make_episodes(np.random.default_rng(9), [0])[0]
+        before = huggingface_logp(start, episode)
+        after = huggingface_logp(saved_weights(learner), episode)
+        last = results[-1][DEFAULT_MODULE_ID]
+        return np.abs(after - before).mean(), last
+
+    free, results = distance(0.0)
+    assert "kl_to_reference" not in results
+    held, results = distance(100.0)
+    assert held < 0.7 * free
+    assert results["kl_to_reference"].peek() > 0

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rllib_llm_async.core import (
     decoupled_ppo_loss,
     interpolate_logp,
+    kl_penalty,
     ratio_metrics_by_lag,
 )
 
@@ -178,3 +179,31 @@ def test_bad_arguments_are_named(change, words):
     arguments = {"eps_ti": 1.1, "eps_stale": 1.2, **change}
     with pytest.raises(ValueError, match=words):
         decoupled_ppo_loss(one, one, one, one, one.bool(), **arguments)
+
+
+def test_a_normalizer_per_token_weighs_tokens():
+    logp, old, mu, advantages, mask, _ = random_batch(5)
+    divisor = np.random.default_rng(6).uniform(1, 9, logp.shape)
+    tensors = [torch.tensor(x) for x in (logp, old, mu, advantages, mask)]
+    loss, _ = decoupled_ppo_loss(
+        *tensors, eps_ti=1.2, eps_stale=1.2, normalizer=torch.tensor(divisor)
+    )
+    scaled = reference_loss(
+        logp, old, mu, advantages / divisor, mask, None, 1.2, 1.2, None
+    )
+    assert float(loss) == pytest.approx(scaled * mask.sum(), rel=1e-5)
+
+
+def test_kl_penalty_equals_float64_and_vanishes_at_the_reference():
+    logp, reference, _, _, mask, _ = random_batch(7)
+    log_r = (reference - logp)[mask]
+    expected = (np.exp(log_r) - 1 - log_r).mean()
+    theta = torch.tensor(logp, requires_grad=True)
+    hidden = torch.tensor(np.where(mask, reference, np.nan))
+    penalty, mean = kl_penalty(theta, hidden, torch.tensor(mask))
+    assert penalty.item() == pytest.approx(expected, rel=1e-5)
+    assert float(mean) == pytest.approx(expected, rel=1e-5)
+    (gradient,) = torch.autograd.grad(penalty, theta)
+    expected_gradient = np.where(mask, 1 - np.exp(reference - logp), 0) / mask.sum()
+    np.testing.assert_allclose(gradient.numpy(), expected_gradient, atol=1e-6)
+    assert float(kl_penalty(theta, theta, torch.tensor(mask))[0]) == 0

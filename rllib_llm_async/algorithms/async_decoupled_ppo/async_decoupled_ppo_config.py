@@ -11,9 +11,11 @@ from ray.util.debug import log_once
 
 from rllib_llm_async.models.resolve import resolve_model
 
-ADVANTAGE_ESTIMATORS = ("group_relative",)
+ADVANTAGE_ESTIMATORS = ("group_relative", "rloo")
+LOSS_NORMALIZERS = ("tokens", "sequences", "episodes")
+KL_REFERENCES = ("initial",)
 RATIO_LEVELS = ("token", "turn", "sequence")
-_REALS = ("eps_ti", "eps_stale", "ewma_reset_threshold", "temperature")
+_REALS = ("eps_ti", "eps_stale", "ewma_reset_threshold", "temperature", "kl_coeff")
 _COUNTS = (
     "max_staleness",
     "group_size",
@@ -62,6 +64,9 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.ewma_decay: float | str = "auto"
         self.ewma_reset_threshold = 0.9
         self.advantage_estimator = "group_relative"
+        self.loss_normalizer = "tokens"
+        self.kl_coeff = 0.0
+        self.kl_reference = "initial"
         self.compare_sources: list[str] = []
         self.old_logit_model: dict[str, Any] = {}
 
@@ -126,6 +131,9 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         ewma_decay: float | str | None = NotProvided,
         ewma_reset_threshold: float | None = NotProvided,
         advantage_estimator: str | None = NotProvided,
+        loss_normalizer: str | None = NotProvided,
+        kl_coeff: float | None = NotProvided,
+        kl_reference: str | None = NotProvided,
         compare_sources: list[str] | None = NotProvided,
         old_logit_model: dict[str, Any] | None = NotProvided,
         max_staleness: int | None = NotProvided,
@@ -162,7 +170,15 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             ewma_decay: Decay of the EWMA weights per version, in [0, 1), or "auto".
             ewma_reset_threshold: Share of tokens kept by the mask under which
                 `ppo_ewma_async` resets its EWMA.
-            advantage_estimator: "group_relative".
+            advantage_estimator: "group_relative" or "rloo" (leave-one-out baseline).
+            loss_normalizer: What the sum over tokens is divided by: "tokens" of the
+                optimizer step; "sequences", the mean over each episode's tokens, then
+                over episodes; "episodes", their number alone, so that long episodes
+                count for more.
+            kl_coeff: Weight of the penalty KL(pi_theta || pi_ref); 0 leaves it and its
+                pass out.
+            kl_reference: "initial", the weights that training starts from (with LoRA
+                the base model with adapters off, at no extra memory).
             compare_sources: Further sources, computed on the same batches only to be
                 measured: their error against the exact one is logged.
             old_logit_model: For the source of that name: ``num_actors`` (1) and their
@@ -228,6 +244,17 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             "advantage_estimator",
             self.advantage_estimator in ADVANTAGE_ESTIMATORS,
             f"one of {ADVANTAGE_ESTIMATORS}",
+        )
+        self._check(
+            "loss_normalizer",
+            self.loss_normalizer in LOSS_NORMALIZERS,
+            f"one of {LOSS_NORMALIZERS}",
+        )
+        self._check("kl_coeff", self.kl_coeff >= 0, "0 or more")
+        self._check(
+            "kl_reference",
+            self.kl_reference in KL_REFERENCES,
+            f"one of {KL_REFERENCES}",
         )
         self._check(
             "is_cap", self.is_cap is None or self.is_cap > 0, "positive or null"
@@ -399,12 +426,17 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
     ):
         from rllib_llm_async.connectors.learner import (
             GroupRelativeAdvantages,
+            LeaveOneOutAdvantages,
             PackEpisodes,
         )
 
         pipeline = super().build_learner_connector(
             input_observation_space, input_action_space, device
         )
-        pipeline.append(GroupRelativeAdvantages())
+        advantages = {
+            "group_relative": GroupRelativeAdvantages,
+            "rloo": LeaveOneOutAdvantages,
+        }
+        pipeline.append(advantages[self.advantage_estimator]())
         pipeline.append(PackEpisodes(device=device))
         return pipeline

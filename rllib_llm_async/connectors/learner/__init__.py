@@ -1,6 +1,7 @@
-from rllib_llm_async.connectors.learner.group_relative_advantages import (
+from rllib_llm_async.connectors.learner.group_advantages import (
     GroupRelativeAdvantages,
+    LeaveOneOutAdvantages,
 )
 from rllib_llm_async.connectors.learner.pack_episodes import PackEpisodes
 
-__all__ = ["GroupRelativeAdvantages", "PackEpisodes"]
+__all__ = ["GroupRelativeAdvantages", "LeaveOneOutAdvantages", "PackEpisodes"]

@@ -13,9 +13,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
 from rllib_llm_async import columns
-from rllib_llm_async.connectors.learner.group_relative_advantages import (
-    EPISODE_ADVANTAGES,
-)
+from rllib_llm_async.connectors.learner.group_advantages import EPISODE_ADVANTAGES
 from rllib_llm_async.packing import pack_rows
 
 

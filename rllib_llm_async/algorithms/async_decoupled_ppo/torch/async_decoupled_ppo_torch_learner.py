@@ -26,7 +26,11 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from rllib_llm_async import columns
-from rllib_llm_async.core import decoupled_ppo_loss, ratio_metrics_by_lag
+from rllib_llm_async.core import (
+    decoupled_ppo_loss,
+    kl_penalty,
+    ratio_metrics_by_lag,
+)
 from rllib_llm_async.env_runners.weight_channel import PublishedWeights
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.models.hf_causal_lm import ENTROPY
@@ -56,6 +60,10 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         self._version = 0
         self._num_skipped_steps = 0
         self._channel: Any = None
+        # Before any checkpoint is loaded: the weights that training starts from.
+        self._reference = (
+            self._policy.reference_parameters() if self.config.kl_coeff else None
+        )
         self._build_sources()
 
     def _build_sources(self) -> None:
@@ -123,6 +131,9 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         batch = self._build_batch(training_data or TrainingData(**kwargs))
         if not isinstance(self._source, InterpolatedSource):
             batch[columns.OLD_LOGP] = self._old_logp(batch)
+        if self._reference is not None:
+            with torch.no_grad(), self._policy.without_adapters():
+                batch[columns.REFERENCE_LOGP] = self._forward(batch, self._reference)
         compared = self._compare_sources(batch)
 
         totals = _TokenMeans()
@@ -209,10 +220,10 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
 
     def _step(self, minibatch: Batch, totals: _TokenMeans) -> int:
         """One optimizer step; returns 0 if it was skipped for a non-finite gradient."""
-        num_tokens = self._sum_over_learners(minibatch[columns.LOSS_MASK].sum())
         # Distributed data parallel averages gradients over the learners; the loss is
-        # a mean over the tokens of all of them.
-        scale = self._num_learners / num_tokens.clamp(min=1)
+        # a mean over the tokens (or episodes) of all of them.
+        total = self._sum_over_learners(self._set_loss_divisor(minibatch))
+        scale = self._num_learners / total.clamp(min=1)
         for optimizer in self._optimizer_parameters:
             optimizer.zero_grad(set_to_none=True)
         module = self.module[DEFAULT_MODULE_ID]
@@ -240,11 +251,23 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         self.apply_gradients(gradients)
         return 1
 
+    def _set_loss_divisor(self, minibatch: Batch) -> Tensor:
+        """Adds the divisor of each token's loss; returns that of their sum."""
+        mask, sequences = minibatch[columns.LOSS_MASK], minibatch[columns.SEQUENCE_IDS]
+        divisor = torch.ones_like(mask, dtype=torch.float32)
+        minibatch[columns.LOSS_DIVISOR] = divisor
+        if self.config.loss_normalizer == "tokens":
+            return mask.sum()
+        lengths = torch.bincount(sequences[mask])
+        if self.config.loss_normalizer == "sequences":
+            divisor[mask] = lengths[sequences[mask]].float()
+        return (lengths > 0).sum()
+
     @override(TorchLearner)
     def compute_loss_for_module(
         self, *, module_id, config, batch: Batch, fwd_out: dict[str, Tensor]
     ) -> Tensor:
-        """Sum over agent tokens of the decoupled loss (`core.objective`), a scalar."""
+        """Sum over agent tokens of the loss (`core.objective`), a scalar."""
         logp, mask = fwd_out[Columns.ACTION_LOGP], batch[columns.LOSS_MASK]
         ratio_inputs = {
             "old_logp": self._source.interpolate(batch, logp, self._version)
@@ -265,9 +288,17 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
             is_cap=config.is_cap,
             ratio_level=config.ratio_level,
             unit_ids=batch[unit_column] if unit_column else None,
-            normalizer=1.0,
+            normalizer=batch[columns.LOSS_DIVISOR],
             **ratio_inputs,
         )
+        if self._reference is not None:
+            penalty, metrics["kl_to_reference"] = kl_penalty(
+                logp,
+                batch[columns.REFERENCE_LOGP],
+                mask,
+                normalizer=batch[columns.LOSS_DIVISOR],
+            )
+            loss = loss + config.kl_coeff * penalty
         lags = self._version - batch[columns.VERSIONS]
         self._micro_batch_metrics = {
             **metrics,
