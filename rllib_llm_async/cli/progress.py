@@ -42,6 +42,8 @@ class Progress(Callback):
 
     def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
         self._print_evaluation(result, "evaluation_at_start")
+        for warning in result.get("semantics_warnings", []):
+            _print(f"{'':>8}  [yellow]note: {warning}[/yellow]")
         if self._num_lines % 20 == 0:
             titles = "  ".join(
                 title.rjust(len(form.format(0))) for title, _, form in _COLUMNS

@@ -177,10 +177,7 @@ def ratio_metrics_by_lag(
             eps_ti=eps_ti,
             eps_stale=eps_stale,
         )
-        if last is None:
-            name = f"lag_{first}_plus"
-        else:
-            name = f"lag_{first}" if first == last else f"lag_{first}_{last}"
+        name = f"lag_{lag_name((first, last))}"
         for key in (
             "train_infer_mask",
             "ppo_clip_fraction",
@@ -190,6 +187,14 @@ def ratio_metrics_by_lag(
             metrics[f"{name}/{key}"] = of_bucket[key]
         metrics[f"{name}/token_share"] = _share(inside, mask)
     return metrics
+
+
+def lag_name(bucket: tuple[int, int | None]) -> str:
+    """One of `LAG_BUCKETS` as it stands in result keys: "1", "3_4", "9_plus"."""
+    first, last = bucket
+    if last is None:
+        return f"{first}_plus"
+    return f"{first}" if first == last else f"{first}_{last}"
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:

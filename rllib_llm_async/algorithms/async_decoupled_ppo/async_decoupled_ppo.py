@@ -7,6 +7,7 @@ arXiv 2605.12070 and `rllib_llm_async.core.objective`.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from dataclasses import replace
@@ -35,10 +36,16 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.async_decoupled_ppo_config i
 from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
     evaluate_on_runners,
 )
+from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
+    config_warnings,
+    result_warnings,
+)
 from rllib_llm_async.env_runners.episodes import EpisodeOutcome, mean_results
 from rllib_llm_async.env_runners.llm_env_runner import FinishedGroup, LLMEnvRunner
 from rllib_llm_async.env_runners.weight_channel import create_weight_channel
 from rllib_llm_async.old_logprobs.old_logit_actor import OldLogitPool
+
+logger = logging.getLogger(__name__)
 
 
 class AsyncDecoupledPPO(Algorithm):
@@ -61,6 +68,7 @@ class AsyncDecoupledPPO(Algorithm):
             maxlen=self.config.metrics_num_episodes_for_smoothing
         )
         self._dead_runners: set[int] = set()
+        self._warned_of: set[str] = set()
         self._channel = create_weight_channel(
             self.config.episodes_per_update, self.config.max_staleness
         )
@@ -82,9 +90,28 @@ class AsyncDecoupledPPO(Algorithm):
             else None
         )
         results = super().step()
+        results["semantics_warnings"] = self._new_warnings(results)
         if start is not None:
             results["evaluation_at_start"] = start
         return results
+
+    def _new_warnings(self, results: dict[str, Any]) -> list[str]:
+        """What the semantics guard says and has not said in this run before."""
+        learner = results.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})
+        said = []
+        for situation, text in [
+            *((text, text) for text in config_warnings(self.config)),
+            # The figures in it change; said once all the same.
+            *(
+                (text.split(":")[0], text)
+                for text in result_warnings(self.config, learner)
+            ),
+        ]:
+            if situation not in self._warned_of:
+                self._warned_of.add(situation)
+                logger.warning(text)
+                said.append(text)
+        return said
 
     @override(Algorithm)
     def training_step(self) -> None:
