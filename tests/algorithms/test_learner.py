@@ -221,15 +221,16 @@ def test_loss_normalizers_weigh_tokens_as_they_say(
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 def test_kl_penalty_holds_the_policy_near_its_start(make_learner, make_episodes, lora):
     def distance(kl_coeff):
+        torch.manual_seed(0)  # of the adapters
         learner = make_learner(
-            kl_coeff=kl_coeff, lora=lora, lr=1e-2, eps_ti=1e6, num_epochs=4
+            kl_coeff=kl_coeff, lora=lora, lr=2e-3, eps_ti=1e6, minibatch_size=8
         )
         start = saved_weights(learner)
         results = []
         for version in range(3):
             rng = np.random.default_rng(version)
             data = TrainingData(episodes=make_episodes(rng, [version]))
-            results.append(learner.update(training_data=data, num_epochs=4))
+            results.append(learner.update(training_data=data, num_epochs=8))
         if lora is None and kl_coeff:
             reference = learner._reference
             assert all(

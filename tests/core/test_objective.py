@@ -206,4 +206,4 @@ def test_kl_penalty_equals_float64_and_vanishes_at_the_reference():
     (gradient,) = torch.autograd.grad(penalty, theta)
     expected_gradient = np.where(mask, 1 - np.exp(reference - logp), 0) / mask.sum()
     np.testing.assert_allclose(gradient.numpy(), expected_gradient, atol=1e-6)
-    assert float(kl_penalty(theta, theta, torch.tensor(mask))[0]) == 0
+    assert kl_penalty(theta, theta, torch.tensor(mask))[0].item() == 0

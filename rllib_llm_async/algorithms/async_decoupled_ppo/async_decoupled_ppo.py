@@ -7,6 +7,7 @@ arXiv 2605.12070 and `rllib_llm_async.core.objective`.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections import deque
@@ -99,14 +100,11 @@ class AsyncDecoupledPPO(Algorithm):
         """What the semantics guard says and has not said in this run before."""
         learner = results.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})
         said = []
-        for situation, text in [
-            *((text, text) for text in config_warnings(self.config)),
-            # The figures in it change; said once all the same.
-            *(
-                (text.split(":")[0], text)
-                for text in result_warnings(self.config, learner)
-            ),
-        ]:
+        for text in itertools.chain(
+            config_warnings(self.config), result_warnings(self.config, learner)
+        ):
+            # Figures follow the colon; they change, and are said once all the same.
+            situation = text.split(":")[0]
             if situation not in self._warned_of:
                 self._warned_of.add(situation)
                 logger.warning(text)

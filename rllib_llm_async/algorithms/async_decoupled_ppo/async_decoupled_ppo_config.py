@@ -81,7 +81,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.grad_clip = 1.0
         self.grad_clip_by = "global_norm"
         self.num_epochs = 1
-        self.minibatch_size = None
+        # Two steps per update at least: with one, r_s is 1 and the clip never acts.
+        self.minibatch_size = 64
         self.shuffle_batch_per_epoch = True
         self.env_runner_cls = LLMEnvRunner
         self.num_env_runners = 1
