@@ -121,6 +121,10 @@ class Auto(OldLogprobSource):
             "auto_reason": self._reason,
         }
 
+    @property
+    def nbytes(self):
+        return self.proxy.nbytes + self.exact.nbytes
+
     def get_state(self):
         return {
             "proxy": self.proxy.get_state(),

@@ -74,6 +74,11 @@ class OldLogprobSource(ABC):
         """Figures (or words) of the last update, for the results."""
         return {}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights it holds."""
+        return 0
+
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint has to hold."""
         return {}

@@ -16,6 +16,7 @@ from rllib_llm_async.old_logprobs.base import (
     SourceSettings,
     make_source,
 )
+from rllib_llm_async.old_logprobs.interpolated import InterpolatedSource
 
 
 class SourceComparison:
@@ -60,24 +61,36 @@ class SourceComparison:
             main_old_logp: What the source in use gave; None if it needs no pass.
 
         Returns:
-            ``compare/<source>/...`` of `compare_old_logp`, ``compare/<source>/seconds``
-            for the shadows, and ``compare_seconds`` altogether.
+            ``compare/<source>/...`` of `compare_old_logp`; for the shadows
+            ``compare/<source>/seconds``, what the source would cost if it were in use,
+            and ``.../nbytes``, what it holds; ``compare_one_pass_seconds``, a pass over
+            the batch; ``compare_seconds``, what the comparison cost.
         """
         start = time.monotonic()
         logp = forward(batch, None)
+        one_pass = time.monotonic() - start
+        seconds = 0.0
 
         def cached_forward(rows, parameters):
-            whole = rows[columns.TOKENS] is batch[columns.TOKENS]
-            return logp if whole and parameters is None else forward(rows, parameters)
+            nonlocal seconds
+            if parameters is None and rows[columns.TOKENS] is batch[columns.TOKENS]:
+                seconds += one_pass
+                return logp
+            return forward(rows, parameters)
 
-        old_logp, metrics = {}, {}
+        old_logp: dict[str, Tensor] = {}
+        metrics = {"compare_one_pass_seconds": one_pass}
         for name, source in self._sources.items():
             if name not in self.shadows and main_old_logp is not None:
                 old_logp[name] = main_old_logp
                 continue
-            began = time.monotonic()
-            old_logp[name] = source.old_logp(batch, cached_forward, version)
-            metrics[f"compare/{name}/seconds"] = time.monotonic() - began
+            began, seconds = time.monotonic(), 0.0
+            if isinstance(source, InterpolatedSource):
+                old_logp[name] = source.interpolate(batch, logp, version)
+            else:
+                old_logp[name] = source.old_logp(batch, cached_forward, version)
+            metrics[f"compare/{name}/seconds"] = seconds + time.monotonic() - began
+            metrics[f"compare/{name}/nbytes"] = source.nbytes
         for name, values in old_logp.items():
             of_source = compare_old_logp(
                 values,

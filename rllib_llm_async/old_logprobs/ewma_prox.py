@@ -37,6 +37,10 @@ class EWMAProx(OldLogprobSource):
     def metrics(self):
         return {"ewma_decay": self.ewma.decay}
 
+    @property
+    def nbytes(self):
+        return sum(tensor.nbytes for tensor in self.ewma.parameters.values())
+
     def get_state(self):
         return {"ewma": self.ewma.state_dict()}
 

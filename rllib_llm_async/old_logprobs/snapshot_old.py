@@ -56,6 +56,10 @@ class SnapshotOld(OldLogprobSource):
             "snapshot_num_versions": len(self.store.versions),
         }
 
+    @property
+    def nbytes(self):
+        return self.store.nbytes
+
     def get_state(self):
         return {
             "snapshots": {

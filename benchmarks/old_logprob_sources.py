@@ -1,0 +1,120 @@
+"""All sources on the same batches of the main job: error, masks, cost, memory.
+
+The tuned example runs with exact old log-probabilities and a wider staleness bound;
+every other source is computed beside it on the batches as they come.
+
+    python -m benchmarks.old_logprob_sources [--iterations N] [--max-staleness S]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.metrics import LEARNER_RESULTS
+from rich.console import Console
+from rich.table import Table
+
+import rllib_llm_async
+from rllib_llm_async.cli.cluster import ray_cluster
+from rllib_llm_async.cli.experiment_file import build_config, load_experiments
+from rllib_llm_async.old_logprobs import source_names
+
+TUNED = (
+    Path(rllib_llm_async.__file__).parent
+    / "tuned_examples"
+    / "mini_tau2_ppo_ewma_async.yaml"
+)
+EXACT = "snapshot_old"
+FIELDS = (
+    "log_ratio_abs_error_mean",
+    "mask_disagreement",
+    "r_d_r_s_correlation",
+)
+
+
+def measure(iterations: int, max_staleness: int) -> list[dict[str, float | str]]:
+    """One row per source: medians over the iterations with stale tokens."""
+    (experiment,) = load_experiments(TUNED)
+    config = build_config(experiment).training(
+        old_logprob_source=EXACT,
+        compare_sources=[name for name in source_names() if name != EXACT],
+        max_staleness=max_staleness,
+    )
+    config.evaluation(evaluation_interval=None)
+    algorithm = config.build_algo()
+    results = []
+    try:
+        for iteration in range(iterations):
+            learner = algorithm.train()[LEARNER_RESULTS][DEFAULT_MODULE_ID]
+            print(
+                f"iteration {iteration + 1}/{iterations}, staleness "
+                f"{learner['staleness_mean']:.2f}",
+                file=sys.stderr,
+                flush=True,
+            )
+            if learner["staleness_mean"] > 0:
+                results.append(learner)
+    finally:
+        algorithm.stop()
+    weights = 4 * _num_weights(config)
+
+    def median(key: str) -> float:
+        return statistics.median(result[key] for result in results)
+
+    rows = []
+    for name in [EXACT, *config.compare_sources]:
+        prefix = f"compare/{name}"
+        seconds = "old_logprob_seconds" if name == EXACT else f"{prefix}/seconds"
+        nbytes = "snapshot_bytes" if name == EXACT else f"{prefix}/nbytes"
+        rows.append(
+            {
+                "name": f"old_logprob_sources/{name}",
+                **{field: median(f"{prefix}/{field}") for field in FIELDS},
+                "passes": statistics.median(
+                    result[seconds] / result["compare_one_pass_seconds"]
+                    for result in results
+                ),
+                "weight_copies": median(nbytes) / weights,
+            }
+        )
+    return rows
+
+
+def _num_weights(config) -> int:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(config.model_path)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--iterations", type=int, default=12)
+    parser.add_argument("--max-staleness", type=int, default=4)
+    arguments = parser.parse_args()
+    with ray_cluster():
+        rows = measure(arguments.iterations, arguments.max_staleness)
+    table = Table(
+        "source", "error", "masks differ", "corr(r_d, r_s)", "passes", "weight copies"
+    )
+    for row in rows:
+        table.add_row(
+            str(row["name"]).partition("/")[2],
+            f"{row['log_ratio_abs_error_mean']:.2e}",
+            f"{row['mask_disagreement']:.2%}",
+            f"{row['r_d_r_s_correlation']:+.2f}",
+            f"{row['passes']:.2f}",
+            f"{row['weight_copies']:.2f}",
+        )
+    Console().print(table)
+    for row in rows:
+        print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main()
