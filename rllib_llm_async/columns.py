@@ -32,6 +32,8 @@ ADVANTAGES = "advantages"
 VERSIONS = "versions"
 #: int64, number of the sequence (episode) in the batch; -1 at padding.
 SEQUENCE_IDS = "sequence_ids"
+#: int64, the episode's `EPISODE_KEY`; -1 at padding. There if the episodes carry one.
+EPISODE_KEYS = "episode_keys"
 #: int64, number of the agent turn in the batch; -1 where the agent sampled nothing.
 TURN_IDS = "turn_ids"
 
@@ -54,6 +56,8 @@ EPISODE_BEHAVIOR_LOGP = "behavior_logp"
 EPISODE_VERSIONS = "policy_versions"
 #: extra_model_outputs: float32 ``[turn tokens]``, log pi_old per token, if scored.
 EPISODE_OLD_LOGP = "old_logp"
+#: custom_data: a random number that stays with the episode wherever it goes.
+EPISODE_KEY = "episode_key"
 #: custom_data: identifies the group of episodes that share a task.
 GROUP_ID = "group_id"
 
@@ -66,6 +70,8 @@ OLD_LOGPROB_EXTRA_FORWARD_TOKENS = "old_logprob_extra_forward_tokens"
 TRAIN_TOKENS_PER_S = "train_tokens_per_s"
 PADDING_FRACTION = "padding_fraction"
 NUM_EPISODES_DROPPED_STALE = "num_episodes_dropped_stale"
+NUM_EPISODES_DROPPED_UNSCORED = "num_episodes_dropped_unscored"
+INTERRUPTION_SECONDS = "interruption_seconds"
 NUM_EPISODES_DROPPED_LOST = "num_episodes_dropped_lost"
 
 # --- Result keys, env_runners/ --------------------------------------------------

@@ -20,6 +20,7 @@ PADDING: dict[str, np.generic] = {
     columns.VERSIONS: np.int64(-1),
     columns.SEQUENCE_IDS: np.int64(-1),
     columns.TURN_IDS: np.int64(-1),
+    columns.EPISODE_KEYS: np.int64(-1),
 }
 
 

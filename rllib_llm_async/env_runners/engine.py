@@ -7,11 +7,12 @@ vLLM itself; nothing is recomputed here.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,11 @@ class VLLMEngine:
         self._stop_token_ids = list(stop_token_ids)
         self._seed = seed
         self._request_numbers = itertools.count()
+        self._in_flight: set[str] = set()
+        self._uninterrupted = asyncio.Event()
+        self._uninterrupted.set()
+        self._num_interruptions = 0
+        self._paused_at: float | None = None
         self._llm: Any = None
         self.version = 0
         self.paused_seconds = 0.0
@@ -167,10 +173,49 @@ class VLLMEngine:
         """Longest context, prompt and response together, in tokens."""
         return self._max_model_len
 
-    async def generate(self, context: Sequence[int]) -> EngineOutput:
-        """Samples one turn after ``context`` (token ids)."""
-        completion = await self._request(list(context), self._sampling_params)
+    async def generate(
+        self,
+        context: Sequence[int],
+        on_piece: Callable[[EngineOutput], None] = lambda piece: None,
+    ) -> EngineOutput:
+        """Samples one turn after ``context`` (token ids).
+
+        A turn that `interrupt` stops goes on after the next `install`, where it
+        stopped; ``on_piece`` sees each piece of it, the last one included.
+        """
+        prompt = list(context)
+        pieces: list[EngineOutput] = []
+        while True:
+            await self._uninterrupted.wait()
+            num_interruptions = self._num_interruptions
+            said = [token for piece in pieces for token in piece.token_ids]
+            params = self._sampling_params
+            if said:
+                params = params.clone()
+                params.max_tokens -= len(said)
+            piece = self._read(await self._request(prompt + said, params))
+            pieces.append(piece)
+            on_piece(piece)
+            stopped = (
+                piece.finish_reason == "abort"
+                and num_interruptions != self._num_interruptions
+            )
+            if not stopped or len(piece.token_ids) == params.max_tokens:
+                break
+        if len(pieces) == 1:
+            return piece
+        return EngineOutput(
+            said + piece.token_ids,
+            np.concatenate([p.logp for p in pieces]),
+            np.concatenate([p.versions for p in pieces]),
+            "length" if piece.finish_reason == "abort" else piece.finish_reason,
+        )
+
+    def _read(self, completion: Any) -> EngineOutput:
         token_ids = list(completion.token_ids)
+        if not token_ids:
+            empty = np.zeros(0, np.float32), np.zeros(0, np.int64)
+            return EngineOutput([], *empty, completion.finish_reason)
         self.num_generated_tokens += len(token_ids)
         versions = np.full(len(token_ids), -1, dtype=np.int64)
         for span in completion.weight_versions or ():
@@ -186,6 +231,20 @@ class VLLMEngine:
                 f"log-probability (versions {versions.tolist()}, logp {logp.tolist()})"
             )
         return EngineOutput(token_ids, logp, versions, completion.finish_reason)
+
+    async def interrupt(self) -> None:
+        """Stops generation until the next `install`.
+
+        When it returns, ``on_piece`` has seen every token sampled so far.
+        """
+        self._uninterrupted.clear()
+        self._num_interruptions += 1
+        self._paused_at = time.monotonic()
+        await self._llm.pause_generation(mode="abort", clear_cache=True)
+        while self._in_flight:
+            # What was on its way to the scheduler when it paused would wait there.
+            await self._llm.abort(list(self._in_flight))
+            await asyncio.sleep(0.005)
 
     async def install(
         self, version: int, path: Path, probe: Mapping[str, Any] | None
@@ -230,7 +289,7 @@ class VLLMEngine:
 
         start = time.monotonic()
         await self._llm.pause_generation(mode="keep", clear_cache=True)
-        paused = time.monotonic()
+        paused = self._paused_at or time.monotonic()
         try:
             await self._llm.start_weight_update()
             await self._llm.update_weights(
@@ -240,6 +299,8 @@ class VLLMEngine:
             self.version = version
         finally:
             await self._llm.resume_generation()
+            self._paused_at = None
+            self._uninterrupted.set()
             end = time.monotonic()
             self.paused_seconds += end - paused
             self.sync_seconds.append(end - start)
@@ -257,12 +318,16 @@ class VLLMEngine:
 
     async def _request(self, prompt: list[int], params: Any) -> Any:
         request_id = str(next(self._request_numbers))
-        outputs = [
-            output
-            async for output in self._llm.generate(
-                {"prompt_token_ids": prompt}, params, request_id
-            )
-        ]
+        self._in_flight.add(request_id)
+        try:
+            outputs = [
+                output
+                async for output in self._llm.generate(
+                    {"prompt_token_ids": prompt}, params, request_id
+                )
+            ]
+        finally:
+            self._in_flight.remove(request_id)
         if not outputs:
             raise RuntimeError(f"engine ended request {request_id} without an output")
         return outputs[-1].outputs[0]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import EPISODE_LEN_MEAN, EPISODE_RETURN_MEAN
 
 from rllib_llm_async import columns
-from rllib_llm_async.env_runners.engine import VLLMEngine
+from rllib_llm_async.env_runners.engine import EngineOutput, VLLMEngine
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef, TaskSuite
 
 #: How often a task is tried again after its environment failed, before it is dropped.
@@ -47,6 +48,27 @@ class EpisodeOutcome:
             num_versions=len(np.unique(np.concatenate(versions))),
             num_malformed_tool_calls=info.get(columns.NUM_MALFORMED_TOOL_CALLS, 0),
         )
+
+
+@dataclass
+class Transcript:
+    """An episode's tokens so far, those of the turn under way included.
+
+    ``versions`` holds -1 where the agent sampled nothing.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+
+    def see(self, token_ids: Sequence[int]) -> None:
+        """Adds what comes from the environment."""
+        self.tokens += token_ids
+        self.versions += [-1] * len(token_ids)
+
+    def say(self, output: EngineOutput) -> None:
+        """Adds what the agent sampled."""
+        self.tokens += output.token_ids
+        self.versions += output.versions.tolist()
 
 
 def mean_results(outcomes: Iterable[EpisodeOutcome]) -> dict[str, float]:
@@ -88,6 +110,13 @@ class EpisodePlayer:
         self._module_to_env = module_to_env
         self._on_event = on_event
         self._on_env_failure = on_env_failure
+        #: By `EPISODE_KEY`, from an episode's start until `forget`.
+        self.transcripts: dict[int, Transcript] = {}
+
+    def forget(self, keys: Iterable[int]) -> None:
+        """Drops the transcripts of episodes that nobody needs any more."""
+        for key in keys:
+            self.transcripts.pop(key, None)
 
     async def play(self, task: TaskRef) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         """Plays one episode; an environment that fails is replaced and tried again."""
@@ -102,29 +131,32 @@ class EpisodePlayer:
 
     async def _try(self, task: TaskRef) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         env = self._suite.make()
+        key = random.getrandbits(62)
+        transcript = self.transcripts[key] = Transcript()
         try:
             episode = SingleAgentEpisode(len_lookback_buffer=0)
+            episode.custom_data[columns.EPISODE_KEY] = key
             self._on_event("on_episode_created", episode, env)
             start = await _env_call(env.reset(task))
             batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
-            context = list(self._to_tokens(batch, episode))
-            episode.add_env_reset(observation=np.asarray(context, dtype=np.int64))
+            transcript.see(self._to_tokens(batch, episode))
+            episode.add_env_reset(np.asarray(transcript.tokens, dtype=np.int64))
             self._on_event("on_episode_start", episode, env)
             while True:
-                batch = self._from_output(await self._engine.generate(context), episode)
+                output = await self._engine.generate(transcript.tokens, transcript.say)
+                batch = self._from_output(output, episode)
                 step = await _env_call(env.step(batch[columns.ASSISTANT_MESSAGE]))
-                context += batch[columns.ENGINE_OUTPUT].token_ids
                 batch[columns.MESSAGES] = step.messages
                 done = step.terminated or step.truncated
                 new_tokens = [] if done else self._to_tokens(batch, episode)
-                context += new_tokens
-                overflow = not done and len(context) >= self._engine.max_model_len
+                transcript.see(new_tokens)
+                room = self._engine.max_model_len - len(transcript.tokens)
                 episode.add_env_step(
                     observation=np.asarray(new_tokens, dtype=np.int64),
                     action=batch[Columns.ACTIONS],
                     reward=step.reward,
                     terminated=step.terminated,
-                    truncated=step.truncated or overflow,
+                    truncated=step.truncated or (not done and room <= 0),
                     extra_model_outputs={
                         key: batch[key]
                         for key in (
@@ -138,6 +170,9 @@ class EpisodePlayer:
                     self._on_event("on_episode_end", episode, env)
                     info = {**start.info, **step.info}
                     return episode, EpisodeOutcome.of(task, episode, info)
+        except BaseException:
+            self.forget([key])
+            raise
         finally:
             await env.aclose()
 

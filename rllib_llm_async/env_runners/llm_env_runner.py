@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import gymnasium as gym
+import numpy as np
 import ray
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -100,6 +101,7 @@ class LLMEnvRunner(EnvRunner):
             on_event=self._call_back,
             on_env_failure=lambda: self._count(columns.NUM_ENV_FAILURES, 1),
         )
+        self._keys_of_group: dict[int, list[int]] = {}
         self._installed_serial = 0
         self._tasks: set[asyncio.Task] = set()
         self._channel: Any = None
@@ -141,6 +143,8 @@ class LLMEnvRunner(EnvRunner):
         Their tokens belong to versions that a restored learner has never seen.
         """
         self._call(self._cancel_tasks())
+        self._player.transcripts.clear()
+        self._keys_of_group.clear()
         while not self._finished.empty():
             self._finished.get_nowait()
 
@@ -257,6 +261,7 @@ class LLMEnvRunner(EnvRunner):
         while self._installed_serial == 0:
             await self._install_newest()
         self._spawn(self._follow_weights())
+        self._spawn(self._follow_interruptions())
         self._spawn(self._produce_groups())
 
     async def _cancel_tasks(self) -> None:
@@ -268,6 +273,43 @@ class LLMEnvRunner(EnvRunner):
     async def _follow_weights(self) -> None:
         while True:
             await self._install_newest()
+
+    async def _follow_interruptions(self) -> None:
+        """Answers learners that score what was sampled before the weights change."""
+        version = -1
+        while True:
+            stopped = await self._channel.interruption.remote(
+                self.worker_index, version
+            )
+            for version in stopped:  # one, or none after a time-out
+                await self.engine.interrupt()
+                await self._forget_consumed_groups()
+                await self._channel.interrupted.remote(
+                    self.worker_index, [ray.put(self._sampled_under(version))]
+                )
+
+    async def _forget_consumed_groups(self) -> None:
+        outstanding = await self._channel.outstanding.remote(self.worker_index)
+        for number in self._keys_of_group.keys() - outstanding:
+            self._player.forget(self._keys_of_group.pop(number))
+
+    def _sampled_under(self, version: int) -> list[dict[str, np.ndarray]]:
+        """Token columns of all episodes with tokens of a version, finished or not."""
+        sequences = []
+        for key, transcript in self._player.transcripts.items():
+            versions = np.asarray(transcript.versions, dtype=np.int64)
+            # What comes after the version's last token is not needed to score it.
+            end = int((versions == version).nonzero()[0].max(initial=-1)) + 1
+            if end:
+                sequences.append(
+                    {
+                        columns.TOKENS: np.asarray(transcript.tokens[:end], np.int64),
+                        columns.POSITION_IDS: np.arange(end),
+                        columns.LOSS_MASK: versions[:end] == version,
+                        columns.EPISODE_KEYS: np.full(end, key, np.int64),
+                    }
+                )
+        return sequences
 
     async def _install_newest(self) -> None:
         for published in await self._channel.newest.remote(self._installed_serial):
@@ -306,6 +348,12 @@ class LLMEnvRunner(EnvRunner):
             if not isinstance(failure, EpisodeError):
                 raise failure
         if failures:
+            self._player.forget(
+                episode.custom_data[columns.EPISODE_KEY]
+                for result in results
+                if not isinstance(result, BaseException)
+                for episode in result[:1]
+            )
             self._count("num_episodes_dropped_env_failure", len(results))
             await self._consume(ticket)
             return
@@ -313,6 +361,11 @@ class LLMEnvRunner(EnvRunner):
         for episode, outcome in results:
             episode.custom_data[columns.GROUP_ID] = ticket.number
             self._count_episode(outcome)
+        self._keys_of_group[ticket.number] = [
+            episode.custom_data[columns.EPISODE_KEY] for episode in episodes
+        ]
+        # An interruption would do it, too; most sources need none.
+        await self._forget_consumed_groups()
         self._finished.put(FinishedGroup(ray.put(episodes), outcomes, ticket))
 
     async def _consume(self, ticket: Ticket) -> None:
@@ -333,7 +386,8 @@ class LLMEnvRunner(EnvRunner):
 
         async def run(task: TaskRef) -> EpisodeOutcome:
             async with slots:
-                _, outcome = await self._player.play(task)
+                episode, outcome = await self._player.play(task)
+            self._player.forget([episode.custom_data[columns.EPISODE_KEY]])
             return outcome
 
         return await asyncio.gather(

@@ -45,6 +45,7 @@ class StalenessGate:
     learner_version: int = 0
     _outstanding: dict[int, Ticket] = field(default_factory=dict)
     _delivered: set[int] = field(default_factory=set)
+    _in_training: set[int] = field(default_factory=set)
     _next_number: int = 0
 
     def admit(
@@ -76,13 +77,24 @@ class StalenessGate:
         if num_episodes < self.episodes_per_update:
             return []
         rest = [t for t in self._outstanding.values() if t.number not in batch]
-        return batch if self._feasible(rest, 1) else []
+        if not self._feasible(rest, 1):
+            return []
+        self._in_training = set(batch)
+        return batch
 
     def consume(self, numbers: Iterable[int]) -> None:
         """Records that groups were trained on or dropped."""
         for number in numbers:
             self._outstanding.pop(number, None)
             self._delivered.discard(number)
+
+    def outstanding(self, runner: int) -> set[int]:
+        """Numbers of a runner's groups that are still to be handed out for training."""
+        return {
+            ticket.number
+            for ticket in self._outstanding.values()
+            if ticket.runner == runner and ticket.number not in self._in_training
+        }
 
     def lose_runner(self, runner: int) -> int:
         """Forgets what a dead runner had under way; returns how many episodes."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -35,6 +36,19 @@ class PublishedWeights:
     serial: int = 0
 
 
+@dataclass
+class Interruption:
+    """Generation stopped, so that learners score what was sampled under a version.
+
+    ``sampled`` and ``scores`` are references, one per runner and per learner.
+    """
+
+    version: int
+    waiting_for: set[int]
+    sampled: list[ray.ObjectRef] = field(default_factory=list)
+    scores: list[ray.ObjectRef] = field(default_factory=list)
+
+
 class WeightChannel:
     """Async actor; every method runs on its one event loop, so no lock is needed.
 
@@ -45,12 +59,16 @@ class WeightChannel:
 
     #: Long polls return after this long, so that a caller notices its own shutdown.
     POLL_SECONDS = 5.0
+    #: A runner that is silent for longer has died; nobody else would notice, since
+    #: the driver waits for the learners, and they for the runners.
+    INTERRUPTION_TIMEOUT_SECONDS = 60.0
 
     def __init__(self, episodes_per_update: int, max_staleness: int) -> None:
         self._gate = StalenessGate(episodes_per_update, max_staleness)
         self._max_staleness = max_staleness
         self._published: PublishedWeights | None = None
         self._trainer_weights: list[PublishedWeights] = []
+        self._interruption: Interruption | None = None
         self._engine_versions: dict[int, int] = {}
         self._training_paused = False
         self._changed = asyncio.Condition()
@@ -88,6 +106,66 @@ class WeightChannel:
         await self._wait_until(is_newer)
         return [self._published] if self._published and is_newer() else []
 
+    async def interrupt(self, version: int) -> list[ray.ObjectRef]:
+        """Stops all engines; returns what they sampled under the outgoing version.
+
+        Called by every learner of a run; generation goes on with the next version.
+
+        Returns:
+            References to lists of token columns, one per runner. A runner that does
+            not answer within ``INTERRUPTION_TIMEOUT_SECONDS`` is left out.
+        """
+        if self._interruption is None or self._interruption.version != version:
+            self._interruption = Interruption(version, set(self._engine_versions))
+            await self._notify()
+        interruption = self._interruption
+        deadline = time.monotonic() + self.INTERRUPTION_TIMEOUT_SECONDS
+        while interruption.waiting_for and time.monotonic() < deadline:
+            await self._wait_until(lambda: not interruption.waiting_for)
+        interruption.waiting_for.clear()
+        return interruption.sampled
+
+    async def interruption(self, runner: int, after_version: int) -> list[int]:
+        """Waits for an interruption; its version in a list, empty on time-out."""
+
+        def has_to_stop() -> list[int]:
+            current = self._interruption
+            if (
+                current is None
+                or current.version <= after_version
+                or runner not in current.waiting_for
+            ):
+                return []
+            return [current.version]
+
+        await self._wait_until(has_to_stop)
+        return has_to_stop()
+
+    async def interrupted(self, runner: int, sampled: list[ray.ObjectRef]) -> None:
+        """A runner has stopped and hands out what it sampled."""
+        current = self._interruption
+        if current is not None and runner in current.waiting_for:
+            current.waiting_for.remove(runner)
+            current.sampled += sampled
+            await self._notify()
+
+    async def share_scores(
+        self, version: int, scores: list[ray.ObjectRef], num_learners: int
+    ) -> list[ray.ObjectRef]:
+        """Takes one learner's scores; returns those of all once all are there."""
+        current = self._interruption
+        if current is None or current.version != version:
+            raise RuntimeError(f"version {version} has not been interrupted")
+        current.scores += scores
+        await self._notify()
+        while len(current.scores) < num_learners:
+            await self._wait_until(lambda: len(current.scores) >= num_learners)
+        return current.scores
+
+    async def outstanding(self, runner: int) -> set[int]:
+        """Numbers of the runner's groups that are still to be trained on."""
+        return self._gate.outstanding(runner)
+
     async def register_runner(self, runner: int) -> int:
         """Announces a (re)started runner; returns the episodes its forerunner lost."""
         return await self.lose_runner(runner)
@@ -98,6 +176,8 @@ class WeightChannel:
         Others would wait for it otherwise: its groups have deadlines, too.
         """
         self._engine_versions.pop(runner, None)
+        if self._interruption is not None:
+            self._interruption.waiting_for.discard(runner)
         lost = self._gate.lose_runner(runner)
         await self._notify()
         return lost
@@ -106,6 +186,7 @@ class WeightChannel:
         """Forgets all groups and engine versions, before a checkpoint is restored."""
         self._gate.forget()
         self._trainer_weights.clear()
+        self._interruption = None
         self._engine_versions.clear()
 
     async def installed(self, runner: int, version: int) -> None:

@@ -17,6 +17,7 @@ from rllib_llm_async.old_logprobs.current_recompute import CurrentRecompute
 from rllib_llm_async.old_logprobs.ewma_prox import EWMAProx
 from rllib_llm_async.old_logprobs.interp_prox_loglinear import InterpProxLoglinear
 from rllib_llm_async.old_logprobs.interpolated import InterpolatedSource
+from rllib_llm_async.old_logprobs.interrupt_sync import InterruptSync
 from rllib_llm_async.old_logprobs.linear_prox import LinearProx
 from rllib_llm_async.old_logprobs.old_logit_model import OldLogitModel
 from rllib_llm_async.old_logprobs.ppo_ewma_async import PPOEWMAAsyncSource
@@ -29,6 +30,7 @@ __all__ = [
     "EWMAProx",
     "InterpProxLoglinear",
     "InterpolatedSource",
+    "InterruptSync",
     "LinearProx",
     "OldLogitModel",
     "OldLogprobSource",

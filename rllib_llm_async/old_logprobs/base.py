@@ -64,6 +64,8 @@ class OldLogprobSource(ABC):
             batch: Row-packed columns, see `rllib_llm_async.columns`.
             forward: Log-probabilities of rows under given or current weights.
             version: The trainer's current version.
+
+        NaN marks a token whose log pi_old is lost; its episode is dropped and counted.
         """
 
     def observe(self, *, mask_share: float, staleness_width: float) -> None:

@@ -97,7 +97,7 @@ class SourceComparison:
                 old_logp[self._exact_name],
                 logp,
                 batch[columns.BEHAVIOR_LOGP],
-                batch[columns.LOSS_MASK],
+                batch[columns.LOSS_MASK] & ~values.isnan(),
                 eps_ti=self._settings.eps_ti,
             )
             metrics |= {f"compare/{name}/{k}": float(v) for k, v in of_source.items()}

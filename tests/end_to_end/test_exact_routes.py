@@ -38,3 +38,29 @@ def test_old_logit_model_equals_snapshots_and_survives_its_death(
         assert [r["policy_version"] for r in results] == list(range(8))
     finally:
         algorithm.stop()
+
+
+def test_interrupt_sync_equals_snapshots_and_reports_its_pause(
+    ray_cluster, make_config, learner_results
+):
+    config = make_config(
+        old_logprob_source="interrupt_sync",
+        compare_sources=["snapshot_old"],
+        max_staleness=3,
+        lr=1e-3,
+    )
+    algorithm = config.build_algo()
+    try:
+        results = [algorithm.train() for _ in range(6)]
+        learners = [learner_results(result) for result in results]
+        for learner in learners:
+            assert learner["compare/snapshot_old/log_ratio_abs_error_mean"] < 1e-5
+            assert learner["num_episodes_dropped_unscored"] == 0
+            assert learner["interruption_seconds"] > 0
+        assert learners[-1]["staleness_mean"] > 0
+        runners = results[-1]["env_runners"]
+        # Turns that an interruption cut in two go on under the next version.
+        assert runners["num_multi_version_episodes_lifetime"] > 0
+        assert runners["generation_paused_fraction"] > 0
+    finally:
+        algorithm.stop()

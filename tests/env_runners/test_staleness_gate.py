@@ -68,3 +68,12 @@ def test_the_learner_waits_for_a_group_that_would_get_too_old():
     assert gate.next_batch() == []  # slow is due now, and not finished
     gate.deliver(slow.number)
     assert gate.next_batch() == [slow.number]
+
+
+def test_outstanding_leaves_out_what_is_in_training():
+    gate = StalenessGate(episodes_per_update=4, max_staleness=1)
+    tickets = [gate.admit(runner, 0, 4) for runner in (1, 2)]
+    assert gate.outstanding(1) == {tickets[0].number}
+    gate.deliver(tickets[0].number)
+    assert gate.next_batch() == [tickets[0].number]
+    assert gate.outstanding(1) == set() and gate.outstanding(2) == {tickets[1].number}

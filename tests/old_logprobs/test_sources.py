@@ -139,8 +139,10 @@ def test_ppo_ewma_async_takes_its_decay_from_the_window_and_resets_once():
     assert source.metrics()["ewma_num_resets"] == 1
 
 
-# What comes with the episodes has no state, and needs scored ones.
-@pytest.mark.parametrize("name", sorted({*source_names()} - {"old_logit_model"}))
+# What an episode's scores depend on is forgotten, like the episodes, on a restore.
+@pytest.mark.parametrize(
+    "name", sorted({*source_names()} - {"old_logit_model", "interrupt_sync"})
+)
 def test_state_survives_a_round_trip(name):
     source, trainer = run(name)
     batch = make_batch()
@@ -155,6 +157,39 @@ def test_state_survives_a_round_trip(name):
     trainer.advance(source, 4)
     restored.on_publish(4, trainer.weights)
     assert source.metrics() == restored.metrics()
+
+
+def test_interrupt_sync_joins_scores_of_several_interruptions():
+    source, trainer = run("interrupt_sync", up_to=0)
+    batch = make_batch()
+    keys = torch.tensor([11, 12, 13])[:, None].repeat(1, 4)
+    batch[columns.EPISODE_KEYS] = keys
+    versions, positions = batch[columns.VERSIONS], batch[columns.POSITION_IDS]
+    for version in range(4):
+        if version:
+            trainer.advance(source, version)
+        if version == 3:
+            break  # what is sampled under 3 is still current
+        assert source.outgoing["w"] == version
+        scores = {}
+        for row in range(3):
+            own = versions[row] == version
+            if own.any():
+                logp = (version * positions[row, own]).float().numpy()
+                scores[int(keys[row, 0])] = (positions[row, own].numpy(), logp)
+        source.add_scores(version, scores)
+    old = source.old_logp(batch, trainer.forward, 3)
+    mask = batch[columns.LOSS_MASK]
+    assert torch.equal(old[mask], (versions * positions)[mask].float())
+
+    # A score that never came is missing, not replaced.
+    batch[columns.EPISODE_KEYS][2] = 99
+    old = source.old_logp(batch, trainer.forward, 3)
+    assert old[2].isnan().tolist() == [False, True, False, False]
+    # Episodes that are not scored any more are forgotten.
+    for version in range(4, 9):
+        trainer.advance(source, version)
+    assert source.nbytes == 4
 
 
 def run_auto(behavior_error):

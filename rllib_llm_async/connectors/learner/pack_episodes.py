@@ -51,6 +51,10 @@ class PackEpisodes(ConnectorV2):
             length = len(sequence[columns.TOKENS])
             sequence[columns.ADVANTAGES] = np.full(length, advantage, np.float32)
             sequence[columns.SEQUENCE_IDS] = np.full(length, number, np.int64)
+            if columns.EPISODE_KEY in episode.custom_data:
+                sequence[columns.EPISODE_KEYS] = np.full(
+                    length, episode.custom_data[columns.EPISODE_KEY], np.int64
+                )
             first_turn += len(episode)
             sequences.append(sequence)
         packed = pack_rows(sequences, min_row_tokens=self.min_row_tokens)

@@ -36,12 +36,14 @@ from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.models.hf_causal_lm import ENTROPY
 from rllib_llm_async.old_logprobs import (
     InterpolatedSource,
+    InterruptSync,
     OldLogprobSource,
     SourceComparison,
     SourceSettings,
     make_source,
 )
-from rllib_llm_async.packing import micro_batches
+from rllib_llm_async.old_logprobs.interrupt_sync import Scores
+from rllib_llm_async.packing import micro_batches, pack_rows
 
 #: Component of the checkpoint that holds what RLlib's Learner does not know.
 ASYNC_STATE = "async_decoupled_ppo"
@@ -159,16 +161,20 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         )
         self._log_steps_trained_metrics(multi_agent_batch)
         batch: Batch = dict(multi_agent_batch[DEFAULT_MODULE_ID])
-        mask, sequences = batch[columns.LOSS_MASK], batch[columns.SEQUENCE_IDS]
-        stale = mask & (
+        stale = batch[columns.LOSS_MASK] & (
             self._version - batch[columns.VERSIONS] > self.config.max_staleness
         )
-        stale_sequences = sequences[stale].unique()
-        batch[columns.LOSS_MASK] = mask & ~torch.isin(sequences, stale_sequences)
-        self._log(
-            {columns.NUM_EPISODES_DROPPED_STALE: len(stale_sequences)}, "lifetime_sum"
-        )
+        self._drop_episodes(batch, stale, columns.NUM_EPISODES_DROPPED_STALE)
         return batch
+
+    def _drop_episodes(self, batch: Batch, tokens: Tensor, counter: str) -> None:
+        """Masks out the whole episodes of some tokens, and counts them."""
+        sequences = batch[columns.SEQUENCE_IDS]
+        dropped = sequences[tokens].unique()
+        batch[columns.LOSS_MASK] = batch[columns.LOSS_MASK] & ~torch.isin(
+            sequences, dropped
+        )
+        self._log({counter: len(dropped)}, "lifetime_sum")
 
     def _fetch_episodes(self, training_data: TrainingData) -> TrainingData:
         """Gets referenced groups; one that went down with its node is counted."""
@@ -191,6 +197,11 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         with torch.no_grad():
             old_logp = self._source.old_logp(batch, self._forward, self._version)
         self._log({columns.OLD_LOGPROB_SECONDS: time.monotonic() - start})
+        self._drop_episodes(
+            batch,
+            batch[columns.LOSS_MASK] & old_logp.isnan(),
+            columns.NUM_EPISODES_DROPPED_UNSCORED,
+        )
         return old_logp
 
     def _compare_sources(self, batch: Batch) -> dict[str, float]:
@@ -416,9 +427,61 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         self._publish()
 
     def _publish_next_version(self) -> None:
+        if self._channel is not None:
+            for source in self._interrupting_sources():
+                self._score_before_publishing(source)
         self._version += 1
         self._show_weights_to_sources()
         self._publish()
+
+    def _interrupting_sources(self) -> list[InterruptSync]:
+        sources = [self._source]
+        if self._comparison is not None:
+            sources += self._comparison.shadows.values()
+        return [source for source in sources if isinstance(source, InterruptSync)]
+
+    def _score_before_publishing(self, source: InterruptSync) -> None:
+        """Stops the engines and scores what they sampled under the outgoing version.
+
+        Every learner scores its share; all get all scores.
+        """
+        start = time.monotonic()
+        sampled = ray.get(self._channel.interrupt.remote(self._version))
+        sequences = [s for reference in sampled for s in ray.get(reference)]
+        share = sequences[self._learner_rank :: self._num_learners]
+        scores = ray.put(self._score(share, source.outgoing))
+        for reference in ray.get(
+            self._channel.share_scores.remote(
+                self._version, [scores], self._num_learners
+            )
+        ):
+            source.add_scores(self._version, ray.get(reference))
+        self._log({columns.INTERRUPTION_SECONDS: time.monotonic() - start})
+
+    def _score(
+        self, sequences: list[dict[str, np.ndarray]], parameters: Mapping[str, Tensor]
+    ) -> Scores:
+        """Log-probabilities at the mask of each sequence, by its episode's key."""
+        if not sequences:
+            return {}
+        batch = {
+            key: torch.from_numpy(column).to(self._device)
+            for key, column in pack_rows(sequences, min_row_tokens=512).items()
+        }
+        logp = self._forward(batch, parameters)
+        mask = batch[columns.LOSS_MASK]
+        values, keys, positions = (
+            column[mask].cpu().numpy()
+            for column in (
+                logp,
+                batch[columns.EPISODE_KEYS],
+                batch[columns.POSITION_IDS],
+            )
+        )
+        return {
+            int(key): (positions[keys == key], values[keys == key])
+            for key in np.unique(keys)
+        }
 
     def _show_weights_to_sources(self) -> None:
         weights = self._policy.trainable_parameters()

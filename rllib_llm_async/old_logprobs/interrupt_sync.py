@@ -1,0 +1,90 @@
+"""Exact: what was sampled under the outgoing version is scored before it goes.
+
+After the optimizer steps the learner stops generation, scores every token sampled
+under the version that it is about to replace (in finished and unfinished episodes
+alike) with the weights from before the steps, and only then publishes the next
+version. It holds one copy of the weights and one number per token, and pays with a
+pause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rllib_llm_async import columns
+from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
+
+#: Of one interruption, by `EPISODE_KEY`: positions in the episode and log pi_old.
+Scores = Mapping[int, tuple[np.ndarray, np.ndarray]]
+
+
+@register_source
+class InterruptSync(OldLogprobSource):
+    """Current weights for tokens of the current version, kept scores for older ones."""
+
+    name = "interrupt_sync"
+    is_exact = True
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        #: The trained weights as they were published last.
+        self.outgoing: dict[str, Tensor] = {}
+        #: By `EPISODE_KEY`: log pi_old by position, NaN where none is known.
+        self._scores: dict[int, np.ndarray] = {}
+        self._last_scored: dict[int, int] = {}
+
+    def on_publish(self, version, named_parameters):
+        self.outgoing = {
+            name: tensor.detach().clone() for name, tensor in named_parameters.items()
+        }
+        # An episode that is not scored any more was trained on, dropped or lost; one
+        # that lives on is scored again before it can be older than the bound.
+        for key, last in list(self._last_scored.items()):
+            if last < version - 1 - self.settings.max_staleness:
+                del self._last_scored[key], self._scores[key]
+
+    def add_scores(self, version: int, scores: Scores) -> None:
+        """Takes what one learner scored while ``version`` was the outgoing one."""
+        for key, (positions, logp) in scores.items():
+            kept = self._scores.get(key, np.zeros(0, np.float32))
+            grown = np.full(max(len(kept), positions[-1] + 1), np.nan, np.float32)
+            grown[: len(kept)] = kept
+            grown[positions] = logp
+            self._scores[key] = grown
+            self._last_scored[key] = version
+
+    def old_logp(self, batch, forward, version):
+        """NaN where a token of an older version was never scored."""
+        mask, versions = batch[columns.LOSS_MASK], batch[columns.VERSIONS]
+        old_logp = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
+        is_current = mask & (versions == version)
+        rows = is_current.any(dim=1)
+        if rows.any():
+            logp = forward({key: column[rows] for key, column in batch.items()}, None)
+            old_logp[rows] = torch.where(is_current[rows], logp, old_logp[rows])
+        is_older = mask & ~is_current
+        old_logp[is_older] = torch.from_numpy(
+            self._look_up(
+                batch[columns.EPISODE_KEYS][is_older].cpu().numpy(),
+                batch[columns.POSITION_IDS][is_older].cpu().numpy(),
+            )
+        ).to(mask.device)
+        return old_logp
+
+    def _look_up(self, keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        found = np.full(len(keys), np.nan, np.float32)
+        for key in np.unique(keys):
+            scores = self._scores.get(int(key), np.zeros(0, np.float32))
+            chosen = (keys == key) & (positions < len(scores))
+            found[chosen] = scores[positions[chosen]]
+        return found
+
+    @property
+    def nbytes(self):
+        return sum(tensor.nbytes for tensor in self.outgoing.values()) + sum(
+            scores.nbytes for scores in self._scores.values()
+        )
