@@ -71,7 +71,8 @@ def probe_of(model):
     return {"prompt": PROBE_PROMPT, "logp": logp}
 
 
-def test_tokens_belong_to_the_version_they_carry(models, tmp_path):
+@pytest.mark.parametrize("interrupts", [False, True], ids=["keep", "interrupt"])
+def test_tokens_belong_to_the_version_they_carry(models, tmp_path, interrupts):
     paths = []
     for version, model in enumerate(models):
         paths.append(tmp_path / f"{version}.safetensors")
@@ -85,12 +86,22 @@ def test_tokens_belong_to_the_version_they_carry(models, tmp_path):
             # No end of turn is asked for, so that turns are long enough to be hit.
             outputs = []
             while engine.version < NUM_VERSIONS - 1 or not outputs:
-                outputs.append(await engine.generate(prompt))
+                pieces = []
+                output = await engine.generate(prompt, pieces.append)
+                assert [t for p in pieces for t in p.token_ids] == output.token_ids
+                assert output.finish_reason in ("stop", "length")
+                assert interrupts or len(pieces) == 1
+                outputs.append(output)
             return [(prompt, output) for output in outputs]
 
         running = [asyncio.ensure_future(turns(prompt)) for prompt in prompts]
         for version in range(1, NUM_VERSIONS):
             await asyncio.sleep(0.3)
+            if interrupts:
+                await engine.interrupt()
+                generated = engine.num_generated_tokens
+                await asyncio.sleep(0.1)
+                assert engine.num_generated_tokens == generated
             await engine.install(version, paths[version], probe_of(models[version]))
         finished = [pair for pairs in await asyncio.gather(*running) for pair in pairs]
 
