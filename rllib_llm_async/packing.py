@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from rllib_llm_async import columns
 
@@ -50,27 +53,91 @@ def pack_rows(
     """
     if not sequences:
         return {key: np.full((1, 2), padding) for key, padding in PADDING.items()}
-    lengths = [len(sequence[columns.TOKENS]) for sequence in sequences]
-    row_tokens = max(max(lengths), min_row_tokens)
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for index in sorted(range(len(sequences)), key=lambda i: -lengths[i]):
-        row = next((r for r, free in enumerate(room) if free >= lengths[index]), None)
-        if row is None:
-            row = len(rows)
-            rows.append([])
-            room.append(row_tokens)
-        rows[row].append(index)
-        room[row] -= lengths[index]
-    row_tokens -= min(room)
-    packed = {
-        key: np.full((len(rows), row_tokens), PADDING[key]) for key in sequences[0]
-    }
-    for row, members in enumerate(rows):
-        start = 0
-        for index in members:
-            end = start + lengths[index]
-            for key, column in packed.items():
-                column[row, start:end] = sequences[index][key]
-            start = end
+    lengths = np.array([len(sequence[columns.TOKENS]) for sequence in sequences])
+    row, start = first_fit(lengths, max(int(lengths.max()), min_row_tokens))
+    shape = int(row.max()) + 1, int((start + lengths).max())
+    packed = {key: np.full(shape, PADDING[key]) for key in sequences[0]}
+    for index, sequence in enumerate(sequences):
+        place = slice(start[index], start[index] + lengths[index])
+        for key, column in packed.items():
+            column[row[index], place] = sequence[key]
     return packed
+
+
+def first_fit(lengths: np.ndarray, row_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places sequences into rows, the longest first, each where there is room.
+
+    Args:
+        lengths: int ``[sequences]``, none above ``row_tokens``.
+        row_tokens: Room of a row.
+
+    Returns:
+        Row and first position of each sequence, int64 ``[sequences]``.
+    """
+    row = np.zeros(len(lengths), np.int64)
+    start = np.zeros(len(lengths), np.int64)
+    room: list[int] = []
+    for index in np.argsort(-lengths, kind="stable"):
+        length = int(lengths[index])
+        fitting = next((r for r, free in enumerate(room) if free >= length), None)
+        if fitting is None:
+            fitting = len(room)
+            room.append(row_tokens)
+        row[index], start[index] = fitting, row_tokens - room[fitting]
+        room[fitting] -= length
+    return row, start
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """Beginnings of some sequences of a batch, packed anew.
+
+    ``batch`` holds tokens, position ids and the mask of the wanted tokens;
+    ``index`` int64 ``[wanted]`` says where in the flattened original each of them is,
+    in the order of the new mask's true elements.
+    """
+
+    batch: dict[str, Tensor]
+    index: Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that a pass over it computes, padding left out."""
+        return int((self.batch[columns.SEQUENCE_IDS] >= 0).sum())
+
+
+def select_prefixes(batch: Mapping[str, Tensor], wanted: Tensor) -> Prefixes:
+    """What a pass has to see to score some tokens: their sequences up to the last one.
+
+    Args:
+        batch: Row-packed columns.
+        wanted: bool ``[rows, length]``, at least one true, none at padding.
+    """
+    length = wanted.shape[1]
+    sequence = batch[columns.SEQUENCE_IDS].flatten()
+    position = batch[columns.POSITION_IDS].flatten()
+    chosen = wanted.flatten()
+    ends = torch.zeros(int(sequence.max()) + 1, dtype=torch.int64, device=wanted.device)
+    ends.scatter_reduce_(0, sequence[chosen], position[chosen] + 1, "amax")
+    row, start = first_fit(ends.cpu().numpy(), length)
+    base = torch.from_numpy(row * length + start).to(wanted.device)
+
+    kept = (sequence >= 0) & (position < ends[sequence.clamp(min=0)])
+    place = base[sequence[kept]] + position[kept]
+    shape = int(row.max()) + 1, length
+    packed = {
+        columns.TOKENS: batch[columns.TOKENS].flatten()[kept],
+        columns.POSITION_IDS: position[kept],
+        columns.LOSS_MASK: chosen[kept],
+        columns.SEQUENCE_IDS: sequence[kept],
+    }
+    for key, values in packed.items():
+        column = torch.full(
+            shape, PADDING[key].item(), dtype=values.dtype, device=values.device
+        )
+        column.view(-1)[place] = values
+        packed[key] = column[:, : int((start + ends.cpu().numpy()).max())]
+    index = torch.full((shape[0] * length,), -1, device=wanted.device)
+    index[place] = kept.nonzero().squeeze(1)
+    in_order = index.view(shape)[:, : packed[columns.TOKENS].shape[1]]
+    return Prefixes(packed, in_order[packed[columns.LOSS_MASK]])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rllib_llm_async import columns
 from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
+from rllib_llm_async.packing import select_prefixes
 
 #: Of one interruption, by `EPISODE_KEY`: positions in the episode and log pi_old.
 Scores = Mapping[int, tuple[np.ndarray, np.ndarray]]
@@ -62,10 +63,10 @@ class InterruptSync(OldLogprobSource):
         mask, versions = batch[columns.LOSS_MASK], batch[columns.VERSIONS]
         old_logp = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
         is_current = mask & (versions == version)
-        rows = is_current.any(dim=1)
-        if rows.any():
-            logp = forward({key: column[rows] for key, column in batch.items()}, None)
-            old_logp[rows] = torch.where(is_current[rows], logp, old_logp[rows])
+        if is_current.any():
+            prefixes = select_prefixes(batch, is_current)
+            logp = forward(prefixes.batch, None)
+            old_logp.view(-1)[prefixes.index] = logp[prefixes.batch[columns.LOSS_MASK]]
         is_older = mask & ~is_current
         old_logp[is_older] = torch.from_numpy(
             self._look_up(

@@ -7,13 +7,15 @@ import torch
 from rllib_llm_async import columns
 from rllib_llm_async.core.snapshots import SnapshotStore
 from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
+from rllib_llm_async.packing import select_prefixes
 
 
 @register_source
 class SnapshotOld(OldLogprobSource):
     """Keeps one snapshot per version within the staleness bound.
 
-    A batch costs one pass per version, over only the rows that hold its tokens.
+    A batch costs one pass per version, over only the sequences that hold its tokens,
+    and those only up to the last of them.
     """
 
     name = "snapshot_old"
@@ -34,12 +36,11 @@ class SnapshotOld(OldLogprobSource):
         old_logp = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
         forward_tokens = 0
         for own in versions[mask].unique().tolist():
-            of_version = mask & (versions == own)
-            rows = of_version.any(dim=1)
+            prefixes = select_prefixes(batch, mask & (versions == own))
             parameters = None if own == version else self._parameters(own, mask.device)
-            logp = forward({k: column[rows] for k, column in batch.items()}, parameters)
-            old_logp[rows] = torch.where(of_version[rows], logp, old_logp[rows])
-            forward_tokens += int((batch[columns.SEQUENCE_IDS][rows] >= 0).sum())
+            logp = forward(prefixes.batch, parameters)
+            old_logp.view(-1)[prefixes.index] = logp[prefixes.batch[columns.LOSS_MASK]]
+            forward_tokens += prefixes.num_tokens
         one_pass = int((batch[columns.SEQUENCE_IDS] >= 0).sum())
         self._extra_forward_tokens = max(0, forward_tokens - one_pass)
         return old_logp

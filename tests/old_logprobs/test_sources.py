@@ -12,14 +12,14 @@ from rllib_llm_async.old_logprobs import SourceSettings, make_source, source_nam
 
 
 class Trainer:
-    """log pi = w * position; counts the rows of every pass."""
+    """log pi = w * position; counts the tokens of every pass."""
 
     def __init__(self):
         self.weights = {"w": torch.tensor(0.0)}
-        self.rows_passed = 0
+        self.tokens_passed = 0
 
     def forward(self, batch, parameters):
-        self.rows_passed += len(batch[columns.TOKENS])
+        self.tokens_passed += int((batch[columns.SEQUENCE_IDS] >= 0).sum())
         w = (self.weights if parameters is None else parameters)["w"]
         return w * batch[columns.POSITION_IDS].float()
 
@@ -69,9 +69,9 @@ def test_snapshot_old_scores_every_token_under_its_own_version():
     mask = batch[columns.LOSS_MASK]
     expected = batch[columns.VERSIONS] * batch[columns.POSITION_IDS]
     assert torch.equal(old[mask], expected[mask].float())
-    # version 1 is in 1 row, 2 and 3 in 2 rows each: 5 row passes, 2 more than 3
-    assert trainer.rows_passed == 5
-    assert source.metrics()[columns.OLD_LOGPROB_EXTRA_FORWARD_TOKENS] == 2 * 4
+    # Up to the last token of version 1: 3 tokens; of 2: 4 + 2; of 3: 4 + 4.
+    assert trainer.tokens_passed == 17
+    assert source.metrics()[columns.OLD_LOGPROB_EXTRA_FORWARD_TOKENS] == 17 - 12
 
 
 def test_snapshot_old_names_the_version_that_is_gone():
@@ -199,6 +199,7 @@ def run_auto(behavior_error):
         key: column.repeat(8, *[1] * (column.dim() - 1))
         for key, column in make_batch().items()
     }
+    batch[columns.SEQUENCE_IDS] = torch.arange(24)[:, None].repeat(1, 4)
     exact = (batch[columns.VERSIONS] * batch[columns.POSITION_IDS]).float()
     batch[columns.BEHAVIOR_LOGP] = exact + behavior_error
     slow = trainer.forward
