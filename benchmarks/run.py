@@ -11,12 +11,14 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import generation_vs_raw_vllm, learner_vs_bare_torch
+from benchmarks import generation_vs_raw_vllm, learner_vs_bare_torch, weights
 from rllib_llm_async.cli.cluster import ray_cluster
 
 ROWS = {
     "generation_vs_raw_vllm": generation_vs_raw_vllm.run,
     "learner_vs_bare_torch": learner_vs_bare_torch.run,
+    "ewma_update_vs_copy": weights.ewma_update_vs_copy,
+    "snapshot_window_vs_copy": weights.snapshot_window_vs_copy,
 }
 
 
@@ -35,8 +37,8 @@ def main() -> None:
     for row in rows:
         table.add_row(
             row.name,
-            f"{row.value:,.0f}",
-            f"{row.reference:,.0f}",
+            f"{row.value:,.4g}",
+            f"{row.reference:,.4g}",
             row.unit,
             f"{row.ratio:.2f}",
         )

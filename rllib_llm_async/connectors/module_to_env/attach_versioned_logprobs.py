@@ -17,6 +17,10 @@ class AttachVersionedLogprobs(ConnectorV2):
 
     Place it first in the module-to-env pipeline; needs ``engine_output`` of one
     episode's turn in the batch. A column that is already present is left alone.
+
+    Raises:
+        ValueError: If a log-probability is NaN, infinite or positive, or a token has
+            no version; names the episode.
     """
 
     @override(ConnectorV2)
@@ -24,6 +28,16 @@ class AttachVersionedLogprobs(ConnectorV2):
         self, *, rl_module, batch, episodes, explore=None, shared_data=None, **kwargs
     ) -> dict[str, Any]:
         output = batch[columns.ENGINE_OUTPUT]
+        bad = ~np.isfinite(output.logp) | (output.logp > 1e-3) | (output.versions < 0)
+        if bad.any():
+            (episode,) = episodes
+            first = int(bad.argmax())
+            raise ValueError(
+                f"episode {episode.id_}, turn {len(episode)}: the engine gave "
+                f"{int(bad.sum())} of {len(bad)} tokens no usable log-probability or "
+                f"version; token {first} has logp {output.logp[first]} and version "
+                f"{output.versions[first]}"
+            )
         batch.setdefault(Columns.ACTIONS, np.asarray(output.token_ids, dtype=np.int64))
         batch.setdefault(columns.EPISODE_BEHAVIOR_LOGP, output.logp)
         batch.setdefault(columns.EPISODE_VERSIONS, output.versions)
