@@ -28,6 +28,10 @@ REFERENCE_LOGP = "reference_logp"
 LOSS_DIVISOR = "loss_divisor"
 #: float32, advantage of the token, constant in the trained weights.
 ADVANTAGES = "advantages"
+#: float32, return that the value head is to predict, at the first token of a turn.
+VALUE_TARGETS = "value_targets"
+#: float32, tokens of the turn at its first token, 0 elsewhere: its weight in the loss.
+VALUE_WEIGHTS = "value_weights"
 #: int64, policy version that sampled the token; -1 where the agent sampled nothing.
 VERSIONS = "versions"
 #: int64, number of the sequence (episode) in the batch; -1 at padding.

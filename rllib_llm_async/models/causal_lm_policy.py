@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,14 @@ def load_causal_lm(
     return lm
 
 
+class PolicyOutput(NamedTuple):
+    """float32 per token: log pi, entropy if asked for, value if there is a head."""
+
+    logp: Tensor
+    entropy: Tensor | None
+    values: Tensor | None
+
+
 class CausalLMPolicy(nn.Module):
     """Per-token log-probabilities of a causal LM on row-packed sequences.
 
@@ -63,6 +71,8 @@ class CausalLMPolicy(nn.Module):
             by it, so that pi and mu are distributions over the same support.
         chunk_tokens: Tokens per slice of the vocabulary projection.
         compute_dtype: Autocast dtype of the forward pass, or None for the weights'.
+        with_value_head: Adds a linear value head on the last hidden states; it starts
+            at zero.
     """
 
     def __init__(
@@ -72,9 +82,15 @@ class CausalLMPolicy(nn.Module):
         temperature: float = 1.0,
         chunk_tokens: int = 4096,
         compute_dtype: torch.dtype | None = None,
+        with_value_head: bool = False,
     ) -> None:
         super().__init__()
         self.lm = lm
+        self.value_head: nn.Linear | None = None
+        if with_value_head:
+            self.value_head = nn.Linear(self.causal_lm.config.hidden_size, 1)
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
         self.temperature = temperature
         self.chunk_tokens = chunk_tokens
         self.compute_dtype = compute_dtype
@@ -86,7 +102,7 @@ class CausalLMPolicy(nn.Module):
 
     def forward(
         self, batch: Mapping[str, Tensor], with_entropy: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> PolicyOutput:
         """Computes log pi(token) at every agent token.
 
         Args:
@@ -95,8 +111,7 @@ class CausalLMPolicy(nn.Module):
             with_entropy: Also return the entropy of each agent token's distribution.
 
         Returns:
-            ``logp`` and ``entropy`` (or None), float32 ``[rows, length]``, 0 outside
-            the mask.
+            `PolicyOutput`, all ``[rows, length]`` and 0 outside the mask.
         """
         tokens, mask = batch[columns.TOKENS], batch[columns.LOSS_MASK]
         causal_lm = self.causal_lm
@@ -113,8 +128,9 @@ class CausalLMPolicy(nn.Module):
                 use_cache=False,
             ).last_hidden_state
         target_mask = mask[:, 1:]
+        before = hidden[:, :-1][target_mask]
         result = token_logprobs(
-            hidden[:, :-1][target_mask],
+            before,
             causal_lm.get_output_embeddings().weight,
             tokens[:, 1:][target_mask],
             temperature=self.temperature,
@@ -122,13 +138,22 @@ class CausalLMPolicy(nn.Module):
             with_entropy=with_entropy,
         )
         logp, entropy = result if with_entropy else (result, None)
-        return _scatter(logp, mask), None if entropy is None else _scatter(
-            entropy, mask
+        values = (
+            None
+            if self.value_head is None
+            else self.value_head(before.float()).squeeze(-1)
+        )
+        return PolicyOutput(
+            *(x if x is None else _scatter(x, mask) for x in (logp, entropy, values))
         )
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters that training changes; with LoRA the adapter's alone."""
-        return {n: p for n, p in self.named_parameters() if p.requires_grad}
+        """The policy's parameters that training changes; with LoRA the adapter's."""
+        return {
+            n: p
+            for n, p in self.named_parameters()
+            if p.requires_grad and not n.startswith("value_head.")
+        }
 
     def reference_parameters(self) -> dict[str, Tensor]:
         """Copies of the trainable weights as they are now; none with LoRA.

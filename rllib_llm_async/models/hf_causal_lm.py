@@ -18,7 +18,8 @@ class HFCausalLM(TorchRLModule):
     """Hugging Face causal LM; generation happens in vLLM, so it only trains.
 
     ``model_config``: ``model`` (directory or hub name), ``lora`` (dict or None),
-    ``temperature`` (float), ``compute_dtype`` (name of a torch dtype or None).
+    ``temperature`` (float), ``compute_dtype`` (name of a torch dtype or None),
+    ``with_value_head`` (bool).
     """
 
     @override(TorchRLModule)
@@ -29,13 +30,20 @@ class HFCausalLM(TorchRLModule):
             load_causal_lm(config["model"], lora=config.get("lora")),
             temperature=config.get("temperature", 1.0),
             compute_dtype=getattr(torch, compute_dtype) if compute_dtype else None,
+            with_value_head=config.get("with_value_head", False),
         )
 
     @override(TorchRLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
-        """Returns ``action_logp`` and ``entropy``, float32 ``[rows, length]``."""
-        logp, entropy = self.policy(batch, with_entropy=True)
-        return {Columns.ACTION_LOGP: logp, ENTROPY: entropy}
+        """Returns ``action_logp``, ``entropy`` and, with a value head, ``vf_preds``.
+
+        All are float32 ``[rows, length]``.
+        """
+        output = self.policy(batch, with_entropy=True)
+        result = {Columns.ACTION_LOGP: output.logp, ENTROPY: output.entropy}
+        if output.values is not None:
+            result[Columns.VF_PREDS] = output.values
+        return result
 
     @override(TorchRLModule)
     def get_state(self, components=None, *, inference_only: bool = False, **kwargs):

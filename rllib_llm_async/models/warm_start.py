@@ -115,7 +115,7 @@ def _train_loop(config: dict[str, Any]) -> None:
             key: torch.from_numpy(column).to(get_device())
             for key, column in columns_by_key.items()
         }
-        logp, _ = policy(batch)
+        logp = policy(batch).logp
         loss = -logp.sum() / batch[columns.LOSS_MASK].sum()
         optimizer.zero_grad()
         loss.backward()

@@ -248,3 +248,65 @@ def test_kl_penalty_holds_the_policy_near_its_start(make_learner, make_episodes,
     held, results = distance(100.0)
     assert held < 0.7 * free
     assert results["kl_to_reference"].peek() > 0
+
+
+def expected_gae(values, rewards, gamma, lambda_):
+    """One episode, straight from the definition: sums of discounted TD errors."""
+    values = [*map(float, values), 0.0]
+    errors = [r + gamma * values[t + 1] - values[t] for t, r in enumerate(rewards)]
+    return [
+        sum((gamma * lambda_) ** k * e for k, e in enumerate(errors[t:]))
+        for t in range(len(rewards))
+    ]
+
+
+def test_gae_gives_each_turn_its_advantage_and_trains_the_value_head(
+    make_learner, make_episodes
+):
+    gamma, lambda_ = 0.9, 0.7
+    learner = make_learner(
+        advantage_estimator="gae",
+        gamma=gamma,
+        lambda_=lambda_,
+        old_logprob_source="current_recompute",
+        eps_ti=1e6,
+        lr=3e-3,
+        max_staleness=10,
+    )
+    policy = learner._policy
+    with torch.no_grad():
+        torch.manual_seed(0)
+        policy.value_head.weight.normal_(std=0.3)
+    episodes = make_episodes(np.random.default_rng(6), [0])
+    batch = learner._build_batch(TrainingData(episodes=episodes))
+    with torch.no_grad():
+        values = policy(batch).values
+
+    mask, turn_ids = batch[columns.LOSS_MASK], batch[columns.TURN_IDS]
+    turn, advantages = 0, []
+    for episode in episodes:
+        first = [(turn_ids == turn + k).nonzero()[0] for k in range(len(episode))]
+        advantages += expected_gae(
+            [values[tuple(place)] for place in first],
+            episode.get_rewards(),
+            gamma,
+            lambda_,
+        )
+        turn += len(episode)
+    standardised = (advantages - np.mean(advantages)) / np.std(advantages)
+    for number, expected in enumerate(standardised):
+        of_turn = batch[columns.ADVANTAGES][mask & (turn_ids == number)]
+        assert of_turn.tolist() == pytest.approx([expected] * len(of_turn), abs=1e-4)
+        weight = batch[columns.VALUE_WEIGHTS][turn_ids == number]
+        assert weight.sum() == len(of_turn)
+
+    losses = [
+        learner.update(training_data=TrainingData(episodes=episodes))[
+            DEFAULT_MODULE_ID
+        ]["vf_loss"].peek()
+        for _ in range(6)
+    ]
+    assert losses[-1] < 0.7 * losses[0]
+    # The engine and the sources know nothing of the value head.
+    assert not any("value_head" in name for name in saved_weights(learner))
+    assert not any("value_head" in n for n in policy.trainable_parameters())

@@ -11,11 +11,19 @@ from ray.util.debug import log_once
 
 from rllib_llm_async.models.resolve import resolve_model
 
-ADVANTAGE_ESTIMATORS = ("group_relative", "rloo")
+ADVANTAGE_ESTIMATORS = ("group_relative", "rloo", "gae")
 LOSS_NORMALIZERS = ("tokens", "sequences", "episodes")
 KL_REFERENCES = ("initial",)
 RATIO_LEVELS = ("token", "turn", "sequence")
-_REALS = ("eps_ti", "eps_stale", "ewma_reset_threshold", "temperature", "kl_coeff")
+_REALS = (
+    "eps_ti",
+    "eps_stale",
+    "ewma_reset_threshold",
+    "temperature",
+    "kl_coeff",
+    "lambda_",
+    "vf_loss_coeff",
+)
 _COUNTS = (
     "max_staleness",
     "group_size",
@@ -64,6 +72,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.ewma_decay: float | str = "auto"
         self.ewma_reset_threshold = 0.9
         self.advantage_estimator = "group_relative"
+        self.lambda_ = 0.95
+        self.vf_loss_coeff = 0.5
         self.loss_normalizer = "tokens"
         self.kl_coeff = 0.0
         self.kl_reference = "initial"
@@ -97,6 +107,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         # A runner that cannot live is an error after minutes, not after hours.
         self.max_num_env_runner_restarts = 10
         self.delay_between_env_runner_restarts_s = 1.0
+        self.gamma = 1.0
         self.exploration_config: dict[str, Any] = {}
         # Weights and connector states never travel through the driver.
         self._dont_auto_sync_env_runner_states = True
@@ -132,6 +143,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         ewma_decay: float | str | None = NotProvided,
         ewma_reset_threshold: float | None = NotProvided,
         advantage_estimator: str | None = NotProvided,
+        lambda_: float | None = NotProvided,
+        vf_loss_coeff: float | None = NotProvided,
         loss_normalizer: str | None = NotProvided,
         kl_coeff: float | None = NotProvided,
         kl_reference: str | None = NotProvided,
@@ -171,7 +184,11 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             ewma_decay: Decay of the EWMA weights per version, in [0, 1), or "auto".
             ewma_reset_threshold: Share of tokens kept by the mask under which
                 `ppo_ewma_async` resets its EWMA.
-            advantage_estimator: "group_relative" or "rloo" (leave-one-out baseline).
+            advantage_estimator: "group_relative", "rloo" (leave-one-out baseline) or
+                "gae" (a value head on the same backbone; ``gamma`` and ``lambda_`` are
+                per agent turn).
+            lambda_: Decay of the traces of generalised advantage estimation.
+            vf_loss_coeff: Weight of the value head's squared error.
             loss_normalizer: What the sum over tokens is divided by: "tokens" of the
                 optimizer step; "sequences", the mean over each episode's tokens, then
                 over episodes; "episodes", their number alone, so that long episodes
@@ -251,6 +268,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             self.loss_normalizer in LOSS_NORMALIZERS,
             f"one of {LOSS_NORMALIZERS}",
         )
+        self._check("lambda_", 0 <= self.lambda_ <= 1, "in [0, 1]")
+        self._check("vf_loss_coeff", self.vf_loss_coeff >= 0, "0 or more")
         self._check("kl_coeff", self.kl_coeff >= 0, "0 or more")
         self._check(
             "kl_reference",
@@ -385,6 +404,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 "lora": self.lora,
                 "temperature": self.temperature,
                 "compute_dtype": self.compute_dtype,
+                "with_value_head": self.advantage_estimator == "gae",
             },
         )
 
@@ -429,15 +449,25 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             GroupRelativeAdvantages,
             LeaveOneOutAdvantages,
             PackEpisodes,
+            TurnAdvantages,
         )
 
         pipeline = super().build_learner_connector(
             input_observation_space, input_action_space, device
         )
-        advantages = {
+        group_advantages = {
             "group_relative": GroupRelativeAdvantages,
             "rloo": LeaveOneOutAdvantages,
         }
-        pipeline.append(advantages[self.advantage_estimator]())
+        if self.advantage_estimator in group_advantages:
+            pipeline.append(group_advantages[self.advantage_estimator]())
         pipeline.append(PackEpisodes(device=device))
+        if self.advantage_estimator == "gae":
+            pipeline.append(
+                TurnAdvantages(
+                    gamma=self.gamma,
+                    lambda_=self.lambda_,
+                    micro_batch_tokens=self.micro_batch_tokens,
+                )
+            )
         return pipeline

@@ -20,8 +20,8 @@ from rllib_llm_async.packing import pack_rows
 class PackEpisodes(ConnectorV2):
     """Builds the columns of `rllib_llm_async.columns` as tensors on ``device``.
 
-    Needs one advantage per episode in ``shared_data``. Sequences are placed first-fit
-    by falling length into rows of the longest sequence's length, or of
+    Takes one advantage per episode from ``shared_data``, 0 without. Sequences are
+    placed first-fit by falling length into rows of the longest sequence's length, or of
     ``min_row_tokens`` if that is longer: block-diagonal attention costs the square of
     the row, padding costs what rows cannot fill.
     """
@@ -44,8 +44,9 @@ class PackEpisodes(ConnectorV2):
     ) -> dict[str, Any]:
         sequences = []
         first_turn = 0
+        advantages = shared_data.get(EPISODE_ADVANTAGES, np.zeros(len(episodes)))
         for number, (episode, advantage) in enumerate(
-            zip(episodes, shared_data[EPISODE_ADVANTAGES], strict=True)
+            zip(episodes, advantages, strict=True)
         ):
             sequence = sequence_columns(episode, first_turn_id=first_turn)
             length = len(sequence[columns.TOKENS])

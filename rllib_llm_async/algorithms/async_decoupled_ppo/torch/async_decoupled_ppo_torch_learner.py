@@ -310,6 +310,13 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                 normalizer=batch[columns.LOSS_DIVISOR],
             )
             loss = loss + config.kl_coeff * penalty
+        if Columns.VF_PREDS in fwd_out:
+            weights = batch[columns.VALUE_WEIGHTS] * mask
+            errors = (fwd_out[Columns.VF_PREDS] - batch[columns.VALUE_TARGETS]).square()
+            value_loss = (weights * errors / batch[columns.LOSS_DIVISOR]).sum() / 2
+            loss = loss + config.vf_loss_coeff * value_loss
+            total = weights.sum().clamp(min=1)
+            metrics["vf_loss"] = (weights * errors).detach().sum() / total / 2
         lags = self._version - batch[columns.VERSIONS]
         self._micro_batch_metrics = {
             **metrics,
