@@ -24,6 +24,8 @@ class SourceSettings:
     ewma_decay: float | str
     ewma_reset_threshold: float
     max_staleness: int
+    snapshot_memory_bytes: int | None = None
+    missing_snapshot: str = "error"
 
     @classmethod
     def from_config(cls, config: Any) -> SourceSettings:

@@ -23,7 +23,7 @@ class SnapshotOld(OldLogprobSource):
 
     def __init__(self, settings):
         super().__init__(settings)
-        self.store = SnapshotStore()
+        self.store = SnapshotStore(settings.snapshot_memory_bytes)
         self._extra_forward_tokens = 0
 
     def on_publish(self, version, named_parameters):
@@ -31,12 +31,21 @@ class SnapshotOld(OldLogprobSource):
         self.store.evict_before(version - self.settings.max_staleness)
 
     def old_logp(self, batch, forward, version):
-        """Raises `MissingSnapshotError` if a token's version is not stored."""
+        """See the base class.
+
+        Raises:
+            MissingSnapshotError: If a token's version is not stored, unless
+                ``missing_snapshot`` is "drop".
+        """
         mask, versions = batch[columns.LOSS_MASK], batch[columns.VERSIONS]
         old_logp = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
         forward_tokens = 0
         for own in versions[mask].unique().tolist():
-            prefixes = select_prefixes(batch, mask & (versions == own))
+            of_version = mask & (versions == own)
+            if self._is_lost(own, version):
+                old_logp[of_version] = torch.nan
+                continue
+            prefixes = select_prefixes(batch, of_version)
             parameters = None if own == version else self._parameters(own, mask.device)
             logp = forward(prefixes.batch, parameters)
             old_logp.view(-1)[prefixes.index] = logp[prefixes.batch[columns.LOSS_MASK]]
@@ -44,6 +53,13 @@ class SnapshotOld(OldLogprobSource):
         one_pass = int((batch[columns.SEQUENCE_IDS] >= 0).sum())
         self._extra_forward_tokens = max(0, forward_tokens - one_pass)
         return old_logp
+
+    def _is_lost(self, own: int, version: int) -> bool:
+        return (
+            self.settings.missing_snapshot == "drop"
+            and own != version
+            and own not in self.store.versions
+        )
 
     def _parameters(self, version, device):
         return {
@@ -54,6 +70,7 @@ class SnapshotOld(OldLogprobSource):
         return {
             columns.OLD_LOGPROB_EXTRA_FORWARD_TOKENS: self._extra_forward_tokens,
             "snapshot_bytes": self.store.nbytes,
+            "snapshot_bytes_on_disk": self.store.nbytes_on_disk,
             "snapshot_num_versions": len(self.store.versions),
         }
 
@@ -70,6 +87,6 @@ class SnapshotOld(OldLogprobSource):
         }
 
     def set_state(self, state):
-        self.store = SnapshotStore()
+        self.store = SnapshotStore(self.settings.snapshot_memory_bytes)
         for version, named_parameters in state["snapshots"].items():
             self.store.put(version, named_parameters)

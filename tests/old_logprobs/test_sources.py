@@ -80,6 +80,28 @@ def test_snapshot_old_names_the_version_that_is_gone():
         source.old_logp(make_batch(), trainer.forward, 5)
 
 
+def test_snapshot_old_marks_what_is_lost_if_it_may_be_dropped():
+    source, trainer = run("snapshot_old", up_to=5, missing_snapshot="drop")
+    batch = make_batch()
+    old = source.old_logp(batch, trainer.forward, 5)
+    versions = batch[columns.VERSIONS]
+    assert torch.equal(old.isnan(), versions == 1)  # 0 and 1 are evicted
+    kept = versions >= 2
+    expected = (versions * batch[columns.POSITION_IDS])[kept].float()
+    assert torch.equal(old[kept], expected)
+
+
+def test_snapshots_beyond_the_memory_limit_are_exact_all_the_same():
+    limited, trainer = run("snapshot_old", snapshot_memory_bytes=0)
+    unlimited, _ = run("snapshot_old")
+    batch = make_batch()
+    assert limited.metrics()["snapshot_bytes_on_disk"] > 0
+    assert torch.equal(
+        limited.old_logp(batch, trainer.forward, 3),
+        unlimited.old_logp(batch, trainer.forward, 3),
+    )
+
+
 def test_decay_zero_equals_current_recompute():
     ewma, trainer = run("ewma_prox", ewma_decay=0.0)
     current, _ = run("current_recompute")

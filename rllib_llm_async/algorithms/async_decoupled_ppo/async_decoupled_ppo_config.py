@@ -79,6 +79,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.kl_reference = "initial"
         self.compare_sources: list[str] = []
         self.old_logit_model: dict[str, Any] = {}
+        self.snapshot_memory_bytes: int | None = None
+        self.missing_snapshot = "error"
 
         # The asynchronous loop.
         self.max_staleness = 4
@@ -150,6 +152,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         kl_reference: str | None = NotProvided,
         compare_sources: list[str] | None = NotProvided,
         old_logit_model: dict[str, Any] | None = NotProvided,
+        snapshot_memory_bytes: int | None = NotProvided,
+        missing_snapshot: str | None = NotProvided,
         max_staleness: int | None = NotProvided,
         group_size: int | None = NotProvided,
         episodes_per_update: int | None = NotProvided,
@@ -201,6 +205,10 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 measured: their error against the exact one is logged.
             old_logit_model: For the source of that name: ``num_actors`` (1) and their
                 ``num_cpus`` (1) and ``num_gpus`` (0) each.
+            snapshot_memory_bytes: CPU memory for `snapshot_old` in each learner; older
+                versions beyond it go to a temporary directory. None sets no limit.
+            missing_snapshot: "error" or "drop": what happens to an episode with tokens
+                of a version that is not stored any more; drops are counted.
             max_staleness: Bound on the age of a token at its update, in versions;
                 0 is synchronous.
             group_size: Episodes of the same task that form a group.
@@ -262,6 +270,20 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             "advantage_estimator",
             self.advantage_estimator in ADVANTAGE_ESTIMATORS,
             f"one of {ADVANTAGE_ESTIMATORS}",
+        )
+        self._check(
+            "snapshot_memory_bytes",
+            self.snapshot_memory_bytes is None
+            or (
+                type(self.snapshot_memory_bytes) is int
+                and self.snapshot_memory_bytes >= 0
+            ),
+            "a number of bytes or null",
+        )
+        self._check(
+            "missing_snapshot",
+            self.missing_snapshot in ("error", "drop"),
+            '"error" or "drop"',
         )
         self._check(
             "loss_normalizer",
