@@ -40,11 +40,6 @@ class SourceComparison:
         self._sources = {main.name: main, **self.shadows}
         self._exact_name = next(n for n, s in self._sources.items() if s.is_exact)
 
-    def on_publish(self, version: int, named_parameters: Mapping[str, Tensor]) -> None:
-        """See `OldLogprobSource.on_publish`."""
-        for source in self.shadows.values():
-            source.on_publish(version, named_parameters)
-
     def measure(
         self,
         batch: Mapping[str, Tensor],

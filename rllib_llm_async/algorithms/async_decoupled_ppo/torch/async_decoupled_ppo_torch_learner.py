@@ -22,16 +22,17 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.annotations import override
-from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from rllib_llm_async import columns
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.weight_publisher import (
+    WeightPublisher,
+)
 from rllib_llm_async.core import (
     decoupled_ppo_loss,
     kl_penalty,
     ratio_metrics_by_lag,
 )
-from rllib_llm_async.env_runners.weight_channel import PublishedWeights
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.models.hf_causal_lm import ENTROPY
 from rllib_llm_async.old_logprobs import (
@@ -42,13 +43,10 @@ from rllib_llm_async.old_logprobs import (
     SourceSettings,
     make_source,
 )
-from rllib_llm_async.old_logprobs.interrupt_sync import Scores
-from rllib_llm_async.packing import micro_batches, pack_rows
+from rllib_llm_async.packing import micro_batches
 
 #: Component of the checkpoint that holds what RLlib's Learner does not know.
 ASYNC_STATE = "async_decoupled_ppo"
-#: Length of the fixed prompt that checks the arrival of weights.
-PROBE_TOKENS = 16
 
 Batch = dict[str, Tensor]
 
@@ -61,7 +59,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         super().build()
         self._version = 0
         self._num_skipped_steps = 0
-        self._channel: Any = None
+        self._publisher: WeightPublisher | None = None
         # Before any checkpoint is loaded: the weights that training starts from.
         self._reference = (
             self._policy.reference_parameters() if self.config.kl_coeff else None
@@ -430,117 +428,40 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
 
     def connect(self, channel: ray.actor.ActorHandle) -> None:
         """Takes the run's `WeightChannel` and publishes the current version to it."""
-        self._channel = channel
-        self._publish()
+        self._publisher = WeightPublisher(
+            self._policy,
+            self.config,
+            channel,
+            self._forward,
+            rank=self._learner_rank,
+            num_learners=self._num_learners,
+        )
+        self._publisher.publish(self._version)
 
     def _publish_next_version(self) -> None:
-        if self._channel is not None:
-            for source in self._interrupting_sources():
-                self._score_before_publishing(source)
+        if self._publisher is not None:
+            for source in self._sources():
+                if isinstance(source, InterruptSync):
+                    seconds = self._publisher.score_outgoing(self._version, source)
+                    self._log({columns.INTERRUPTION_SECONDS: seconds})
         self._version += 1
         self._show_weights_to_sources()
-        self._publish()
+        if self._publisher is not None:
+            self._publisher.publish(self._version)
 
-    def _interrupting_sources(self) -> list[InterruptSync]:
-        sources = [self._source]
-        if self._comparison is not None:
-            sources += self._comparison.shadows.values()
-        return [source for source in sources if isinstance(source, InterruptSync)]
-
-    def _score_before_publishing(self, source: InterruptSync) -> None:
-        """Stops the engines and scores what they sampled under the outgoing version.
-
-        Every learner scores its share; all get all scores.
-        """
-        start = time.monotonic()
-        sampled = ray.get(self._channel.interrupt.remote(self._version))
-        sequences = [s for reference in sampled for s in ray.get(reference)]
-        share = sequences[self._learner_rank :: self._num_learners]
-        scores = ray.put(self._score(share, source.outgoing))
-        for reference in ray.get(
-            self._channel.share_scores.remote(
-                self._version, [scores], self._num_learners
-            )
-        ):
-            source.add_scores(self._version, ray.get(reference))
-        self._log({columns.INTERRUPTION_SECONDS: time.monotonic() - start})
-
-    def _score(
-        self, sequences: list[dict[str, np.ndarray]], parameters: Mapping[str, Tensor]
-    ) -> Scores:
-        """Log-probabilities at the mask of each sequence, by its episode's key."""
-        if not sequences:
-            return {}
-        batch = {
-            key: torch.from_numpy(column).to(self._device)
-            for key, column in pack_rows(sequences, min_row_tokens=512).items()
-        }
-        logp = self._forward(batch, parameters)
-        mask = batch[columns.LOSS_MASK]
-        values, keys, positions = (
-            column[mask].cpu().numpy()
-            for column in (
-                logp,
-                batch[columns.EPISODE_KEYS],
-                batch[columns.POSITION_IDS],
-            )
-        )
-        return {
-            int(key): (positions[keys == key], values[keys == key])
-            for key in np.unique(keys)
-        }
+    def _sources(self) -> list[OldLogprobSource]:
+        """The source in use, and those that are compared with it."""
+        if self._comparison is None:
+            return [self._source]
+        return [self._source, *self._comparison.shadows.values()]
 
     def _show_weights_to_sources(self) -> None:
-        weights = self._policy.trainable_parameters()
-        self._source.on_publish(self._version, weights)
-        if self._comparison is not None:
-            self._comparison.on_publish(self._version, weights)
-
-    def _publish(self) -> None:
-        """Puts the weights into the object store; learners are equal, one does it."""
-        if self._channel is None or self._learner_rank != 0:
-            return
-        dtype = getattr(torch, self.config.engine.get("dtype", "bfloat16"))
-        weights = {
-            name: tensor.to("cpu", dtype).contiguous()
-            for name, tensor in self._policy.inference_weights()
-        }
-        published = PublishedWeights(
-            version=self._version,
-            weights=ray.put(np.frombuffer(save_safetensors(weights), dtype=np.uint8)),
-            probe=self._probe(),
-            trainer_weights=self._put_trainer_weights(),
-        )
-        ray.get(self._channel.publish.remote([published]))
-
-    def _put_trainer_weights(self) -> ray.ObjectRef | None:
-        """The trained weights as they are, for `OldLogitActor`; None if unused."""
-        if not self.config.needs_old_logit_actors:
-            return None
-        return ray.put(
-            {
-                name: parameter.detach().cpu()
-                for name, parameter in self._policy.trainable_parameters().items()
-            }
-        )
+        for source in self._sources():
+            source.on_publish(self._version, self._policy.trainable_parameters())
 
     @property
     def _learner_rank(self) -> int:
         return torch.distributed.get_rank() if self._num_learners > 1 else 0
-
-    @torch.no_grad()
-    def _probe(self) -> dict[str, Any]:
-        """Next-token log-probabilities, float32 ``[vocabulary]``, on a fixed prompt."""
-        policy = self._policy
-        prompt = torch.arange(1, PROBE_TOKENS + 1, device=self._device)
-        was_training = policy.training
-        policy.eval()
-        logits = policy.lm(input_ids=prompt[None], use_cache=False).logits[0, -1]
-        policy.train(was_training)
-        return {
-            "prompt": prompt.tolist(),
-            "logp": logits.float().log_softmax(-1).cpu().numpy(),
-        }
 
     # --- Checkpoint ---------------------------------------------------------------
 

@@ -1,0 +1,140 @@
+"""From a learner to the engines: a version's weights, and what precedes them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from rllib_llm_async import columns
+from rllib_llm_async.env_runners.weight_channel import PublishedWeights
+from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
+from rllib_llm_async.old_logprobs.base import Forward
+from rllib_llm_async.old_logprobs.interrupt_sync import InterruptSync, Scores
+from rllib_llm_async.packing import pack_rows
+
+#: Length of the fixed prompt that checks the arrival of weights.
+PROBE_TOKENS = 16
+
+
+class WeightPublisher:
+    """One learner's side of the `WeightChannel`; learners hold equal weights.
+
+    Args:
+        policy: Whose weights are published.
+        config: An `AsyncDecoupledPPOConfig`.
+        channel: The run's `WeightChannel`.
+        forward: The learner's, see `old_logprobs.base`.
+        rank: Number of this learner.
+        num_learners: Of how many.
+    """
+
+    def __init__(
+        self,
+        policy: CausalLMPolicy,
+        config: Any,
+        channel: ray.actor.ActorHandle,
+        forward: Forward,
+        *,
+        rank: int,
+        num_learners: int,
+    ) -> None:
+        self._policy = policy
+        self._channel = channel
+        self._forward = forward
+        self._rank = rank
+        self._num_learners = num_learners
+        self._dtype = getattr(torch, config.engine.get("dtype", "bfloat16"))
+        self._has_old_logit_actors = config.needs_old_logit_actors
+        self._device = next(policy.parameters()).device
+
+    def publish(self, version: int) -> None:
+        """Puts the weights into the object store; one learner does it for all."""
+        if self._rank != 0:
+            return
+        weights = {
+            name: tensor.to("cpu", self._dtype).contiguous()
+            for name, tensor in self._policy.inference_weights()
+        }
+        published = PublishedWeights(
+            version=version,
+            weights=ray.put(np.frombuffer(save_safetensors(weights), dtype=np.uint8)),
+            probe=self._probe(),
+            trainer_weights=self._put_trainer_weights(),
+        )
+        ray.get(self._channel.publish.remote([published]))
+
+    def score_outgoing(self, version: int, source: InterruptSync) -> float:
+        """Stops the engines and scores what they sampled under the outgoing version.
+
+        Every learner scores its share; all get all scores. The engines go on with the
+        next `publish`.
+
+        Returns:
+            Seconds that it took.
+        """
+        start = time.monotonic()
+        sampled = ray.get(self._channel.interrupt.remote(version))
+        sequences = [s for reference in sampled for s in ray.get(reference)]
+        share = sequences[self._rank :: self._num_learners]
+        scores = ray.put(self._score(share, source.outgoing))
+        for reference in ray.get(
+            self._channel.share_scores.remote(version, [scores], self._num_learners)
+        ):
+            source.add_scores(version, ray.get(reference))
+        return time.monotonic() - start
+
+    def _score(
+        self, sequences: list[dict[str, np.ndarray]], parameters: Mapping[str, Tensor]
+    ) -> Scores:
+        """Log-probabilities at the mask of each sequence, by its episode's key."""
+        if not sequences:
+            return {}
+        batch = {
+            key: torch.from_numpy(column).to(self._device)
+            for key, column in pack_rows(sequences, min_row_tokens=512).items()
+        }
+        mask = batch[columns.LOSS_MASK]
+        values, keys, positions = (
+            column[mask].cpu().numpy()
+            for column in (
+                self._forward(batch, parameters),
+                batch[columns.EPISODE_KEYS],
+                batch[columns.POSITION_IDS],
+            )
+        )
+        return {
+            int(key): (positions[keys == key], values[keys == key])
+            for key in np.unique(keys)
+        }
+
+    def _put_trainer_weights(self) -> ray.ObjectRef | None:
+        """The trained weights as they are, for `OldLogitActor`; None if unused."""
+        if not self._has_old_logit_actors:
+            return None
+        return ray.put(
+            {
+                name: parameter.detach().cpu()
+                for name, parameter in self._policy.trainable_parameters().items()
+            }
+        )
+
+    @torch.no_grad()
+    def _probe(self) -> dict[str, Any]:
+        """Next-token log-probabilities, float32 ``[vocabulary]``, on a fixed prompt."""
+        policy = self._policy
+        prompt = torch.arange(1, PROBE_TOKENS + 1, device=self._device)
+        was_training = policy.training
+        policy.eval()
+        logits = policy.lm(input_ids=prompt[None], use_cache=False).logits[0, -1]
+        policy.train(was_training)
+        return {
+            "prompt": prompt.tolist(),
+            "logp": logits.float().log_softmax(-1).cpu().numpy(),
+        }
