@@ -42,10 +42,11 @@ class MeasuredRunner(LLMEnvRunner):
         turns_by_task: dict[asyncio.Task, Turns] = defaultdict(list)
         generate = type(self.engine).generate
 
-        async def recording(context):
-            output = await generate(self.engine, context)
+        async def recording(context, on_piece):
+            prompt = list(context)  # the transcript grows
+            output = await generate(self.engine, context, on_piece)
             turns_by_task[asyncio.current_task()].append(
-                (list(context), len(output.token_ids))
+                (prompt, len(output.token_ids))
             )
             return output
 
