@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import json
 import random
@@ -30,9 +31,11 @@ class MiniTau2Suite:
         num_train_tasks: Tasks per domain in the train split.
         num_test_tasks: Tasks per domain in the test split.
         max_turns: Assistant turns after which an episode is truncated.
+        user_seconds: Mean time that the user takes to answer, like a simulator behind
+            an endpoint; each answer takes between half and one and a half times that.
 
     Raises:
-        ValueError: If a domain is unknown.
+        ValueError: If a domain is unknown or the time is negative.
     """
 
     name = "mini_tau2"
@@ -43,6 +46,7 @@ class MiniTau2Suite:
         num_train_tasks: int = 4000,
         num_test_tasks: int = 256,
         max_turns: int = 12,
+        user_seconds: float = 0.0,
     ) -> None:
         self.domains = list(DOMAINS) if domains is None else list(domains)
         for domain in self.domains:
@@ -54,6 +58,9 @@ class MiniTau2Suite:
                 )
         self._num_tasks = {"train": num_train_tasks, "test": num_test_tasks}
         self.max_turns = max_turns
+        if not user_seconds >= 0:
+            raise ValueError(f"env_config.user_seconds: got {user_seconds}, need >= 0")
+        self.user_seconds = user_seconds
 
     def tasks(self, split: str) -> list[TaskRef]:
         """All tasks of a split, the same ones at every call."""
@@ -90,6 +97,8 @@ class MiniTau2Env:
         return self.reset_now(task)
 
     async def step(self, message: Message) -> Step:
+        if self._suite.user_seconds and not message.get("tool_calls"):
+            await asyncio.sleep(self._suite.user_seconds * random.uniform(0.5, 1.5))
         return self.step_now(message)
 
     async def aclose(self) -> None:
