@@ -1,5 +1,7 @@
 """mini_tau2: solvable, not by constants, and not to be broken by bad messages."""
 
+import asyncio
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -118,3 +120,28 @@ def test_unknown_names_are_answered_with_the_nearest():
         make_suite("mini_tau2", {"domains": ["airlines"]})
     with pytest.raises(ValueError, match=r"env_config of 'mini_tau2'.*domain"):
         make_suite("mini_tau2", {"domain": "airline"})
+
+
+def test_a_user_who_takes_time_holds_up_nobody_else():
+    suite = MiniTau2Suite(["airline"], user_seconds=0.2)
+    task = suite.tasks("test")[0]
+
+    async def play():
+        env = suite.make()
+        await env.reset(task)
+        start = asyncio.get_running_loop().time()
+        await env.step(tool_message("get_res", id="r1"))
+        after_tool = asyncio.get_running_loop().time()
+        await env.step(text_message("what is the reservation id?"))
+        return after_tool - start, asyncio.get_running_loop().time() - after_tool
+
+    async def main():
+        start = asyncio.get_running_loop().time()
+        times = await asyncio.gather(*(play() for _ in range(20)))
+        return times, asyncio.get_running_loop().time() - start
+
+    times, total = asyncio.run(main())
+    assert all(tool < 0.1 <= user for tool, user in times)
+    assert total < 0.5 * sum(user for _, user in times)
+    with pytest.raises(ValueError, match="user_seconds: got -1"):
+        MiniTau2Suite(["airline"], user_seconds=-1)
