@@ -158,8 +158,8 @@ class EpisodePlayer:
                     terminated=step.terminated,
                     truncated=step.truncated or (not done and room <= 0),
                     extra_model_outputs={
-                        key: batch[key]
-                        for key in (
+                        column: batch[column]
+                        for column in (
                             columns.EPISODE_BEHAVIOR_LOGP,
                             columns.EPISODE_VERSIONS,
                         )

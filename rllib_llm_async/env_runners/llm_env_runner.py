@@ -364,9 +364,9 @@ class LLMEnvRunner(EnvRunner):
         self._keys_of_group[ticket.number] = [
             episode.custom_data[columns.EPISODE_KEY] for episode in episodes
         ]
+        self._finished.put(FinishedGroup(ray.put(episodes), outcomes, ticket))
         # An interruption would do it, too; most sources need none.
         await self._forget_consumed_groups()
-        self._finished.put(FinishedGroup(ray.put(episodes), outcomes, ticket))
 
     async def _consume(self, ticket: Ticket) -> None:
         await self._channel.consume.remote([ticket.number])
