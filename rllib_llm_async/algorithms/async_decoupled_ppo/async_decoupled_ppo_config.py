@@ -391,7 +391,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 source_class(name).is_exact
                 for name in [self.old_logprob_source, *compared]
             ),
-            "with an exact source to compare with, e.g. snapshot_old",
+            "a list with an exact source, e.g. snapshot_old (or train with one)",
         )
 
     def _check_optimizer(self) -> None:
