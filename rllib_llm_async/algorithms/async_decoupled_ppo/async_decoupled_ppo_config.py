@@ -4,34 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.utils.annotations import override
 from ray.util.debug import log_once
 
+from rllib_llm_async.algorithms.async_decoupled_ppo.settings_check import (
+    check_settings,
+)
 from rllib_llm_async.models.resolve import resolve_model
-
-ADVANTAGE_ESTIMATORS = ("group_relative", "rloo", "gae")
-LOSS_NORMALIZERS = ("tokens", "sequences", "episodes")
-KL_REFERENCES = ("initial",)
-RATIO_LEVELS = ("token", "turn", "sequence")
-_REALS = (
-    "eps_ti",
-    "eps_stale",
-    "ewma_reset_threshold",
-    "temperature",
-    "kl_coeff",
-    "lambda_",
-    "vf_loss_coeff",
-)
-_COUNTS = (
-    "max_staleness",
-    "group_size",
-    "episodes_per_update",
-    "num_concurrent_episodes",
-    "max_response_tokens",
-    "micro_batch_tokens",
-)
 
 
 class AsyncDecoupledPPOConfig(AlgorithmConfig):
@@ -237,133 +217,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         # RLlib would print a migration notice about its old API stack, once.
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")
         super().validate()
-        from rllib_llm_async.envs.registry import make_suite
-        from rllib_llm_async.old_logprobs import source_names
-
-        for key in _REALS:
-            self._check(key, type(getattr(self, key)) in (int, float), "a number")
-        for key in _COUNTS:
-            self._check(key, type(getattr(self, key)) is int, "a whole number")
-        self._check("engine", isinstance(self.engine, dict), "a mapping")
-        self._check(
-            "lora",
-            self.lora is None or isinstance(self.lora, dict),
-            "a mapping or null",
-        )
-        for key in ("eps_ti", "eps_stale"):
-            self._check(key, getattr(self, key) > 1, "a ratio bound above 1, e.g. 1.2")
-        self._check(
-            "eps_stale",
-            self.eps_stale < 2,
-            "below 2 (the clip's lower end is 2 - eps_stale)",
-        )
-        self._check(
-            "old_logprob_source",
-            self.old_logprob_source in source_names(),
-            f"one of {', '.join(source_names())}",
-        )
-        self._check_compared_sources(source_names())
-        self._check(
-            "ratio_level", self.ratio_level in RATIO_LEVELS, f"one of {RATIO_LEVELS}"
-        )
-        self._check(
-            "advantage_estimator",
-            self.advantage_estimator in ADVANTAGE_ESTIMATORS,
-            f"one of {ADVANTAGE_ESTIMATORS}",
-        )
-        self._check(
-            "snapshot_memory_bytes",
-            self.snapshot_memory_bytes is None
-            or (
-                type(self.snapshot_memory_bytes) is int
-                and self.snapshot_memory_bytes >= 0
-            ),
-            "a number of bytes or null",
-        )
-        self._check(
-            "missing_snapshot",
-            self.missing_snapshot in ("error", "drop"),
-            '"error" or "drop"',
-        )
-        self._check(
-            "loss_normalizer",
-            self.loss_normalizer in LOSS_NORMALIZERS,
-            f"one of {LOSS_NORMALIZERS}",
-        )
-        self._check("lambda_", 0 <= self.lambda_ <= 1, "in [0, 1]")
-        self._check("vf_loss_coeff", self.vf_loss_coeff >= 0, "0 or more")
-        self._check("kl_coeff", self.kl_coeff >= 0, "0 or more")
-        self._check(
-            "kl_reference",
-            self.kl_reference in KL_REFERENCES,
-            f"one of {KL_REFERENCES}",
-        )
-        self._check(
-            "is_cap", self.is_cap is None or self.is_cap > 0, "positive or null"
-        )
-        self._check(
-            "prox_alpha",
-            self.prox_alpha == "staleness"
-            or (not isinstance(self.prox_alpha, str) and 0 <= self.prox_alpha <= 1),
-            '"staleness" or a number in [0, 1]',
-        )
-        self._check(
-            "ewma_decay",
-            self.ewma_decay == "auto"
-            or (not isinstance(self.ewma_decay, str) and 0 <= self.ewma_decay < 1),
-            '"auto" or a number in [0, 1)',
-        )
-        self._check(
-            "ewma_reset_threshold",
-            0 <= self.ewma_reset_threshold <= 1,
-            "a share in [0, 1]",
-        )
-        self._check("temperature", self.temperature > 0, "above 0")
-        self._check("max_staleness", self.max_staleness >= 0, "0 or more versions")
-        self._check("group_size", self.group_size >= 2, "2 or more episodes")
-        for key in ("max_response_tokens", "micro_batch_tokens"):
-            self._check(key, getattr(self, key) > 0, "a positive number of tokens")
-        self._check(
-            "num_env_runners",
-            # RLlib derives an evaluation config with 0 runners; see `evaluate`.
-            self.in_evaluation or self.num_env_runners >= 1,
-            "1 or more remote runners",
-        )
-        unit = self.group_size * max(1, self.num_learners)
-        self._check(
-            "episodes_per_update",
-            self.episodes_per_update > 0 and self.episodes_per_update % unit == 0,
-            f"a positive multiple of group_size x learners = {unit}",
-        )
-        self._check(
-            "num_concurrent_episodes",
-            self.num_concurrent_episodes >= self.group_size,
-            f"at least group_size = {self.group_size}",
-        )
-        self._check(
-            "minibatch_size",
-            self.minibatch_size is None or self.minibatch_size > 0,
-            "a positive number of episodes, or null for the whole batch",
-        )
-        self._check_optimizer()
-        self._check(
-            "old_logit_model",
-            isinstance(self.old_logit_model, dict)
-            and set(self.old_logit_model) <= {"num_actors", "num_cpus", "num_gpus"}
-            and all(
-                type(value) in (int, float) and value >= 0
-                for value in self.old_logit_model.values()
-            )
-            and self.old_logit_model.get("num_actors", 1) in range(1, 1025),
-            "a mapping with num_actors, num_cpus and num_gpus, all numbers",
-        )
-        resolve_model(self.model_name_or_path)
-        if isinstance(self.env, str):
-            make_suite(self.env, self.env_config)
-
-    def _check(self, key: str, valid: bool, expected: str) -> None:
-        if not valid:
-            raise ValueError(f"{key}: got {getattr(self, key)!r}, must be {expected}")
+        check_settings(self)
 
     @property
     def needs_old_logit_actors(self) -> bool:
@@ -374,36 +228,6 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             source_class(name).scores_elsewhere
             for name in [self.old_logprob_source, *self.compare_sources]
         )
-
-    def _check_compared_sources(self, valid: list[str]) -> None:
-        from rllib_llm_async.old_logprobs import source_class
-
-        compared = self.compare_sources
-        self._check(
-            "compare_sources",
-            isinstance(compared, list) and set(compared) <= set(valid),
-            f"a list out of {', '.join(valid)}",
-        )
-        self._check(
-            "compare_sources",
-            not compared
-            or any(
-                source_class(name).is_exact
-                for name in [self.old_logprob_source, *compared]
-            ),
-            "a list with an exact source, e.g. snapshot_old (or train with one)",
-        )
-
-    def _check_optimizer(self) -> None:
-        try:
-            if "lr" in self.optimizer:
-                raise ValueError("lr is a setting of its own")
-            torch.optim.AdamW([torch.zeros(1)], **self.optimizer)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"optimizer: got {self.optimizer!r}, must be arguments of "
-                f"torch.optim.AdamW ({error})"
-            ) from error
 
     @override(AlgorithmConfig)
     def get_default_learner_class(self):
