@@ -11,12 +11,18 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import generation_vs_raw_vllm, learner_vs_bare_torch, weights
+from benchmarks import (
+    generation_vs_raw_vllm,
+    learner_vs_bare_torch,
+    snapshot_old_vs_recompute,
+    weights,
+)
 from rllib_llm_async.cli.cluster import ray_cluster
 
 ROWS = {
     "generation_vs_raw_vllm": generation_vs_raw_vllm.run,
     "learner_vs_bare_torch": learner_vs_bare_torch.run,
+    "snapshot_old_vs_recompute": snapshot_old_vs_recompute.run,
     "ewma_update_vs_copy": weights.ewma_update_vs_copy,
     "snapshot_window_vs_copy": weights.snapshot_window_vs_copy,
 }
