@@ -19,7 +19,6 @@ from rllib_llm_async.connectors.learner import PackEpisodes
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy, load_causal_lm
 from rllib_llm_async.models.small_agent import small_agent_dir
 from rllib_llm_async.old_logprobs import SourceSettings, make_source
-from rllib_llm_async.packing import micro_batches
 
 NUM_VERSIONS = 4
 MICRO_BATCH_TOKENS = 16384
@@ -38,16 +37,8 @@ def run(repeats: int = 5) -> Row:
 
     policy = CausalLMPolicy(load_causal_lm(small_agent_dir()))
 
-    @torch.no_grad()
     def forward(rows, parameters):
-        return torch.cat(
-            [
-                policy(part).logp
-                if parameters is None
-                else torch.func.functional_call(policy, parameters, (part,)).logp
-                for part in micro_batches(rows, MICRO_BATCH_TOKENS)
-            ]
-        )
+        return policy.score(rows, parameters, MICRO_BATCH_TOKENS)
 
     config = AsyncDecoupledPPOConfig().training(max_staleness=NUM_VERSIONS)
     sources = {

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rllib_llm_async import columns
 from rllib_llm_async.core import token_logprobs
+from rllib_llm_async.packing import micro_batches
 
 
 def load_causal_lm(
@@ -70,7 +71,9 @@ class CausalLMPolicy(nn.Module):
         temperature: Sampling temperature of the behaviour policy; logits are divided
             by it, so that pi and mu are distributions over the same support.
         chunk_tokens: Tokens per slice of the vocabulary projection.
-        compute_dtype: Autocast dtype of the forward pass, or None for the weights'.
+        compute_dtype: Dtype of the forward pass, or None for the weights'. Every
+            weight matrix is rounded to it before it is used (vectors are not), the
+            embeddings too, as an engine of that dtype does.
         with_value_head: Adds a linear value head on the last hidden states; it starts
             at zero.
     """
@@ -122,13 +125,14 @@ class CausalLMPolicy(nn.Module):
         ):
             # No attention mask: transformers derives block-diagonal causal attention
             # from the restarting position ids. Only the last position has no target.
+            embedded = causal_lm.get_input_embeddings()(tokens)
             hidden = causal_lm.get_decoder()(
-                input_ids=tokens,
+                inputs_embeds=embedded.to(dtype=self.compute_dtype),
                 position_ids=batch[columns.POSITION_IDS],
                 use_cache=False,
             ).last_hidden_state
         target_mask = mask[:, 1:]
-        before = hidden[:, :-1][target_mask]
+        before = hidden[:, :-1][target_mask].to(dtype=self.compute_dtype)
         result = token_logprobs(
             before,
             causal_lm.get_output_embeddings().weight,
@@ -145,6 +149,28 @@ class CausalLMPolicy(nn.Module):
         )
         return PolicyOutput(
             *(x if x is None else _scatter(x, mask) for x in (logp, entropy, values))
+        )
+
+    @torch.no_grad()
+    def score(
+        self,
+        batch: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor] | None,
+        max_tokens: int,
+    ) -> Tensor:
+        """log pi ``[rows, length]`` of many rows, without gradient.
+
+        Args:
+            batch: As in `forward`.
+            parameters: Weights in place of the current ones; None takes these.
+            max_tokens: Tokens in one pass.
+        """
+        replaced = dict(parameters or {})
+        return torch.cat(
+            [
+                torch.func.functional_call(self, replaced, (rows,)).logp
+                for rows in micro_batches(batch, max_tokens)
+            ]
         )
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:

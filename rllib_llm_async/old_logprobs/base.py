@@ -26,6 +26,7 @@ class SourceSettings:
     max_staleness: int
     snapshot_memory_bytes: int | None = None
     missing_snapshot: str = "error"
+    compute_dtype: str | None = None
 
     @classmethod
     def from_config(cls, config: Any) -> SourceSettings:

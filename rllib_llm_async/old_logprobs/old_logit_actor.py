@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
 from rllib_llm_async import columns
-from rllib_llm_async.connectors.learner.pack_episodes import sequence_columns
+from rllib_llm_async.connectors.learner import PackEpisodes
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy, load_causal_lm
 from rllib_llm_async.old_logprobs.base import SourceSettings
 from rllib_llm_async.old_logprobs.snapshot_old import SnapshotOld
-from rllib_llm_async.packing import micro_batches, pack_rows
 
 
 class OldLogitActor:
@@ -61,20 +61,12 @@ class OldLogitActor:
             MissingSnapshotError: If a token's version is beyond the staleness bound.
         """
         self._follow_versions()
-        sequences, first_turn = [], 0
-        for number, episode in enumerate(episodes):
-            sequence = sequence_columns(episode, first_turn_id=first_turn)
-            length = len(sequence[columns.TOKENS])
-            sequence[columns.SEQUENCE_IDS] = np.full(length, number, np.int64)
-            first_turn += len(episode)
-            sequences.append(sequence)
-        batch = {
-            key: torch.from_numpy(column).to(self._device)
-            for key, column in pack_rows(sequences, min_row_tokens=512).items()
-        }
-        with torch.no_grad():
-            # No version is "the trainer's own" here: all are passes under snapshots.
-            old_logp = self._snapshots.old_logp(batch, self._forward, version=-1)
+        pack = PackEpisodes(device=self._device)
+        batch = pack(rl_module=None, batch={}, episodes=episodes, shared_data={})[
+            DEFAULT_MODULE_ID
+        ]
+        # No version is "the trainer's own" here: all are passes under snapshots.
+        old_logp = self._snapshots.old_logp(batch, self._forward, version=-1)
         per_turn = _split_by_turn(
             old_logp[batch[columns.LOSS_MASK]].cpu().numpy(),
             batch[columns.TURN_IDS][batch[columns.LOSS_MASK]].cpu().numpy(),
@@ -100,12 +92,7 @@ class OldLogitActor:
             self._serial = serial
 
     def _forward(self, batch, parameters):
-        return torch.cat(
-            [
-                torch.func.functional_call(self._policy, parameters, (rows,))[0]
-                for rows in micro_batches(batch, self._micro_batch_tokens)
-            ]
-        )
+        return self._policy.score(batch, parameters, self._micro_batch_tokens)
 
 
 def _split_by_turn(values: np.ndarray, turn_ids: np.ndarray) -> list[np.ndarray]:

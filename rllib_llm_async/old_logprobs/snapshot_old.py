@@ -27,8 +27,21 @@ class SnapshotOld(OldLogprobSource):
         self._extra_forward_tokens = 0
 
     def on_publish(self, version, named_parameters):
-        self.store.put(version, named_parameters)
+        self.store.put(version, self._as_computed_with(named_parameters))
         self.store.evict_before(version - self.settings.max_staleness)
+
+    def _as_computed_with(self, named_parameters):
+        """What `CausalLMPolicy` rounds its weights to before it uses them.
+
+        Exact all the same, half as large, and hardly different between versions.
+        """
+        if self.settings.compute_dtype is None:
+            return named_parameters
+        dtype = getattr(torch, self.settings.compute_dtype)
+        return {
+            name: tensor.to(dtype) if tensor.dim() >= 2 else tensor
+            for name, tensor in named_parameters.items()
+        }
 
     def old_logp(self, batch, forward, version):
         """See the base class.

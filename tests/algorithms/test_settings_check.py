@@ -28,6 +28,10 @@ import pytest
         ),
         ({"episodes_per_update": 6}, "episodes_per_update: got 6.*multiple of"),
         ({"lambda_": 1.1}, "lambda_: got 1.1"),
+        ({"compute_dtype": "bf16"}, "compute_dtype: got 'bf16'.*bfloat16"),
+        ({"engine": {"top_p": 0.9}}, "engine.top_p: .*whole distribution"),
+        ({"engine": {"max_modl_len": 9}}, "engine.max_modl_len: .*'max_model_len'"),
+        ({"engine": {"dtype": "half"}}, "engine.dtype: got 'half'.*bfloat16"),
     ],
 )
 def test_a_setting_that_cannot_be(make_learner_config, settings, words):

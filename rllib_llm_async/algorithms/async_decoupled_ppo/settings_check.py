@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rllib_llm_async.core.ratios import RATIO_LEVELS
+from rllib_llm_async.env_runners.engine_settings import check_engine_settings
 from rllib_llm_async.envs.registry import make_suite
 from rllib_llm_async.models.resolve import resolve_model
 from rllib_llm_async.old_logprobs import source_class, source_names
@@ -47,6 +48,12 @@ def check_settings(config: Any) -> None:
     for key in _COUNTS:
         check(key, type(getattr(config, key)) is int, "a whole number")
     check("engine", isinstance(config.engine, dict), "a mapping")
+    check_engine_settings(config.engine)
+    check(
+        "compute_dtype",
+        config.compute_dtype in (None, "bfloat16", "float16"),
+        '"bfloat16", "float16" or null (float32)',
+    )
     check(
         "lora",
         config.lora is None or isinstance(config.lora, dict),

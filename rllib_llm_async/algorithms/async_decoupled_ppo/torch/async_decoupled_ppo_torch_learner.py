@@ -132,7 +132,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         if not isinstance(self._source, InterpolatedSource):
             batch[columns.OLD_LOGP] = self._old_logp(batch)
         if self._reference is not None:
-            with torch.no_grad(), self._policy.without_adapters():
+            with self._policy.without_adapters():
                 batch[columns.REFERENCE_LOGP] = self._forward(batch, self._reference)
         compared = self._compare_sources(batch)
 
@@ -214,18 +214,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         self, batch: Mapping[str, Tensor], parameters: Mapping[str, Tensor] | None
     ) -> Tensor:
         """log pi ``[rows, length]`` without gradient; None means current weights."""
-        policy, config = self._policy, self.config
-        with torch.no_grad():
-            return torch.cat(
-                [
-                    policy(rows)[0]
-                    if parameters is None
-                    else torch.func.functional_call(policy, dict(parameters), (rows,))[
-                        0
-                    ]
-                    for rows in micro_batches(batch, config.micro_batch_tokens)
-                ]
-            )
+        return self._policy.score(batch, parameters, self.config.micro_batch_tokens)
 
     def _step(self, minibatch: Batch, totals: _TokenMeans) -> int:
         """One optimizer step; returns 0 if it was skipped for a non-finite gradient."""
