@@ -14,8 +14,10 @@ from typing import Any
 import yaml
 
 from rllib_llm_async.cli.errors import InputError
+from rllib_llm_async.cli.sweep import DEFAULT_METRIC, candidates, is_space
 
-_EXPERIMENT_KEYS = ("run", "env", "stop", "config", "num_samples")
+_SWEEP_KEYS = ("num_samples", "metric", "mode", "scheduler", "search_alg")
+_EXPERIMENT_KEYS = ("run", "env", "stop", "config", *_SWEEP_KEYS)
 #: `AlgorithmConfig` methods by which --set may group a key, as in training.eps_ti.
 _GROUPS = (
     "training",
@@ -27,7 +29,6 @@ _GROUPS = (
     "debugging",
     "fault_tolerance",
 )
-_SEARCH_KEYS = ("grid_search",)
 
 
 @dataclass
@@ -40,6 +41,15 @@ class Experiment:
     stop: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     num_samples: int = 1
+    metric: str = DEFAULT_METRIC
+    mode: str = "max"
+    scheduler: Any = None
+    search_alg: Any = None
+
+    @property
+    def swept(self) -> list[str]:
+        """Settings of which a search space is given."""
+        return [key for key, value in self.config.items() if is_space(value)]
 
 
 def load_experiments(path: Path) -> list[Experiment]:
@@ -83,7 +93,7 @@ def _experiment(path: Path, name: Any, spec: Any) -> Experiment:
         env=spec["env"],
         stop={k: to_number(v) for k, v in spec.get("stop", {}).items()},
         config={k: to_number(v) for k, v in spec.get("config", {}).items()},
-        num_samples=spec.get("num_samples", 1),
+        **{key: to_number(spec[key]) for key in _SWEEP_KEYS if key in spec},
     )
 
 
@@ -119,7 +129,8 @@ def apply_settings(config: dict[str, Any], settings: Mapping[str, Any]) -> None:
 def build_config(experiment: Experiment) -> Any:
     """The validated `AlgorithmConfig` of an experiment.
 
-    Search spaces (``{grid_search: [...]}``) are validated value by value.
+    Search spaces (``{grid_search: [...]}``) are validated value by value, ranges at
+    their ends.
 
     Raises:
         InputError: Names the key and, where there is one, the nearest valid key.
@@ -134,15 +145,16 @@ def build_config(experiment: Experiment) -> Any:
     for key, value in experiment.config.items():
         if key not in valid:
             raise InputError(f"config: unknown key {key!r}{nearest(key, valid)}")
-        for candidate in _candidates(value):
+        for candidate in candidates(key, value):
             try:
                 config.copy().update_from_dict({key: candidate})
             except (TypeError, ValueError) as error:
                 raise InputError(f"config: {key}: {error}") from error
-    first = {key: _candidates(value)[0] for key, value in experiment.config.items()}
+    values = {key: candidates(key, v) for key, v in experiment.config.items()}
+    first = {key: of_key[0] for key, of_key in values.items()}
     trials = [first]
-    for key, value in experiment.config.items():
-        trials += [{**first, key: candidate} for candidate in _candidates(value)[1:]]
+    for key, of_key in values.items():
+        trials += [{**first, key: candidate} for candidate in of_key[1:]]
     for trial in reversed(trials):
         candidate_config = config.copy().update_from_dict(trial)
         try:
@@ -170,9 +182,3 @@ def to_number(value: Any) -> Any:
         except ValueError:
             return value
     return value
-
-
-def _candidates(value: Any) -> list[Any]:
-    if isinstance(value, dict) and set(value) == set(_SEARCH_KEYS):
-        return list(value["grid_search"])
-    return [value]

@@ -17,6 +17,7 @@ from rllib_llm_async.cli.experiment_file import (
     load_experiments,
     parse_assignments,
 )
+from rllib_llm_async.cli.sweep import param_space, print_sweep, tune_config
 
 
 @click.group()
@@ -53,6 +54,7 @@ def train_file(
         apply_settings(experiment.config, parse_assignments("--set", settings))
         experiment.stop |= parse_assignments("--stop", stop)
         build_config(experiment)
+        tune_config(experiment)
     with ray_cluster(address):
         for experiment in experiments:
             _run(
@@ -96,8 +98,8 @@ def _run(
     else:
         tuner = tune.Tuner(
             experiment.run,
-            param_space={**experiment.config, "env": experiment.env},
-            tune_config=tune.TuneConfig(num_samples=experiment.num_samples),
+            param_space={**param_space(experiment.config), "env": experiment.env},
+            tune_config=tune_config(experiment),
             run_config=tune.RunConfig(
                 name=experiment.name,
                 storage_path=storage_path,
@@ -116,6 +118,8 @@ def _run(
     if not all((result.metrics or {}).get("done") for result in results):
         click.echo("interrupted; the same command with --resume goes on", err=True)
         raise click.Abort
+    if experiment.swept:
+        print_sweep(results, experiment.swept)
     for result in results:
         if len(progress.evaluations) > 1 and len(results) == 1:
             first, last = progress.evaluations[0], progress.evaluations[-1]

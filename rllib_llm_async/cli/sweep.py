@@ -1,0 +1,157 @@
+"""Sweeps: search spaces, searchers and schedulers of Ray Tune by name in a YAML.
+
+A value of `config` may be a space, ``{grid_search: [1.1, 1.2]}``; beside `config` an
+experiment may have ``num_samples``, ``metric`` and ``mode``, ``scheduler`` (`asha`,
+``{type: asha, grace_period: 3}``) and ``search_alg`` (`optuna`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rllib_llm_async.cli.errors import InputError
+
+if TYPE_CHECKING:
+    from rllib_llm_async.cli.experiment_file import Experiment
+
+#: What a sweep is judged by unless the YAML says otherwise.
+DEFAULT_METRIC = "env_runners/success_rate"
+#: Success falling by more than this from its peak is a collapse.
+COLLAPSE = 0.2
+#: Names of `ray.tune`'s functions; the first two take a list of values, the others
+#: bounds.
+_LISTS = ("grid_search", "choice")
+_RANGES = ("uniform", "loguniform", "randint")
+#: Column title and path in a trial's last result.
+_SUMMARY = (
+    ("success", "env_runners/success_rate"),
+    ("kept by mask", "learners/default_policy/train_infer_mask"),
+    ("clipped", "learners/default_policy/ppo_clip_fraction"),
+)
+
+
+def is_space(value: Any) -> bool:
+    """Whether a setting's value stands for several."""
+    return (
+        isinstance(value, dict)
+        and len(value) == 1
+        and next(iter(value)) in (*_LISTS, *_RANGES)
+    )
+
+
+def candidates(key: str, value: Any) -> list[Any]:
+    """Values to validate: all of a list, both ends of a range, or the value itself.
+
+    Raises:
+        InputError: If a space is written wrongly.
+    """
+    if not is_space(value):
+        return [value]
+    ((kind, arguments),) = value.items()
+    if not isinstance(arguments, list) or not arguments:
+        raise InputError(f"config: {key}: {kind} needs a list of values")
+    if kind in _RANGES and not (len(arguments) == 2 and arguments[0] < arguments[1]):
+        raise InputError(f"config: {key}: {kind} needs [lower, upper]")
+    return list(arguments)
+
+
+def param_space(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with `ray.tune`'s objects in place of the spaces."""
+    from ray import tune
+
+    space = {}
+    for key, value in config.items():
+        if is_space(value):
+            ((kind, arguments),) = value.items()
+            args = [arguments] if kind in _LISTS else arguments
+            value = getattr(tune, kind)(*args)
+        space[key] = value
+    return space
+
+
+def tune_config(experiment: Experiment) -> Any:
+    """The `ray.tune.TuneConfig` of an experiment.
+
+    Raises:
+        InputError: For an unknown scheduler or searcher, an argument that it does not
+            take, or a searcher that is not installed or cannot search such spaces.
+    """
+    from ray import tune
+    from ray.tune.schedulers import SCHEDULER_IMPORT
+    from ray.tune.search import SEARCH_ALG_IMPORT
+
+    count, mode = experiment.num_samples, experiment.mode
+    if mode not in ("max", "min"):
+        raise InputError(f"mode: got {mode!r}, must be max or min")
+    if type(count) is not int or count < 1:
+        raise InputError(f"num_samples: got {count!r}, must be 1 or more")
+    # The name by which everybody knows it is not among Tune's.
+    schedulers = {**SCHEDULER_IMPORT, "asha": SCHEDULER_IMPORT["async_hyperband"]}
+    goal = {"metric": experiment.metric, "mode": mode}
+    parts: dict[str, Any] = {}
+    for key, spec, known in (
+        ("scheduler", experiment.scheduler, schedulers),
+        ("search_alg", experiment.search_alg, SEARCH_ALG_IMPORT),
+    ):
+        if spec is not None:
+            parts[key] = _make(key, spec, known, goal)
+    grids = [k for k in experiment.swept if "grid_search" in experiment.config[k]]
+    if grids and "search_alg" in parts:
+        raise InputError(
+            f"search_alg: chooses values itself, write `choice` for grid_search of "
+            f"{', '.join(grids)}"
+        )
+    # The one given to a searcher or a scheduler must not be given twice.
+    return tune.TuneConfig(num_samples=count, **({} if parts else goal), **parts)
+
+
+def _make(key: str, spec: Any, known: Mapping[str, Any], goal: dict[str, str]) -> Any:
+    arguments = dict(spec) if isinstance(spec, dict) else {"type": spec}
+    name = arguments.pop("type", None)
+    if name not in known:
+        raise InputError(f"{key}: unknown {name!r}, valid: {', '.join(sorted(known))}")
+    cls = known[name]
+    try:
+        cls = cls() if inspect.isfunction(cls) else cls
+        parameters = inspect.signature(cls.__init__).parameters
+        taken = {k: v for k, v in goal.items() if k in parameters}
+        for argument in arguments:
+            if argument not in parameters:
+                raise InputError(
+                    f"{key}: {name} takes no {argument!r}, valid: "
+                    f"{', '.join(p for p in parameters if p != 'self')}"
+                )
+        return cls(**taken, **arguments)
+    except (ImportError, AssertionError) as error:
+        raise InputError(
+            f"{key}: {name} is not installed ({error}); pip install {name}"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{key}: {name}: {error}") from error
+
+
+def print_sweep(results: Sequence[Any], swept: Sequence[str]) -> None:
+    """A line per trial: the swept settings, where it ended, whether it collapsed."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*swept, *(title for title, _ in _SUMMARY), "peak", "collapsed")
+    for result in results:
+        history = result.metrics_dataframe
+        final = [history[path].iloc[-1] for _, path in _SUMMARY]
+        success = history[_SUMMARY[0][1]]
+        table.add_row(
+            *(str(result.config[key]) for key in swept),
+            *(f"{value:.3f}" for value in final),
+            f"{success.max():.3f}",
+            "yes" if has_collapsed(success) else "",
+        )
+    Console().print(table)
+
+
+def has_collapsed(success: Sequence[float]) -> bool:
+    """Whether success lies more than `COLLAPSE` under its peak at the end."""
+    values = list(success)
+    return max(values) - values[-1] > COLLAPSE

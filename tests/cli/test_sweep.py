@@ -1,0 +1,87 @@
+"""Search spaces, schedulers and searchers of a YAML become Ray Tune's own."""
+
+import pytest
+import yaml
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from rllib_llm_async.cli.errors import InputError
+from rllib_llm_async.cli.experiment_file import build_config, load_experiments
+from rllib_llm_async.cli.sweep import has_collapsed, param_space, tune_config
+
+
+def load(tmp_path, config, **keys):
+    path = tmp_path / "sweep.yaml"
+    experiment = {"run": "AsyncDecoupledPPO", "env": "mini_tau2", "config": config}
+    path.write_text(yaml.safe_dump({"sweep": {**experiment, **keys}}))
+    (loaded,) = load_experiments(path)
+    return loaded
+
+
+def test_spaces_become_those_of_tune(tmp_path):
+    experiment = load(
+        tmp_path,
+        {
+            "eps_ti": {"grid_search": [1.1, 1.2]},
+            "eps_stale": {"uniform": [1.1, 1.3]},
+            "lr": {"loguniform": ["1e-5", "1e-3"]},
+            "old_logprob_source": {"choice": ["rollout", "snapshot_old"]},
+            "seed": 3,
+        },
+    )
+    build_config(experiment)
+    space = param_space(experiment.config)
+    assert space["eps_ti"] == tune.grid_search([1.1, 1.2])
+    assert (space["eps_stale"].lower, space["eps_stale"].upper) == (1.1, 1.3)
+    assert (space["lr"].lower, space["lr"].upper) == (1e-5, 1e-3)
+    assert space["old_logprob_source"].categories == ["rollout", "snapshot_old"]
+    assert space["seed"] == 3
+    assert sorted(experiment.swept) == sorted({*experiment.config} - {"seed"})
+
+
+def test_scheduler_and_searcher_take_the_goal_and_their_arguments(tmp_path):
+    experiment = load(
+        tmp_path,
+        {"eps_ti": {"uniform": [1.1, 1.2]}},
+        num_samples=4,
+        mode="min",
+        scheduler={"type": "asha", "grace_period": 3},
+        search_alg={"type": "optuna", "seed": 1},
+    )
+    config = tune_config(experiment)
+    assert config.num_samples == 4
+    assert isinstance(config.scheduler, ASHAScheduler)
+    assert isinstance(config.search_alg, OptunaSearch)
+    assert config.search_alg.metric == "env_runners/success_rate"
+    assert config.search_alg.mode == "min"
+
+
+@pytest.mark.parametrize(
+    ("config", "keys", "words"),
+    [
+        ({"eps_ti": {"uniform": [0.5, 1.2]}}, {}, "eps_ti: got 0.5"),
+        ({"eps_ti": {"uniform": [1.2]}}, {}, r"uniform needs \[lower, upper\]"),
+        ({"eps_ti": {"grid_search": 3}}, {}, "grid_search needs a list"),
+        ({}, {"scheduler": "asah"}, "scheduler: unknown 'asah', valid: .*asha"),
+        ({}, {"scheduler": {"type": "asha", "grace": 1}}, "asha takes no 'grace'"),
+        ({}, {"search_alg": "optunna"}, "search_alg: unknown 'optunna'"),
+        (
+            {"eps_ti": {"grid_search": [1.2]}},
+            {"search_alg": "optuna"},
+            "write `choice` for grid_search of eps_ti",
+        ),
+        ({}, {"mode": "best"}, "mode: got 'best'"),
+        ({}, {"num_samples": 0}, "num_samples: got 0"),
+    ],
+)
+def test_what_cannot_be_is_named(tmp_path, config, keys, words):
+    experiment = load(tmp_path, config, **keys)
+    with pytest.raises(InputError, match=words):
+        build_config(experiment)
+        tune_config(experiment)
+
+
+def test_a_collapse_is_a_fall_from_the_peak():
+    assert has_collapsed([0.5, 0.9, 0.6])
+    assert not has_collapsed([0.5, 0.7, 0.6])
