@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRA ?= cpu
 
-.PHONY: setup train test lint bench warm-start clean
+.PHONY: setup train test lint bench warm-start docs clean
 
 setup: $(STAMP)
 
@@ -41,5 +41,9 @@ warm-start: $(STAMP)
 	$(BIN)/python -m rllib_llm_async.models.warm_start \
 	  --out rllib_llm_async/models/small_agent/weights
 
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info results
+	rm -rf $(VENV) build dist site *.egg-info results

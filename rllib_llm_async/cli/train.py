@@ -34,6 +34,7 @@ def train() -> None:
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @click.option("--wandb", "wandb_project", metavar="PROJECT")
 @click.option("--address", help="Address of a running Ray cluster.")
+@click.option("--check", is_flag=True, help="Only say whether everything is valid.")
 def train_file(
     config_file: Path,
     settings: tuple[str, ...],
@@ -43,6 +44,7 @@ def train_file(
     resume: bool,
     wandb_project: str | None,
     address: str | None,
+    check: bool,
 ) -> None:
     """Run every experiment of CONFIG_FILE.
 
@@ -55,6 +57,9 @@ def train_file(
         experiment.stop |= parse_assignments("--stop", stop)
         build_config(experiment)
         tune_config(experiment)
+    if check:
+        click.echo(f"{config_file}: valid")
+        return
     with ray_cluster(address):
         for experiment in experiments:
             _run(
