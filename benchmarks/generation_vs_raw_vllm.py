@@ -13,6 +13,8 @@ import asyncio
 import itertools
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
 
@@ -95,7 +97,9 @@ class MeasuredRunner(LLMEnvRunner):
         await asyncio.gather(*map(episode, self._recorded))
 
 
-def run(repeats: int = 5) -> Row:
+@contextmanager
+def started(runner_class: type[LLMEnvRunner]) -> Iterator[ray.actor.ActorHandle]:
+    """An actor of ``runner_class``, after its ``start``."""
     config = (
         AsyncDecoupledPPOConfig()
         .environment("mini_tau2", env_config={"domains": ["airline"]})
@@ -113,9 +117,16 @@ def run(repeats: int = 5) -> Row:
         )
     )
     config.validate()
-    runner = ray.remote(MeasuredRunner).options(num_cpus=1).remote(config=config)
+    runner = ray.remote(runner_class).options(num_cpus=1).remote(config=config)
     ray.get(runner.start.remote())
     try:
+        yield runner
+    finally:
+        ray.get(runner.stop.remote())
+
+
+def run(repeats: int = 5) -> Row:
+    with started(MeasuredRunner) as runner:
         return compare(
             "generation_vs_raw_vllm",
             "tokens/s",
@@ -123,8 +134,6 @@ def run(repeats: int = 5) -> Row:
             lambda: ray.get(runner.replay.remote()),
             repeats,
         )
-    finally:
-        ray.get(runner.stop.remote())
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from rich.table import Table
 from benchmarks import (
     generation_vs_raw_vllm,
     learner_vs_bare_torch,
+    slow_users,
     snapshot_old_vs_recompute,
     weights,
 )
@@ -21,6 +22,8 @@ from rllib_llm_async.cli.cluster import ray_cluster
 
 ROWS = {
     "generation_vs_raw_vllm": generation_vs_raw_vllm.run,
+    "slow_users_vs_instant_ones": slow_users.run,
+    "event_loop_stall": slow_users.event_loop_stall,
     "learner_vs_bare_torch": learner_vs_bare_torch.run,
     "snapshot_old_vs_recompute": snapshot_old_vs_recompute.run,
     "ewma_update_vs_copy": weights.ewma_update_vs_copy,

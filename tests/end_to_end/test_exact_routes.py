@@ -40,12 +40,14 @@ def test_old_logit_model_equals_snapshots_and_survives_its_death(
         algorithm.stop()
 
 
-def test_interrupt_sync_equals_snapshots_and_reports_its_pause(
+def test_exact_routes_agree_on_adapters_and_interrupt_sync_reports_its_pause(
     ray_cluster, make_config, learner_results
 ):
     config = make_config(
         old_logprob_source="interrupt_sync",
-        compare_sources=["snapshot_old"],
+        compare_sources=["snapshot_old", "old_logit_model"],
+        old_logit_model={"num_cpus": 0.5},
+        lora={"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
         max_staleness=3,
         lr=1e-3,
     )
@@ -54,7 +56,8 @@ def test_interrupt_sync_equals_snapshots_and_reports_its_pause(
         results = [algorithm.train() for _ in range(6)]
         learners = [learner_results(result) for result in results]
         for learner in learners:
-            assert learner["compare/snapshot_old/log_ratio_abs_error_mean"] < 1e-5
+            for name in ("snapshot_old", "old_logit_model"):
+                assert learner[f"compare/{name}/log_ratio_abs_error_mean"] < 1e-5
             assert learner["num_episodes_dropped_unscored"] == 0
             assert learner["interruption_seconds"] > 0
         assert learners[-1]["staleness_mean"] > 0

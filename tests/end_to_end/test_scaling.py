@@ -9,7 +9,12 @@ pytestmark = pytest.mark.engine
 
 def test_two_runners_and_two_learners(ray_cluster, make_config, learner_results):
     config = (
-        make_config(old_logprob_source="snapshot_old", max_staleness=2)
+        make_config(
+            old_logprob_source="snapshot_old",
+            compare_sources=["interrupt_sync", "old_logit_model"],
+            old_logit_model={"num_cpus": 0.5},
+            max_staleness=2,
+        )
         .env_runners(num_env_runners=2)
         .learners(num_learners=2)
     )
@@ -21,6 +26,9 @@ def test_two_runners_and_two_learners(ray_cluster, make_config, learner_results)
         # which could not be if their weights or versions had come apart.
         assert results[-1]["discrepancy_log_ratio_abs_mean"] < 1e-4
         assert results[-1]["staleness_max"] > 0
+        for result in results:
+            for name in ("interrupt_sync", "old_logit_model"):
+                assert result[f"compare/{name}/log_ratio_abs_error_mean"] < 1e-5
 
         def weights(learner):
             return learner._version, {
