@@ -1,7 +1,7 @@
 """Does each threshold act on its own factor? From a sweep over eps_ti x eps_stale.
 
     rllib train file tuned_examples/sweep_eps.yaml
-    python -m benchmarks.threshold_interaction results/sweep_eps [--out FILE.html]
+    python -m benchmarks.threshold_interaction results/sweep_eps [--out FILE]
 
 For every old-logprob source and pair of thresholds: the share of tokens that the
 Train-Infer mask drops and the share of the kept ones that the clip stops, means over
@@ -68,29 +68,29 @@ def read_grids(run_dir: Path) -> dict[str, Grid]:
 
 
 def interaction(grid: Grid) -> dict[str, float]:
-    """How far each share moves with the threshold that it should not depend on.
+    """What tightening each threshold, loosest to tightest, does to both shares.
 
     Returns:
-        ``clipped_by_eps_ti``: clipped share at the tightest eps_ti over that at the
-        loosest, mean over eps_stale; ``dropped_by_eps_stale`` the same the other way
-        round; ``clipped_by_eps_stale`` and ``dropped_by_eps_ti``, the effects wanted.
+        Percentage points, means over the other threshold: ``dropped_by_eps_ti`` and
+        ``clipped_by_eps_stale``, the effects wanted; ``clipped_by_eps_ti`` and
+        ``dropped_by_eps_stale``, the interaction.
     """
     tis = sorted({ti for ti, _ in grid})
     stales = sorted({stale for _, stale in grid})
+    along_ti = [((tis[0], stale), (tis[-1], stale)) for stale in stales]
+    along_stale = [((ti, stales[0]), (ti, stales[-1])) for ti in tis]
 
-    def ratio(share: str, ends) -> float:
+    def effect(share: str, ends) -> float:
         return statistics.fmean(
-            getattr(grid[tight], share) / max(getattr(grid[loose], share), 1e-4)
+            getattr(grid[tight], share) - getattr(grid[loose], share)
             for tight, loose in ends
         )
 
-    along_ti = [((tis[0], stale), (tis[-1], stale)) for stale in stales]
-    along_stale = [((ti, stales[0]), (ti, stales[-1])) for ti in tis]
     return {
-        "clipped_by_eps_ti": ratio("clipped", along_ti),
-        "dropped_by_eps_stale": ratio("dropped", along_stale),
-        "clipped_by_eps_stale": ratio("clipped", along_stale),
-        "dropped_by_eps_ti": ratio("dropped", along_ti),
+        "dropped_by_eps_ti": effect("dropped", along_ti),
+        "clipped_by_eps_stale": effect("clipped", along_stale),
+        "clipped_by_eps_ti": effect("clipped", along_ti),
+        "dropped_by_eps_stale": effect("dropped", along_stale),
     }
 
 
@@ -143,7 +143,7 @@ def figure(grids: dict[str, Grid]):
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--out", type=Path, help="write the plots to this HTML file")
+    parser.add_argument("--out", type=Path, help="plots: .html, or .svg if kaleido is here")
     arguments = parser.parse_args()
     grids = read_grids(arguments.run_dir)
     for source, grid in grids.items():
@@ -162,7 +162,10 @@ def main() -> None:
     for source, grid in grids.items():
         print(json.dumps({"old_logprob_source": source, **interaction(grid)}))
     if arguments.out is not None:
-        figure(grids).write_html(arguments.out, include_plotlyjs="cdn")
+        if arguments.out.suffix == ".html":
+            figure(grids).write_html(arguments.out)
+        else:
+            figure(grids).write_image(arguments.out)
         print(f"plots: {arguments.out}")
 
 
