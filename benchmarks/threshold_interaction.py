@@ -100,8 +100,8 @@ def figure(grids: dict[str, Grid]):
     from plotly.subplots import make_subplots
 
     rows = {
-        "dropped": "dropped by the mask, % of tokens",
-        "clipped": "clipped, % of kept tokens",
+        "dropped": "dropped by the mask, %",
+        "clipped": "clipped of those kept, %",
     }
     plot = make_subplots(
         rows=2,
@@ -132,7 +132,7 @@ def figure(grids: dict[str, Grid]):
     for row, title in enumerate(rows.values(), start=1):
         plot.update_yaxes(title_text=title, rangemode="tozero", row=row, col=1)
     return plot.update_layout(
-        template=go.layout.Template(layout={"font": {"size": 14}}),
+        template=go.layout.Template(layout={"font": {"size": 13}}),
         plot_bgcolor="white",
         width=440 * len(grids) + 160,
         height=640,
