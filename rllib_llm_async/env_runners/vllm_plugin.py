@@ -91,7 +91,29 @@ def _keep_cpu_linears_unpacked() -> None:
     utils.check_cpu_sgl_kernel = lambda *args, **kwargs: False
 
 
+def _pack_cpu_experts_at_every_update() -> None:
+    """Makes vLLM's CPU build pack a mixture's experts whenever they are loaded.
+
+    Its kernel reads packed weights, and 0.32 packs them at the first loading only:
+    after an update it would read unpacked ones as if they were packed.
+    """
+    from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
+        UnquantizedFusedMoEMethod,
+    )
+
+    set_up_kernel = UnquantizedFusedMoEMethod._setup_kernel
+
+    def set_up_and_pack(self, layer, w13, w2):
+        is_update = self.moe_kernel is not None
+        set_up_kernel(self, layer, w13, w2)
+        if is_update:
+            self.moe_kernel.fused_experts.process_weights_after_loading(layer)
+
+    UnquantizedFusedMoEMethod._setup_kernel = set_up_and_pack
+
+
 if BACKEND not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine(BACKEND, SafetensorsWeightTransfer)
-if current_platform.is_cpu():
-    _keep_cpu_linears_unpacked()
+    if current_platform.is_cpu():
+        _keep_cpu_linears_unpacked()
+        _pack_cpu_experts_at_every_update()

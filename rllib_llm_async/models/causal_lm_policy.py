@@ -200,8 +200,16 @@ class CausalLMPolicy(nn.Module):
     def inference_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yields checkpoint-format weights (LoRA merged) under their HF names.
 
-        One tensor at a time, so that merging never holds a second model.
+        One tensor at a time, so that merging never holds a second model. transformers
+        keeps a mixture's experts in one tensor, checkpoints and vLLM one by one.
         """
+        from transformers.core_model_loading import revert_weight_conversion
+
+        for name, weight in self._merged_weights():
+            yield from revert_weight_conversion(self.causal_lm, {name: weight}).items()
+
+    def _merged_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights with LoRA merged, named as in the loaded model."""
         if not hasattr(self.lm, "peft_config"):
             for name, parameter in self.lm.named_parameters():
                 yield name, parameter.detach()

@@ -1,0 +1,41 @@
+"""The real loop on a mixture of experts: every version arrives, and is scored."""
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.engine
+
+
+def test_trains_a_mixture_of_experts(
+    ray_cluster, make_config, learner_results, small_moe_dir
+):
+    config = make_config(
+        model=str(small_moe_dir), old_logprob_source="snapshot_old", max_staleness=2
+    )
+    algorithm = config.build_algo()
+
+    def weights(learner):
+        return {n: w.numpy() for n, w in learner._policy.inference_weights()}
+
+    try:
+        (before,) = (r.get() for r in algorithm.learner_group.foreach_learner(weights))
+        before = {name: weight.copy() for name, weight in before.items()}
+        results = [learner_results(algorithm.train()) for _ in range(3)]
+        assert [r["policy_version"] for r in results] == [0, 1, 2]
+        assert results[-1]["staleness_max"] > 0
+        # Engine and trainer route each token alike: only float32 noise is left.
+        assert results[-1]["discrepancy_log_ratio_abs_mean"] < 1e-4
+        (after,) = (r.get() for r in algorithm.learner_group.foreach_learner(weights))
+        for part in ("gate.weight", "experts.0.up_proj.weight", "q_proj.weight"):
+            changes = [
+                np.abs(after[name] - before[name]).max()
+                for name in after
+                if name.endswith(part)
+            ]
+            assert min(changes) > 0, part
+        (error,) = algorithm.env_runner_group.foreach_env_runner(
+            lambda runner: runner.engine.max_probe_error, local_env_runner=False
+        )
+        assert 0 < error < 1e-3
+    finally:
+        algorithm.stop()
