@@ -62,6 +62,8 @@ EPISODE_VERSIONS = "policy_versions"
 EPISODE_OLD_LOGP = "old_logp"
 #: custom_data: a random number that stays with the episode wherever it goes.
 EPISODE_KEY = "episode_key"
+#: custom_data: list[dict], all messages of the episode; there if asked for.
+EPISODE_MESSAGES = "messages"
 #: custom_data: identifies the group of episodes that share a task.
 GROUP_ID = "group_id"
 

@@ -1,4 +1,4 @@
-"""`rllib evaluate CHECKPOINT`: avg@k and pass@k per domain, as a table and as JSON."""
+"""`rllib evaluate CHECKPOINT`: avg@k, pass@k and pass^k per domain; dialogues."""
 
 from __future__ import annotations
 
@@ -20,14 +20,26 @@ from rllib_llm_async.envs.registry import make_suite
 @click.option("--split", default="test", show_default=True)
 @click.option("--num-trials", default=4, show_default=True, help="Trials per task.")
 @click.option("--num-tasks", type=int, help="Only the first tasks of the split.")
+@click.option(
+    "--transcripts",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write all dialogues: DIR/index.html to read, DIR/dialogues.jsonl as data.",
+)
 def evaluate(
     checkpoint: Path,
     env: str | None,
     split: str,
     num_trials: int,
     num_tasks: int | None,
+    transcripts: Path | None,
 ) -> None:
-    """Run every task of a split several times with the agent of CHECKPOINT."""
+    """Run every task of a split several times with the agent of CHECKPOINT.
+
+    Prints a table, and as its last line the same as JSON: by domain the share of
+    successes (avg@k), the probability that one (pass@k) or all (pass^k) of k trials
+    succeed.
+    """
     if not (checkpoint / "rllib_checkpoint.json").is_file():
         raise InputError(
             f"{checkpoint}: not a checkpoint directory (rllib_checkpoint.json is "
@@ -40,6 +52,11 @@ def evaluate(
         make_suite(config.env, config.env_config).tasks(split)
     except ValueError as error:
         raise InputError(error) from error
+    if transcripts is not None:
+        try:
+            transcripts.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--transcripts {transcripts}: {error.strerror}") from None
     with ray_cluster():
         click.echo("starting the engine ...", err=True)
         algorithm = config.build_algo()
@@ -47,10 +64,21 @@ def evaluate(
             algorithm.restore_from_path(str(checkpoint.resolve()))
             click.echo("running the tasks ...", err=True)
             summary = algorithm.evaluate_tasks(
-                split=split, num_trials=num_trials, num_tasks=num_tasks
+                split=split,
+                num_trials=num_trials,
+                num_tasks=num_tasks,
+                num_dialogues=0 if transcripts is None else None,
             )
         finally:
             algorithm.stop()
+    if transcripts is not None:
+        _write_transcripts(transcripts, summary["dialogues"], checkpoint)
+    num_failures = summary["env_runners"]["num_env_failures"]
+    if num_failures:
+        click.echo(
+            f"{num_failures} episodes left out: their environment kept failing",
+            err=True,
+        )
     _print_table(summary["domains"], num_trials)
     click.echo(json.dumps(summary["domains"]))
 
@@ -72,16 +100,31 @@ def _evaluation_config(checkpoint: Path, env: str | None) -> Any:
     return config
 
 
+def _write_transcripts(
+    directory: Path, dialogues: list[dict[str, Any]], checkpoint: Path
+) -> None:
+    from rllib_llm_async import transcripts
+
+    transcripts.write_jsonl(directory / transcripts.FILE_NAME, dialogues)
+    page = directory / "index.html"
+    page.write_text(transcripts.render_html(dialogues, f"Dialogues of {checkpoint}"))
+    click.echo(f"dialogues: {page}", err=True)
+
+
 def _print_table(domains: dict[str, dict[str, float]], num_trials: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("domain", f"avg@{num_trials}", f"pass@{num_trials}", "episodes")
+    # With k = 1 all are the same figure; powers of two show the curve well enough.
+    ks = [k for k in range(2, num_trials + 1) if k & (k - 1) == 0 or k == num_trials]
+    columns = [f"avg@{num_trials}"]
+    columns += [f"{name}{k}" for name in ("pass@", "pass^") for k in ks]
+    table = Table("domain", *columns, "tasks", "episodes")
     for domain, row in sorted(domains.items()):
         table.add_row(
             domain,
-            f"{row[f'avg@{num_trials}']:.3f}",
-            f"{row[f'pass@{num_trials}']:.3f}",
+            *(f"{row[column]:.3f}" for column in columns),
+            str(row["num_tasks"]),
             str(row["num_episodes"]),
         )
     Console().print(table)

@@ -4,7 +4,7 @@ Imports torch alone, so that it can be read, tested and run without Ray or vLLM.
 """
 
 from rllib_llm_async.core.comparison import compare_old_logp
-from rllib_llm_async.core.evaluation import pass_at_k
+from rllib_llm_async.core.evaluation import pass_at_k, pass_hat_k
 from rllib_llm_async.core.ewma import EWMAWeights
 from rllib_llm_async.core.logprobs import token_logprobs
 from rllib_llm_async.core.objective import (
@@ -23,6 +23,7 @@ __all__ = [
     "interpolate_logp",
     "kl_penalty",
     "pass_at_k",
+    "pass_hat_k",
     "ratio_metrics_by_lag",
     "staleness_alpha",
     "token_logprobs",

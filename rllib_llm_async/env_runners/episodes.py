@@ -16,6 +16,7 @@ from ray.rllib.utils.metrics import EPISODE_LEN_MEAN, EPISODE_RETURN_MEAN
 from rllib_llm_async import columns
 from rllib_llm_async.env_runners.engine import EngineOutput, VLLMEngine
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef, TaskSuite
+from rllib_llm_async.transcripts import DialogueRecord
 
 #: How often a task is tried again after its environment failed, before it is dropped.
 MAX_ENV_RETRIES = 2
@@ -32,6 +33,8 @@ class EpisodeOutcome:
     num_turns: int
     num_versions: int
     num_malformed_tool_calls: int
+    reward_breakdown: dict[str, Any]
+    reason: str
 
     @classmethod
     def of(
@@ -47,7 +50,21 @@ class EpisodeOutcome:
             num_turns=len(episode),
             num_versions=len(np.unique(np.concatenate(versions))),
             num_malformed_tool_calls=info.get(columns.NUM_MALFORMED_TOOL_CALLS, 0),
+            reward_breakdown=info.get("reward_breakdown", {}),
+            reason=info.get("reason", ""),
         )
+
+
+@dataclass
+class Evaluated:
+    """Episodes of an evaluation; ``dialogues`` of those that were asked for.
+
+    ``num_env_failures`` counts further episodes whose environment kept failing.
+    """
+
+    outcomes: list[EpisodeOutcome] = field(default_factory=list)
+    dialogues: list[DialogueRecord] = field(default_factory=list)
+    num_env_failures: int = 0
 
 
 @dataclass
@@ -118,18 +135,30 @@ class EpisodePlayer:
         for key in keys:
             self.transcripts.pop(key, None)
 
-    async def play(self, task: TaskRef) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
-        """Plays one episode; an environment that fails is replaced and tried again."""
+    async def play(
+        self, task: TaskRef, *, keep_messages: bool = False
+    ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
+        """Plays one episode; an environment that fails is replaced and tried again.
+
+        Args:
+            task: What to play.
+            keep_messages: Whether the episode's `EPISODE_MESSAGES` hold the dialogue.
+
+        Raises:
+            EpisodeError: If the environment fails again and again.
+        """
         for attempt in range(MAX_ENV_RETRIES + 1):
             try:
-                return await self._try(task)
+                return await self._try(task, keep_messages)
             except EpisodeError as error:
                 self._on_env_failure(error)
                 if attempt == MAX_ENV_RETRIES:
                     raise
         raise AssertionError("unreachable")
 
-    async def _try(self, task: TaskRef) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
+    async def _try(
+        self, task: TaskRef, keep_messages: bool
+    ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         env = self._suite.make()
         key = random.getrandbits(62)
         transcript = self.transcripts[key] = Transcript()
@@ -138,6 +167,9 @@ class EpisodePlayer:
             episode.custom_data[columns.EPISODE_KEY] = key
             self._on_event("on_episode_created", episode, env)
             start = await _env_call(env.reset(task))
+            messages = list(start.messages)
+            if keep_messages:
+                episode.custom_data[columns.EPISODE_MESSAGES] = messages
             batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
             transcript.see(self._to_tokens(batch, episode))
             episode.add_env_reset(np.asarray(transcript.tokens, dtype=np.int64))
@@ -146,6 +178,7 @@ class EpisodePlayer:
                 output = await self._engine.generate(transcript.tokens, transcript.say)
                 batch = self._from_output(output, episode)
                 step = await _env_call(env.step(batch[columns.ASSISTANT_MESSAGE]))
+                messages += [batch[columns.ASSISTANT_MESSAGE], *step.messages]
                 batch[columns.MESSAGES] = step.messages
                 done = step.terminated or step.truncated
                 new_tokens = [] if done else self._to_tokens(batch, episode)
@@ -169,6 +202,8 @@ class EpisodePlayer:
                 if episode.is_done:
                     self._on_event("on_episode_end", episode, env)
                     info = {**start.info, **step.info}
+                    if not done:
+                        info["reason"] = "context_full"
                     return episode, EpisodeOutcome.of(task, episode, info)
         except BaseException:
             self.forget([key])

@@ -39,12 +39,17 @@ from ray.rllib.utils.metrics import (
 
 from rllib_llm_async import columns
 from rllib_llm_async.env_runners.engine import VLLMEngine
-from rllib_llm_async.env_runners.episodes import EpisodeOutcome, EpisodePlayer
+from rllib_llm_async.env_runners.episodes import (
+    EpisodeOutcome,
+    EpisodePlayer,
+    Evaluated,
+)
 from rllib_llm_async.env_runners.staleness_gate import Ticket
 from rllib_llm_async.env_runners.weight_channel import PublishedWeights
 from rllib_llm_async.envs.agent_env import EpisodeError, ReportsMetrics, TaskRef
 from rllib_llm_async.envs.registry import make_suite
 from rllib_llm_async.models.chat_format import ChatFormat
+from rllib_llm_async.transcripts import DialogueRecord
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -86,13 +91,13 @@ class LLMEnvRunner(EnvRunner):
         self.module_to_env = config.build_module_to_env_connector(
             spaces=self.get_spaces()
         )
-        chat_format = ChatFormat.from_pretrained(config.model_path)
+        self._chat_format = ChatFormat.from_pretrained(config.model_path)
         self.engine = VLLMEngine(
             config.model_path,
             config.engine,
             temperature=config.temperature,
             max_response_tokens=config.max_response_tokens,
-            stop_token_ids=chat_format.stop_token_ids,
+            stop_token_ids=self._chat_format.stop_token_ids,
             seed=(config.seed or 0) + 1000 * (self.worker_index or 0),
         )
         self._player = EpisodePlayer(
@@ -169,14 +174,20 @@ class LLMEnvRunner(EnvRunner):
         return groups, self.get_metrics()
 
     def evaluate_tasks(
-        self, tasks: Sequence[TaskRef], num_trials: int
-    ) -> list[EpisodeOutcome]:
+        self,
+        tasks: Sequence[TaskRef],
+        num_trials: int,
+        num_dialogues: int | None = 0,
+    ) -> Evaluated:
         """Runs every task ``num_trials`` times with the current weights.
 
-        Raises:
-            EpisodeError: If an environment keeps failing.
+        Args:
+            tasks: What to play.
+            num_trials: How often.
+            num_dialogues: Of how many episodes the dialogue comes back, first trials
+                of the first tasks first; None means all.
         """
-        return self._call(self._evaluate(tasks, num_trials))
+        return self._call(self._evaluate(tasks, num_trials, num_dialogues))
 
     @override(EnvRunner)
     def sample(self, **kwargs) -> list[SingleAgentEpisode]:
@@ -387,19 +398,30 @@ class LLMEnvRunner(EnvRunner):
             self._episode_slots.release()
 
     async def _evaluate(
-        self, tasks: Sequence[TaskRef], num_trials: int
-    ) -> list[EpisodeOutcome]:
+        self, tasks: Sequence[TaskRef], num_trials: int, num_dialogues: int | None
+    ) -> Evaluated:
         slots = asyncio.Semaphore(self.config.num_concurrent_episodes)
+        result = Evaluated()
+        decode = self._chat_format.tokenizer.decode
 
-        async def run(task: TaskRef) -> EpisodeOutcome:
+        async def run(task: TaskRef, keep: bool) -> None:
             async with slots:
-                episode, outcome = await self._player.play(task)
+                try:
+                    episode, outcome = await self._player.play(task, keep_messages=keep)
+                except EpisodeError:
+                    result.num_env_failures += 1
+                    return
             self._player.forget([episode.custom_data[columns.EPISODE_KEY]])
-            return outcome
+            result.outcomes.append(outcome)
+            if keep:
+                result.dialogues.append(DialogueRecord.of(episode, outcome, decode))
 
-        return await asyncio.gather(
-            *(run(task) for task in tasks for _ in range(num_trials))
+        episodes = [task for _ in range(num_trials) for task in tasks]
+        kept = len(episodes) if num_dialogues is None else num_dialogues
+        await asyncio.gather(
+            *(run(task, number < kept) for number, task in enumerate(episodes))
         )
+        return result
 
     def _call_back(self, which: str, episode: SingleAgentEpisode, env: Any) -> None:
         """RLlib's callbacks, for the episodes of training and evaluation alike."""

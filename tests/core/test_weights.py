@@ -1,13 +1,10 @@
-"""EWMA, snapshots, token log-probabilities and pass@k."""
-
-from itertools import combinations
+"""EWMA, snapshots and token log-probabilities."""
 
 import pytest
 import torch
 
 from rllib_llm_async.core import (
     EWMAWeights,
-    pass_at_k,
     staleness_alpha,
     token_logprobs,
 )
@@ -71,16 +68,6 @@ def test_token_logprobs_and_gradients_equal_log_softmax(chunk_tokens, temperatur
     )
     for ours, reference in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
-
-
-def test_pass_at_k_equals_enumeration():
-    trials = [True, False, True, False, False]
-    for k in range(1, 6):
-        subsets = list(combinations(trials, k))
-        expected = sum(any(s) for s in subsets) / len(subsets)
-        assert pass_at_k(5, 2, k) == pytest.approx(expected)
-    with pytest.raises(ValueError, match="num_trials=2"):
-        pass_at_k(2, 1, 3)
 
 
 def test_staleness_alpha_by_hand():

@@ -23,6 +23,7 @@ SMALL = [
         "num_concurrent_episodes": 16,
         "minibatch_size": 8,
         "evaluation_duration": 8,
+        "evaluation_num_trials": 2,
     }.items()
 ]
 
@@ -79,9 +80,20 @@ def test_train_then_evaluate(tmp_path):
     assert learner["policy_version"] == 1
     assert "ewma_decay" in learner and "lag_0/train_infer_mask" in learner
     assert rows[-1]["env_runners"]["generated_tokens_per_s"] > 0
+    held_out = rows[-1]["evaluation"]["env_runners"]
+    assert held_out["num_episodes"] == 16 and held_out["num_env_failures"] == 0
+    assert held_out["pass^2/airline"] <= held_out["pass@2/airline"]
+    samples = result_file.with_name("dialogues.jsonl").read_text().splitlines()
+    samples = [json.loads(line) for line in samples]
+    assert [s["training_iteration"] for s in samples] == [0] * 4 + [2] * 4
+    assert [s["task"] for s in samples[:4]] == [s["task"] for s in samples[4:]]
+    assert {s["policy_version"] for s in samples} == {0, 2}
 
     evaluate = subprocess.run(
-        [RLLIB, "evaluate", checkpoint, "--num-trials", "2", "--num-tasks", "4"],
+        [
+            *(RLLIB, "evaluate", checkpoint, "--num-trials", "2", "--num-tasks", "4"),
+            *("--transcripts", tmp_path / "dialogues"),
+        ],
         env=environment(tmp_path),
         capture_output=True,
         text=True,
@@ -90,7 +102,13 @@ def test_train_then_evaluate(tmp_path):
     assert evaluate.returncode == 0, evaluate.stdout + evaluate.stderr
     domains = json.loads(evaluate.stdout.splitlines()[-1])
     assert domains["airline"]["num_episodes"] == 8
-    assert domains["airline"]["pass@2"] >= domains["airline"]["avg@2"]
+    airline = domains["airline"]
+    assert airline["pass^2"] <= airline["avg@2"] <= airline["pass@2"]
+    played = (tmp_path / "dialogues" / "dialogues.jsonl").read_text().splitlines()
+    successes = [json.loads(line)["success"] for line in played]
+    assert len(successes) == 8 and sum(successes) == pytest.approx(8 * airline["avg@2"])
+    page = (tmp_path / "dialogues" / "index.html").read_text()
+    assert page.count("<details>") == 8
 
 
 def test_interrupt_ends_everything_and_resume_goes_on(tmp_path):

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import time
 from collections import deque
 from dataclasses import replace
 from typing import Any
 
 import ray
+from pyarrow.fs import LocalFileSystem
 from ray.exceptions import ActorDiedError, RayError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -30,7 +32,7 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
-from rllib_llm_async import columns
+from rllib_llm_async import columns, transcripts
 from rllib_llm_async.algorithms.async_decoupled_ppo.async_decoupled_ppo_config import (
     AsyncDecoupledPPOConfig,
 )
@@ -47,6 +49,9 @@ from rllib_llm_async.env_runners.weight_channel import create_weight_channel
 from rllib_llm_async.old_logprobs.old_logit_actor import OldLogitPool
 
 logger = logging.getLogger(__name__)
+
+#: Dialogues that an evaluation during training keeps, of the same tasks every time.
+NUM_SAMPLE_DIALOGUES = 4
 
 
 class AsyncDecoupledPPO(Algorithm):
@@ -65,6 +70,7 @@ class AsyncDecoupledPPO(Algorithm):
     def setup(self, config) -> None:
         super().setup(config)
         self._waiting_groups: dict[int, FinishedGroup] = {}
+        self._trained_in = 0  # newest iteration with an update
         self._recent_outcomes: deque[EpisodeOutcome] = deque(
             maxlen=self.config.metrics_num_episodes_for_smoothing
         )
@@ -129,6 +135,7 @@ class AsyncDecoupledPPO(Algorithm):
                 minibatch_size=self.config.minibatch_size,
                 shuffle_batch_per_epoch=self.config.shuffle_batch_per_epoch,
             )
+        self._trained_in = self.iteration + 1
         self.metrics.aggregate(learner_results, key=LEARNER_RESULTS)
         ray.get(self._channel.consume.remote([g.ticket.number for g in groups]))
         self._log_sampling_totals()
@@ -282,11 +289,33 @@ class AsyncDecoupledPPO(Algorithm):
 
     @override(Algorithm)
     def evaluate(self, parallel_train_future=None) -> dict[str, Any]:
-        """Success on ``evaluation_duration`` test tasks, one trial each."""
-        summary = self.evaluate_tasks(
-            split="test", num_trials=1, num_tasks=self.config.evaluation_duration
+        """Success on ``evaluation_duration`` test tasks.
+
+        A few dialogues go to `transcripts.FILE_NAME` in the trial's directory.
+        """
+        evaluation = self.evaluate_tasks(
+            split="test",
+            num_trials=self.config.evaluation_num_trials,
+            num_tasks=self.config.evaluation_duration,
+            num_dialogues=NUM_SAMPLE_DIALOGUES,
         )
-        return {ENV_RUNNER_RESULTS: summary["env_runners"]}
+        iteration = max(self.iteration, self._trained_in)
+        transcripts.append_jsonl(
+            *self._trial_file(transcripts.FILE_NAME),
+            (
+                {"training_iteration": iteration, **dialogue}
+                for dialogue in evaluation["dialogues"]
+            ),
+        )
+        return {ENV_RUNNER_RESULTS: evaluation["env_runners"]}
+
+    def _trial_file(self, name: str) -> tuple[Any, str]:
+        """A file beside result.json: its `pyarrow.fs.FileSystem` and path there."""
+        if self._storage is not None:  # under Tune, which keeps `logdir` elsewhere
+            directory = self._storage.trial_fs_path
+            self._storage.storage_filesystem.create_dir(directory, recursive=True)
+            return self._storage.storage_filesystem, f"{directory}/{name}"
+        return LocalFileSystem(), os.path.join(self.logdir, name)
 
     def evaluate_tasks(
         self,
@@ -294,13 +323,23 @@ class AsyncDecoupledPPO(Algorithm):
         split: str = "test",
         num_trials: int = 4,
         num_tasks: int | None = None,
+        num_dialogues: int | None = 0,
     ) -> dict[str, Any]:
-        """Runs the first ``num_tasks`` tasks of a split ``num_trials`` times each.
+        """Runs tasks with the current weights, the same tasks at every call.
+
+        Args:
+            split: Of the suite.
+            num_trials: Episodes per task.
+            num_tasks: Only the first tasks of the split; None means all.
+            num_dialogues: Of how many episodes the dialogues come back; None means
+                all.
 
         Returns:
-            ``{"domains": {domain: {"avg@k", "pass@k", "num_episodes"}},
-            "env_runners": {success_rate, episode_return_mean, ...}}`` with k the
-            number of trials.
+            ``domains``: by domain ``avg@n`` for n trials, ``pass@k`` and ``pass^k``
+            for k = 1 to n, ``num_tasks`` and ``num_episodes``. ``env_runners``: means
+            over all episodes under their result keys, and ``num_env_failures``, the
+            episodes whose environment kept failing. ``dialogues``: see
+            `DialogueRecord`.
         """
         ray.get(self._channel.pause_training_episodes.remote(True))
         try:
@@ -310,6 +349,7 @@ class AsyncDecoupledPPO(Algorithm):
                 split=split,
                 num_trials=num_trials,
                 num_tasks=num_tasks,
+                num_dialogues=num_dialogues,
             )
         finally:
             ray.get(self._channel.pause_training_episodes.remote(False))
@@ -321,6 +361,7 @@ class AsyncDecoupledPPO(Algorithm):
             "forget_episodes", local_env_runner=False
         )
         self._waiting_groups.clear()
+        self._trained_in = 0
         ray.get(self._channel.forget_episodes.remote())
         if self._old_logit_pool is not None:
             self._old_logit_pool.forget()

@@ -83,6 +83,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         # Episodes come in groups of one task: 100 of them are a dozen tasks.
         self.metrics_num_episodes_for_smoothing = 256
         self.evaluation_duration = 200
+        self.evaluation_num_trials = 1
         self.evaluation_sample_timeout_s = 1800.0
         self.sample_timeout_s = 600.0
         self.create_local_env_runner = False
@@ -210,6 +211,22 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         for key, value in values.items():
             if value is not NotProvided:
                 setattr(self, key, value)
+        return self
+
+    @override(AlgorithmConfig)
+    def evaluation(
+        self, *, evaluation_num_trials: int = NotProvided, **kwargs
+    ) -> AsyncDecoupledPPOConfig:
+        """Sets the evaluation related configuration.
+
+        Args:
+            evaluation_num_trials: Episodes per test task; from 2 on, an evaluation
+                reports pass@k and pass^k per domain.
+            **kwargs: RLlib's own. ``evaluation_duration`` counts test tasks.
+        """
+        super().evaluation(**kwargs)
+        if evaluation_num_trials is not NotProvided:
+            self.evaluation_num_trials = evaluation_num_trials
         return self
 
     @override(AlgorithmConfig)

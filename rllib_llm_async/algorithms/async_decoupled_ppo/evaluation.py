@@ -1,16 +1,20 @@
-"""Evaluation on the training runners' engines: avg@k and pass@k per domain."""
+"""Evaluation on the training runners' engines: avg@k, pass@k and pass^k per domain."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from ray.rllib.utils.metrics import NUM_EPISODES
 
-from rllib_llm_async.core import pass_at_k
-from rllib_llm_async.env_runners.episodes import EpisodeOutcome, mean_results
+from rllib_llm_async import columns
+from rllib_llm_async.core import pass_at_k, pass_hat_k
+from rllib_llm_async.env_runners.episodes import EpisodeOutcome, Evaluated, mean_results
 from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
+from rllib_llm_async.envs.agent_env import TaskRef
 from rllib_llm_async.envs.registry import make_suite
 
 
@@ -21,61 +25,99 @@ def evaluate_on_runners(
     split: str,
     num_trials: int,
     num_tasks: int | None,
+    num_dialogues: int | None,
 ) -> dict[str, Any]:
     """Spreads the tasks of a split over the healthy runners and sums up.
 
     See `AsyncDecoupledPPO.evaluate_tasks` for arguments and result.
 
     Raises:
-        RuntimeError: If no runner could evaluate.
+        RuntimeError: If no episode came to an end.
     """
     tasks = list(make_suite(config.env, config.env_config).tasks(split))[:num_tasks]
     runners = env_runner_group.healthy_env_runner_ids()
-    shares = [tasks[i :: len(runners)] for i in range(len(runners))]
-    calls = [
-        partial(LLMEnvRunner.evaluate_tasks, tasks=share, num_trials=num_trials)
-        for share in shares
-    ]
-    outcomes = [
-        outcome
-        for share in env_runner_group.foreach_env_runner(
-            calls,
-            remote_worker_ids=runners,
-            local_env_runner=False,
-            timeout_seconds=config.evaluation_sample_timeout_s,
-        )
-        for outcome in share
-    ]
+    shares = range(len(runners))
+    results = env_runner_group.foreach_env_runner(
+        [
+            partial(
+                LLMEnvRunner.evaluate_tasks,
+                tasks=tasks[share :: len(runners)],
+                num_trials=num_trials,
+                num_dialogues=None
+                if num_dialogues is None
+                else len(range(share, num_dialogues, len(runners))),
+            )
+            for share in shares
+        ],
+        remote_worker_ids=runners,
+        local_env_runner=False,
+        timeout_seconds=config.evaluation_sample_timeout_s,
+    )
+    return summarise(results, tasks, num_trials, config.evaluation_sample_timeout_s)
+
+
+def summarise(
+    results: Sequence[Evaluated],
+    tasks: Sequence[TaskRef],
+    num_trials: int,
+    time_limit: float,
+) -> dict[str, Any]:
+    outcomes = [outcome for result in results for outcome in result.outcomes]
+    num_failures = sum(result.num_env_failures for result in results)
     if not outcomes:
         raise RuntimeError(
-            f"evaluation on split {split!r} gave no episode: {len(tasks)} tasks, "
-            f"{len(runners)} healthy env runners, time limit "
-            f"evaluation_sample_timeout_s={config.evaluation_sample_timeout_s}"
+            f"evaluation gave no episode: {len(tasks)} tasks, {len(results)} env "
+            f"runners answered within evaluation_sample_timeout_s={time_limit}, "
+            f"{num_failures} episodes were lost to failures of the environment"
         )
+    domains = per_domain(outcomes, num_trials)
     return {
-        "domains": _per_domain(outcomes, num_trials),
-        "env_runners": {**mean_results(outcomes), NUM_EPISODES: len(outcomes)},
+        "domains": domains,
+        "env_runners": {
+            **mean_results(outcomes),
+            **{
+                f"{key}/{domain}": value
+                for domain, row in domains.items()
+                for key, value in row.items()
+                if num_trials > 1 and key.startswith("pass")
+            },
+            NUM_EPISODES: len(outcomes),
+            columns.NUM_ENV_FAILURES: num_failures,
+        },
+        "dialogues": [asdict(d) for result in results for d in result.dialogues],
     }
 
 
-def _per_domain(
-    outcomes: list[EpisodeOutcome], num_trials: int
+def per_domain(
+    outcomes: Iterable[EpisodeOutcome], num_trials: int
 ) -> dict[str, dict[str, float]]:
-    trials: dict[str, dict[Any, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    """The part ``domains`` of an evaluation's result.
+
+    A task that lost trials to its environment counts where k trials are left.
+    """
+    trials: dict[str, dict[TaskRef, list[bool]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for outcome in outcomes:
         trials[outcome.domain][outcome.task].append(outcome.success)
-    return {
-        domain: {
-            f"avg@{num_trials}": _mean(s for task in tasks.values() for s in task),
-            f"pass@{num_trials}": _mean(
-                pass_at_k(len(task), sum(task), len(task)) for task in tasks.values()
-            ),
-            "num_episodes": sum(len(task) for task in tasks.values()),
-        }
-        for domain, tasks in trials.items()
-    }
+    rows = {}
+    for domain, by_task in trials.items():
+        tasks = list(by_task.values())
+        row = {f"avg@{num_trials}": _mean(sum(task) / len(task) for task in tasks)}
+        for name, estimate in (("pass@", pass_at_k), ("pass^", pass_hat_k)):
+            for k in range(1, num_trials + 1):
+                row[f"{name}{k}"] = _mean(
+                    estimate(len(task), sum(task), k)
+                    for task in tasks
+                    if len(task) >= k
+                )
+        row["num_tasks"] = len(tasks)
+        row[NUM_EPISODES] = sum(map(len, tasks))
+        rows[domain] = row
+    return rows
 
 
-def _mean(values) -> float:
-    numbers = [float(value) for value in values]
-    return sum(numbers) / len(numbers)
+def _mean(values: Iterable[float]) -> float:
+    """NaN where there is nothing."""
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else float("nan")

@@ -33,6 +33,7 @@ _COUNTS = (
     "num_concurrent_episodes",
     "max_response_tokens",
     "micro_batch_tokens",
+    "evaluation_num_trials",
 )
 
 
@@ -125,6 +126,7 @@ def check_settings(config: Any) -> None:
     )
     check("temperature", config.temperature > 0, "above 0")
     check("max_staleness", config.max_staleness >= 0, "0 or more versions")
+    check("evaluation_num_trials", config.evaluation_num_trials >= 1, "1 or more")
     check("group_size", config.group_size >= 2, "2 or more episodes")
     for key in ("max_response_tokens", "micro_batch_tokens"):
         check(key, getattr(config, key) > 0, "a positive number of tokens")

@@ -1,0 +1,195 @@
+"""Dialogues for people: what was said, with version and log-probability per token.
+
+A `DialogueRecord` is one episode; as a dict it is one line of a ``dialogues.jsonl``.
+The renderers take such dicts, fresh or read from a file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rllib_llm_async import columns
+
+if TYPE_CHECKING:
+    from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+
+    from rllib_llm_async.env_runners.episodes import EpisodeOutcome
+
+#: Samples of a training run's evaluations, beside its result.json.
+FILE_NAME = "dialogues.jsonl"
+#: Tokens at least this probable are shown together, not one by one.
+CERTAIN = 0.9
+
+
+@dataclass(frozen=True)
+class DialogueRecord:
+    """One episode as plain data.
+
+    ``messages`` are OpenAI messages; those of the agent have further lists, one item
+    per token: ``tokens`` (text), ``versions`` (policy version that sampled it) and
+    ``logp`` (its log-probability then). ``policy_version`` is the newest of them.
+    """
+
+    task: str
+    domain: str
+    success: bool
+    reward: float
+    reward_breakdown: dict[str, Any]
+    reason: str
+    policy_version: int
+    messages: list[dict[str, Any]]
+
+    @classmethod
+    def of(
+        cls,
+        episode: SingleAgentEpisode,
+        outcome: EpisodeOutcome,
+        decode: Callable[[Sequence[int]], str],
+    ) -> DialogueRecord:
+        """Reads it off an episode that was played with ``keep_messages``.
+
+        Args:
+            episode: See `EpisodePlayer.play`.
+            outcome: How it ended.
+            decode: From token ids to text.
+        """
+        outputs = episode.extra_model_outputs
+        messages = [dict(m) for m in episode.custom_data[columns.EPISODE_MESSAGES]]
+        spoken = [m for m in messages if m["role"] == "assistant"]
+        newest = 0
+        for message, tokens, versions, logp in zip(
+            # Before them may stand a greeting that nobody sampled.
+            spoken[-len(episode) :],
+            episode.actions.data,
+            outputs[columns.EPISODE_VERSIONS].data,
+            outputs[columns.EPISODE_BEHAVIOR_LOGP].data,
+            strict=True,
+        ):
+            message["tokens"] = [decode([token]) for token in tokens.tolist()]
+            message["versions"] = versions.tolist()
+            message["logp"] = [round(float(value), 4) for value in logp]
+            newest = max([newest, *message["versions"]])
+        return cls(
+            task=outcome.task.id,
+            domain=outcome.domain,
+            success=outcome.success,
+            reward=float(outcome.episode_return),
+            reward_breakdown=outcome.reward_breakdown,
+            reason=outcome.reason,
+            policy_version=newest,
+            messages=messages,
+        )
+
+
+def write_jsonl(path: Path, dialogues: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one dialogue per line."""
+    with path.open("w") as file:
+        file.writelines(json.dumps(dialogue) + "\n" for dialogue in dialogues)
+
+
+def append_jsonl(
+    filesystem: Any, path: str, dialogues: Iterable[Mapping[str, Any]]
+) -> None:
+    """Adds lines to a file of a `pyarrow.fs.FileSystem`, which may be an object store.
+
+    Those cannot append; a few dialogues per evaluation are soon written again.
+    """
+    from pyarrow.fs import FileType
+
+    content = b""
+    if filesystem.get_file_info(path).type == FileType.File:
+        with filesystem.open_input_stream(path) as file:
+            content = file.read()
+    lines = "".join(json.dumps(dialogue) + "\n" for dialogue in dialogues)
+    with filesystem.open_output_stream(path) as file:
+        file.write(content + lines.encode())
+
+
+def render_text(dialogue: Mapping[str, Any]) -> str:
+    """A dialogue as plain text, for a terminal or a table."""
+    lines = [headline(dialogue)]
+    for message in dialogue["messages"]:
+        texts = [message["content"]] if message.get("content") else []
+        texts += calls(message)
+        for text in texts:
+            first, *rest = text.splitlines() or [""]
+            lines.append(f"{message['role']:>9} | {first}")
+            lines += [f"{'':>9} | {line}" for line in rest]
+    return "\n".join(lines) + "\n"
+
+
+def render_html(dialogues: Iterable[Mapping[str, Any]], title: str) -> str:
+    """A page that needs nothing else, failures first, a dialogue unfolds on a click."""
+    from jinja2 import Environment, FileSystemLoader
+
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    dialogues = sorted(dialogues, key=lambda d: (d["success"], d["domain"], d["task"]))
+    return templates.get_template("transcripts.html").render(
+        title=title, dialogues=dialogues, calls=calls, pieces=pieces
+    )
+
+
+def headline(dialogue: Mapping[str, Any]) -> str:
+    """One line on a dialogue as a whole."""
+    parts = [
+        f"{dialogue['domain']} {dialogue['task']}",
+        "success" if dialogue["success"] else "failure",
+        f"reward {dialogue['reward']:g}",
+        *(f"{key} {value}" for key, value in dialogue["reward_breakdown"].items()),
+        dialogue["reason"],
+        f"policy version {dialogue['policy_version']}",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def calls(message: Mapping[str, Any]) -> list[str]:
+    """The tool calls of a message as text."""
+    return [
+        f"{call['function']['name']}({call['function']['arguments']})"
+        for call in message.get("tool_calls") or []
+    ]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Successive tokens of one version: an uncertain one alone, certain ones together.
+
+    ``probability`` is that of its least probable token.
+    """
+
+    text: str
+    version: int
+    probability: float
+    num_tokens: int
+
+
+def pieces(message: Mapping[str, Any]) -> Iterator[Piece]:
+    """What the agent said, cut for display; nothing for others' messages."""
+    tokens = zip(
+        message.get("tokens", ()), message.get("versions", ()), message.get("logp", ())
+    )
+    rows = [(text, version, math.exp(logp)) for text, version, logp in tokens]
+
+    def key(numbered: tuple[int, tuple[str, int, float]]) -> tuple[int, int]:
+        number, (_, version, probability) = numbered
+        return version, -1 if probability >= CERTAIN else number
+
+    for _, group in groupby(enumerate(rows), key=key):
+        run = [row for _, row in group]
+        yield Piece(
+            text="".join(text for text, _, _ in run),
+            version=run[0][1],
+            probability=min(probability for _, _, probability in run),
+            num_tokens=len(run),
+        )

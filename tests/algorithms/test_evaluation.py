@@ -1,0 +1,103 @@
+"""What an evaluation makes of its episodes, those that failed included."""
+
+import asyncio
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+
+from rllib_llm_async import columns
+from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
+    per_domain,
+    summarise,
+)
+from rllib_llm_async.env_runners.episodes import EpisodeOutcome, Evaluated
+from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
+from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
+
+
+def outcome(task, success, domain="airline"):
+    return EpisodeOutcome(
+        task=TaskRef("suite", task, "test"),
+        domain=domain,
+        success=success,
+        episode_return=float(success),
+        num_turns=1,
+        num_versions=1,
+        num_malformed_tool_calls=0,
+        reward_breakdown={},
+        reason="user_stop",
+    )
+
+
+def test_means_over_tasks_by_hand():
+    outcomes = [outcome("a", s) for s in (True, True, False)]
+    outcomes += [outcome("b", s) for s in (False, False)]  # lost a trial
+    outcomes += [outcome("c", True, domain="retail") for _ in range(3)]
+    rows = per_domain(outcomes, num_trials=3)
+    airline = rows["airline"]
+    assert airline["avg@3"] == pytest.approx((2 / 3 + 0) / 2)
+    for name in ("pass@1", "pass^1"):
+        assert airline[name] == pytest.approx(airline["avg@3"])
+    assert airline["pass@2"] == pytest.approx((1 + 0) / 2)
+    assert airline["pass^2"] == pytest.approx((1 / 3 + 0) / 2)
+    # Three trials are left of task a alone.
+    assert airline["pass@3"] == 1 and airline["pass^3"] == 0
+    assert airline["num_tasks"] == 2 and airline["num_episodes"] == 5
+    assert rows["retail"]["pass^3"] == 1
+
+
+def test_nothing_left_is_an_error_that_says_why():
+    with pytest.raises(RuntimeError, match="7 episodes were lost to failures"):
+        summarise([Evaluated(num_env_failures=7)], [], num_trials=1, time_limit=1.0)
+
+
+class Player:
+    """Fails on tasks named so, and says one word on the others."""
+
+    async def play(self, task, *, keep_messages):
+        if task.id == "broken":
+            raise EpisodeError("the user does not answer")
+        episode = SingleAgentEpisode(len_lookback_buffer=0)
+        episode.custom_data[columns.EPISODE_KEY] = 0
+        if keep_messages:
+            episode.custom_data[columns.EPISODE_MESSAGES] = [
+                {"role": "user", "content": "hi"},
+                {"role": "assistant", "content": "hello"},
+            ]
+        episode.add_env_reset(np.arange(2))
+        episode.add_env_step(
+            observation=np.zeros(0, np.int64),
+            action=np.array([7, 8]),
+            reward=1.0,
+            terminated=True,
+            extra_model_outputs={
+                columns.EPISODE_BEHAVIOR_LOGP: np.array([-0.5, -1e-6], np.float32),
+                columns.EPISODE_VERSIONS: np.array([3, 4]),
+            },
+        )
+        return episode, outcome(task.id, True)
+
+    def forget(self, keys):
+        pass
+
+
+@pytest.mark.parametrize("num_dialogues, kept", [(0, 0), (2, 1), (None, 4)])
+def test_failing_environments_are_counted(num_dialogues, kept):
+    tokenizer = SimpleNamespace(decode=lambda ids: f"<{ids[0]}>")
+    runner = SimpleNamespace(
+        config=SimpleNamespace(num_concurrent_episodes=2),
+        _player=Player(),
+        _chat_format=SimpleNamespace(tokenizer=tokenizer),
+    )
+    tasks = [TaskRef("suite", id_, "test") for id_ in ("a", "broken", "b")]
+    result = asyncio.run(LLMEnvRunner._evaluate(runner, tasks, 2, num_dialogues))
+    assert sorted(o.task.id for o in result.outcomes) == ["a", "a", "b", "b"]
+    assert result.num_env_failures == 2
+    assert len(result.dialogues) == kept
+    for dialogue in result.dialogues:
+        assert dialogue.policy_version == 4
+        assert dialogue.messages[1]["tokens"] == ["<7>", "<8>"]
+        assert dialogue.messages[1]["versions"] == [3, 4]
+        assert dialogue.messages[1]["logp"] == [-0.5, -0.0]
