@@ -48,7 +48,6 @@ from rllib_llm_async.env_runners.staleness_gate import Ticket
 from rllib_llm_async.env_runners.weight_channel import PublishedWeights
 from rllib_llm_async.envs.agent_env import EpisodeError, ReportsMetrics, TaskRef
 from rllib_llm_async.envs.registry import make_suite
-from rllib_llm_async.models.chat_format import ChatFormat
 from rllib_llm_async.transcripts import DialogueRecord
 
 T = TypeVar("T")
@@ -91,7 +90,7 @@ class LLMEnvRunner(EnvRunner):
         self.module_to_env = config.build_module_to_env_connector(
             spaces=self.get_spaces()
         )
-        self._chat_format = ChatFormat.from_pretrained(config.model_path)
+        self._chat_format = config.build_chat_format()
         self.engine = VLLMEngine(
             config.model_path,
             config.engine,

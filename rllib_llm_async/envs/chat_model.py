@@ -35,12 +35,17 @@ def make_chat_model(settings: Any, key: str) -> ChatModel:
     """The model that ``settings`` describe.
 
     Args:
-        settings: A mapping, see `ChatEndpointSettings`.
+        settings: A mapping, see `ServedModelSettings` if it has ``served_model``,
+            `ChatEndpointSettings` otherwise.
         key: Where the settings stand in the experiment file, for error messages.
 
     Raises:
         ValueError: If a setting cannot be, or a key for the endpoint is missing.
     """
+    if isinstance(settings, Mapping) and "served_model" in settings:
+        from rllib_llm_async.envs.user_model import ServedModel, ServedModelSettings
+
+        return ServedModel(read_settings(ServedModelSettings, settings, key), key)
     from rllib_llm_async.envs.chat_endpoint import ChatEndpoint, ChatEndpointSettings
 
     return ChatEndpoint(read_settings(ChatEndpointSettings, settings, key), key)

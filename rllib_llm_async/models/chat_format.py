@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,28 @@ class ChatFormat:
 
     Args:
         tokenizer: A `transformers` tokenizer with a chat template.
+        template_kwargs: Further variables of the template, e.g.
+            ``{"enable_thinking": False}``.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(
+        self, tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
         self.tokenizer = tokenizer
+        self.template_kwargs = dict(template_kwargs or {})
         self.eos_token_id: int = tokenizer.eos_token_id
 
     @classmethod
-    def from_pretrained(cls, model: str | Path) -> ChatFormat:
+    def from_pretrained(
+        cls, model: str | Path, template_kwargs: Mapping[str, Any] | None = None
+    ) -> ChatFormat:
         """Loads the tokenizer of a model directory or hub name."""
         from transformers import AutoTokenizer
 
-        return cls(AutoTokenizer.from_pretrained(model, trust_remote_code=False))
+        return cls(
+            AutoTokenizer.from_pretrained(model, trust_remote_code=False),
+            template_kwargs,
+        )
 
     @property
     def stop_token_ids(self) -> list[int]:
@@ -84,13 +94,16 @@ class ChatFormat:
     def parse(self, token_ids: Sequence[int]) -> Message:
         """The assistant message in generated ids.
 
-        A tool call that is not a JSON object with a name and arguments keeps its raw
-        text as arguments, so that the environment can answer with an error.
+        Thoughts are the model's own: what stands before ``</think>``, or after a
+        ``<think>`` that was cut off, is left out. A tool call that is not a JSON
+        object with a name and arguments keeps its raw text as arguments, so that the
+        environment can answer with an error.
         """
         ids = list(token_ids)
         if ids and ids[-1] == self.eos_token_id:
             ids.pop()
         text = self.tokenizer.decode(ids)
+        text = text.rpartition("</think>")[2].partition("<think>")[0]
         calls = [
             self._parse_call(number, match.group(1))
             for number, match in enumerate(_TOOL_CALL.finditer(text))
@@ -127,6 +140,7 @@ class ChatFormat:
             tools=tools,
             add_generation_prompt=add_generation_prompt,
             tokenize=False,
+            **self.template_kwargs,
         )
 
     def _encode(self, text: str) -> list[int]:

@@ -1,5 +1,6 @@
 """Chat messages to token ids and back, with the bundled tokenizer."""
 
+import copy
 import json
 
 import pytest
@@ -84,3 +85,30 @@ def test_a_turn_that_was_cut_is_ended_first(chat_format):
 def test_tools_are_shown_without_a_system_message(chat_format, dialogues):
     prompt = chat_format.start([{"role": "user", "content": "hi"}], dialogues[0].tools)
     assert "get_res(id)" in chat_format.tokenizer.decode(prompt)
+
+
+@pytest.mark.parametrize(
+    "text, content",
+    [
+        ("<think>\nyes or no?\n</think>\n\nhello", "hello"),
+        ("yes or no?</think>hello", "hello"),  # the prompt had opened it
+        ("<think>yes or", ""),
+    ],
+)
+def test_thoughts_are_not_said(chat_format, text, content):
+    parsed = chat_format.parse(chat_format.tokenizer(text)["input_ids"])
+    assert parsed == {"role": "assistant", "content": content}
+
+
+def test_variables_reach_the_template(chat_format):
+    tokenizer = copy.deepcopy(chat_format.tokenizer)
+    tokenizer.chat_template += (
+        "{%- if add_generation_prompt and enable_thinking is false -%}"
+        "<think></think>{%- endif -%}"
+    )
+    quiet = ChatFormat(tokenizer, {"enable_thinking": False})
+    messages = [{"role": "user", "content": "hi"}]
+    turn = [chat_format.eos_token_id]
+    for ids in (quiet.start(messages, []), quiet.extend(messages, last_turn=turn)):
+        assert tokenizer.decode(ids).endswith("<think></think>")
+    assert "think" not in tokenizer.decode(ChatFormat(tokenizer).start(messages, []))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.utils.annotations import override
@@ -12,6 +12,9 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.settings_check import (
     check_settings,
 )
 from rllib_llm_async.models.resolve import resolve_model
+
+if TYPE_CHECKING:
+    from rllib_llm_async.models.chat_format import ChatFormat
 
 
 class AsyncDecoupledPPOConfig(AlgorithmConfig):
@@ -38,6 +41,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.lora: dict[str, Any] | None = None
         self.compute_dtype: str | None = None
         self.engine: dict[str, Any] = {}
+        self.chat_template_kwargs: dict[str, Any] = {}
         self.temperature = 1.0
         self.max_response_tokens = 64
         self.micro_batch_tokens = 16384
@@ -114,6 +118,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         lora: dict[str, Any] | None = NotProvided,
         compute_dtype: str | None = NotProvided,
         engine: dict[str, Any] | None = NotProvided,
+        chat_template_kwargs: dict[str, Any] | None = NotProvided,
         temperature: float | None = NotProvided,
         max_response_tokens: int | None = NotProvided,
         micro_batch_tokens: int | None = NotProvided,
@@ -150,6 +155,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 computes in float32, the dtype of the master weights.
             engine: Arguments of `vllm.AsyncEngineArgs`, e.g. ``dtype``,
                 ``max_model_len``, ``tensor_parallel_size``.
+            chat_template_kwargs: Further variables of the model's chat template, e.g.
+                ``{enable_thinking: false}`` for Qwen3.
             temperature: Sampling temperature; the learner divides its logits by it.
             max_response_tokens: Upper bound of generated tokens in one turn.
             micro_batch_tokens: Tokens in one forward/backward pass of a learner;
@@ -276,15 +283,18 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
     def _model_config_auto_includes(self) -> dict[str, Any]:
         return {}  # nothing of RLlib's own networks applies
 
+    def build_chat_format(self) -> ChatFormat:
+        """How the agent's model is spoken to."""
+        from rllib_llm_async.models.chat_format import ChatFormat
+
+        return ChatFormat.from_pretrained(self.model_path, self.chat_template_kwargs)
+
     @override(AlgorithmConfig)
     def build_env_to_module_connector(self, env=None, spaces=None, device=None):
         from rllib_llm_async.connectors.env_to_module import TokenizeMessages
-        from rllib_llm_async.models.chat_format import ChatFormat
 
         pipeline = super().build_env_to_module_connector(env, spaces, device)
-        pipeline.append(
-            TokenizeMessages(chat_format=ChatFormat.from_pretrained(self.model_path))
-        )
+        pipeline.append(TokenizeMessages(chat_format=self.build_chat_format()))
         return pipeline
 
     @override(AlgorithmConfig)
@@ -293,14 +303,9 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             AttachVersionedLogprobs,
             ParseAssistantMessage,
         )
-        from rllib_llm_async.models.chat_format import ChatFormat
 
         pipeline = super().build_module_to_env_connector(env, spaces)
-        pipeline.prepend(
-            ParseAssistantMessage(
-                chat_format=ChatFormat.from_pretrained(self.model_path)
-            )
-        )
+        pipeline.prepend(ParseAssistantMessage(chat_format=self.build_chat_format()))
         pipeline.prepend(AttachVersionedLogprobs())
         return pipeline
 

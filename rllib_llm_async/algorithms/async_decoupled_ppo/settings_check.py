@@ -48,7 +48,8 @@ def check_settings(config: Any) -> None:
         check(key, type(getattr(config, key)) in (int, float), "a number")
     for key in _COUNTS:
         check(key, type(getattr(config, key)) is int, "a whole number")
-    check("engine", isinstance(config.engine, dict), "a mapping")
+    for key in ("engine", "chat_template_kwargs"):
+        check(key, isinstance(getattr(config, key), dict), "a mapping")
     check_engine_settings(config.engine)
     check(
         "compute_dtype",

@@ -1,0 +1,212 @@
+"""Simulated users and judges served by vLLM on the run's own Ray cluster.
+
+No HTTP: a named actor per replica holds an engine, env runners call it by name. The
+first caller starts it, all others of the job share it. Ray restarts an actor that
+dies and repeats the calls it had; should its creator be gone, the next caller starts
+another one. It ends with the job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import time
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rllib_llm_async.env_runners.engine_settings import check_engine_settings
+from rllib_llm_async.envs.agent_env import EpisodeError, Message, ToolSchema
+from rllib_llm_async.models.resolve import resolve_model
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+#: How often a call goes out again after its actor died, by Ray itself.
+MAX_RETRIES = 3
+
+
+class ServedModelSettings(BaseModel):
+    """What an experiment file says under ``user`` or ``judge``.
+
+    A user and a judge with equal settings are the same replicas.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    #: Directory, hub name, or "small_agent".
+    served_model: str
+    #: Arguments of `vllm.AsyncEngineArgs`.
+    engine: dict[str, Any] = {}
+    num_replicas: int = Field(1, ge=1)
+    #: Of each replica, beside what the trial itself needs.
+    num_cpus: float = Field(1, ge=0)
+    num_gpus: float = Field(0, ge=0)
+    temperature: float = Field(1.0, ge=0)
+    max_tokens: int = Field(512, gt=0)
+    #: For the model's chat template, e.g. ``{enable_thinking: false}``.
+    chat_template_kwargs: dict[str, Any] = {}
+    #: One answer, the engine's start and restarts included.
+    timeout_seconds: float = Field(900.0, gt=0)
+
+
+class ModelServer:
+    """The actor: one engine, any number of calls at once.
+
+    Args:
+        settings: See there.
+        seed: Of the engine's sampling.
+    """
+
+    def __init__(self, settings: ServedModelSettings, seed: int) -> None:
+        from rllib_llm_async.env_runners.engine import VLLMEngine
+        from rllib_llm_async.models.chat_format import ChatFormat
+
+        model = resolve_model(settings.served_model)
+        self._format = ChatFormat.from_pretrained(model, settings.chat_template_kwargs)
+        self._engine = VLLMEngine(
+            model,
+            settings.engine,
+            temperature=settings.temperature,
+            max_response_tokens=settings.max_tokens,
+            stop_token_ids=self._format.stop_token_ids,
+            seed=seed,
+        )
+        self._start: asyncio.Future[None] | None = None
+
+    async def complete(
+        self, messages: list[Message], tools: list[ToolSchema] | None
+    ) -> tuple[Message, int, int]:
+        """The next message, and the numbers of tokens read and written.
+
+        Raises:
+            ValueError: If the conversation is longer than the model's context.
+        """
+        if self._start is None:
+            self._start = asyncio.ensure_future(self._engine.start())
+        await self._start
+        prompt = self._format.start(messages, tools or [])
+        if len(prompt) >= self._engine.max_model_len:
+            raise ValueError(
+                f"{len(prompt)} tokens of conversation, engine.max_model_len is "
+                f"{self._engine.max_model_len}"
+            )
+        try:
+            output = await self._engine.generate(prompt)
+        except Exception:
+            await self._end_if_engine_is_dead()
+            raise
+        return self._format.parse(output.token_ids), len(prompt), len(output.token_ids)
+
+    async def _end_if_engine_is_dead(self) -> None:
+        try:
+            await self._engine.check_health()
+        except Exception:
+            os._exit(1)  # not a leave-taking: Ray starts the actor anew
+
+
+class ServedModel:
+    """A `ChatModel` on the cluster.
+
+    Args:
+        settings: See there.
+        key: Where the settings stand in the experiment file, for error messages.
+
+    Raises:
+        ValueError: If the model or an engine argument cannot be.
+    """
+
+    def __init__(self, settings: ServedModelSettings, key: str) -> None:
+        self._settings = settings
+        self._key = key
+        try:
+            check_engine_settings(settings.engine)
+            resolve_model(settings.served_model)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
+        digest = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:16]
+        self._name = f"served_model_{digest}"
+        self._totals = dict.fromkeys(
+            ("calls", "failures", "prompt_tokens", "completion_tokens", "seconds"), 0.0
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Sums since the start; ``seconds`` waited, the engine's start included."""
+        return dict(self._totals)
+
+    async def complete(
+        self, messages: list[Message], tools: list[ToolSchema] | None = None
+    ) -> Message:
+        """The next assistant message; see `ChatModel`.
+
+        Raises:
+            EpisodeError: If no answer comes in time, it is empty, or the
+                conversation is too long.
+        """
+        started = time.monotonic()
+        try:
+            message, num_read, num_written = await asyncio.wait_for(
+                self._ask(messages, tools), self._settings.timeout_seconds
+            )
+            if not (message.get("content") or message.get("tool_calls")):
+                raise ValueError("empty answer")
+        except Exception as error:
+            self._totals["failures"] += 1
+            raise EpisodeError(f"{self._key}: {self._describe(error)}") from None
+        finally:
+            self._totals["calls"] += 1
+            self._totals["seconds"] += time.monotonic() - started
+        self._totals["prompt_tokens"] += num_read
+        self._totals["completion_tokens"] += num_written
+        return message
+
+    async def _ask(
+        self, messages: list[Message], tools: list[ToolSchema] | None
+    ) -> tuple[Message, int, int]:
+        from ray.exceptions import ActorDiedError
+
+        # A conversation stays with its replica, which has the beginning in its cache.
+        beginning = json.dumps(messages[:2], sort_keys=True).encode()
+        replica = zlib.crc32(beginning) % self._settings.num_replicas
+        try:
+            return await self._server(replica).complete.remote(messages, tools)
+        except ActorDiedError:
+            # For good: with the env runner that had started it.
+            return await self._server(replica).complete.remote(messages, tools)
+
+    def _server(self, replica: int) -> ActorHandle:
+        """The replica's actor, started if there is none."""
+        import ray
+
+        settings = self._settings
+        return (
+            ray.remote(ModelServer)
+            .options(
+                name=f"{self._name}_{replica}",
+                get_if_exists=True,
+                max_restarts=-1,
+                max_task_retries=MAX_RETRIES,
+                max_concurrency=10_000,
+                num_cpus=settings.num_cpus,
+                num_gpus=settings.num_gpus,
+                # Beside the trial's placement group, which has no room for it.
+                scheduling_strategy="DEFAULT",
+            )
+            .remote(settings, seed=replica)
+        )
+
+    def _describe(self, error: Exception) -> str:
+        settings = self._settings
+        text = f"model {settings.served_model!r}: "
+        if isinstance(error, TimeoutError):
+            return text + (
+                f"no answer within timeout_seconds={settings.timeout_seconds}; each "
+                f"of its {settings.num_replicas} replicas needs {settings.num_cpus} "
+                f"CPUs and {settings.num_gpus} GPUs beside the trial's own "
+                "(`ray status` says what is free)"
+            )
+        cause = getattr(error, "cause", None) or error
+        return (text + f"{type(cause).__name__}: {cause}")[:500]

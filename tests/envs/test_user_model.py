@@ -1,0 +1,70 @@
+"""A model served on the cluster: shared, restarted, and its failures named."""
+
+import asyncio
+
+import pytest
+import ray
+
+from rllib_llm_async.envs.agent_env import EpisodeError
+from rllib_llm_async.envs.chat_model import make_chat_model
+
+ENGINE = {
+    "dtype": "float32",
+    "max_model_len": 512,
+    "max_num_seqs": 16,
+    "kv_cache_memory_bytes": 64 << 20,
+    "block_size": 32,
+    "enforce_eager": True,
+}
+SETTINGS = {"served_model": "small_agent", "engine": ENGINE, "max_tokens": 24}
+QUESTION = [{"role": "user", "content": "please cancel r12. my id is u39."}]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"served_modell": 1}, "user.served_modell: unknown, did you mean 'served_m"),
+        ({"num_replicas": 0}, "user.num_replicas: got 0"),
+        ({"engine": {"dtyp": "float32"}}, "user: engine.dtyp.*did you mean 'dtype'"),
+        ({"served_model": "/nowhere/m"}, "user: model: '/nowhere/m' is not a readable"),
+    ],
+)
+def test_bad_settings_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        make_chat_model({**SETTINGS, **change}, "env_config.user")
+
+
+@pytest.mark.engine
+def test_served_model_answers_and_comes_back_after_a_kill(ray_cluster):
+    user = make_chat_model(SETTINGS, "env_config.user")
+    # With equal settings it is the same actor.
+    judge = make_chat_model(dict(SETTINGS), "env_config.judge")
+
+    async def scenario():
+        first = await asyncio.gather(
+            *(model.complete(QUESTION) for model in (user, judge) for _ in range(4))
+        )
+        for message in first:
+            assert message["role"] == "assistant"
+            assert message.get("content") or message["tool_calls"]
+        (name,) = (actor for actor in ray.util.list_named_actors())
+        server = ray.get_actor(name)
+
+        # Killed while it has calls to answer: it is restarted and answers them.
+        calls = asyncio.gather(*(user.complete(QUESTION) for _ in range(4)))
+        await asyncio.sleep(0.01)
+        ray.kill(server, no_restart=False)
+        assert len(await calls) == 4
+
+        # Gone for good: the next caller starts another one.
+        ray.kill(server, no_restart=True)
+        assert await user.complete(QUESTION)
+
+        with pytest.raises(EpisodeError, match=r"user: .*engine.max_model_len"):
+            await user.complete([{"role": "user", "content": "word " * 600}])
+
+    asyncio.run(scenario())
+    totals = user.metrics()
+    assert totals["calls"] == 10 and totals["failures"] == 1
+    assert 0 < totals["completion_tokens"] <= 9 * 24
+    assert totals["prompt_tokens"] > 9 * 5
