@@ -129,6 +129,7 @@ class ServedModel:
             raise ValueError(f"{key}: {error}") from error
         digest = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:16]
         self._name = f"served_model_{digest}"
+        self._servers: dict[int, ActorHandle] = {}
         self._totals = dict.fromkeys(
             ("calls", "failures", "prompt_tokens", "completion_tokens", "seconds"), 0.0
         )
@@ -171,11 +172,16 @@ class ServedModel:
         # A conversation stays with its replica, which has the beginning in its cache.
         beginning = json.dumps(messages[:2], sort_keys=True).encode()
         replica = zlib.crc32(beginning) % self._settings.num_replicas
+        # The handle is kept: an actor ends when its creator has none any more.
+        if replica not in self._servers:
+            self._servers[replica] = self._server(replica)
+        server = self._servers[replica]
         try:
-            return await self._server(replica).complete.remote(messages, tools)
-        except ActorDiedError:
-            # For good: with the env runner that had started it.
-            return await self._server(replica).complete.remote(messages, tools)
+            return await server.complete.remote(messages, tools)
+        except ActorDiedError:  # for good, with the env runner that had started it
+            if self._servers.get(replica) is server:
+                self._servers[replica] = self._server(replica)
+            return await self._servers[replica].complete.remote(messages, tools)
 
     def _server(self, replica: int) -> ActorHandle:
         """The replica's actor, started if there is none."""

@@ -25,6 +25,7 @@ def load_causal_lm(
     *,
     lora: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
+    gradient_checkpointing: bool = False,
 ) -> nn.Module:
     """Loads a causal LM for training, optionally wrapped in PEFT LoRA.
 
@@ -32,7 +33,9 @@ def load_causal_lm(
         model: Local directory or hub name. Code from the repository is never run.
         lora: Keyword arguments of `peft.LoraConfig` (``r``, ``lora_alpha``,
             ``target_modules`` ...), or None for full fine-tuning.
-        dtype: Master dtype of the weights.
+        dtype: Of the weights; LoRA adapters are float32 all the same.
+        gradient_checkpointing: Keep the layers' inputs only, and compute the rest
+            anew in the backward pass.
 
     Raises:
         ValueError: If the model cannot be read.
@@ -48,6 +51,8 @@ def load_causal_lm(
             f"model: cannot load {str(model)!r} ({error}); give a directory with "
             "config.json and weights, or a hub name"
         ) from error
+    if gradient_checkpointing:
+        lm.gradient_checkpointing_enable({"use_reentrant": False})
     if lora is not None:
         from peft import LoraConfig, get_peft_model
 
@@ -97,6 +102,29 @@ class CausalLMPolicy(nn.Module):
         self.temperature = temperature
         self.chunk_tokens = chunk_tokens
         self.compute_dtype = compute_dtype
+
+    @classmethod
+    def from_config(cls, model_config: Mapping[str, Any]) -> CausalLMPolicy:
+        """Loads what a ``model_config`` of `HFCausalLM` describes.
+
+        With LoRA the frozen weights are in the compute dtype: master weights are for
+        what trains.
+        """
+        name = model_config.get("compute_dtype")
+        compute_dtype = getattr(torch, name) if name else None
+        lora = model_config.get("lora")
+        lm = load_causal_lm(
+            model_config["model"],
+            lora=lora,
+            dtype=(compute_dtype if lora else None) or torch.float32,
+            gradient_checkpointing=model_config.get("gradient_checkpointing", False),
+        )
+        return cls(
+            lm,
+            temperature=model_config.get("temperature", 1.0),
+            compute_dtype=compute_dtype,
+            with_value_head=model_config.get("with_value_head", False),
+        )
 
     @property
     def causal_lm(self) -> nn.Module:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.numpy import convert_to_numpy
 
-from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy, load_causal_lm
+from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 
 ENTROPY = "entropy"
 
@@ -19,19 +19,12 @@ class HFCausalLM(TorchRLModule):
 
     ``model_config``: ``model`` (directory or hub name), ``lora`` (dict or None),
     ``temperature`` (float), ``compute_dtype`` (name of a torch dtype or None),
-    ``with_value_head`` (bool).
+    ``with_value_head`` (bool), ``gradient_checkpointing`` (bool).
     """
 
     @override(TorchRLModule)
     def setup(self) -> None:
-        config = self.model_config
-        compute_dtype = config.get("compute_dtype")
-        self.policy = CausalLMPolicy(
-            load_causal_lm(config["model"], lora=config.get("lora")),
-            temperature=config.get("temperature", 1.0),
-            compute_dtype=getattr(torch, compute_dtype) if compute_dtype else None,
-            with_value_head=config.get("with_value_head", False),
-        )
+        self.policy = CausalLMPolicy.from_config(self.model_config)
 
     @override(TorchRLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
@@ -52,4 +45,8 @@ class HFCausalLM(TorchRLModule):
         # checked, so there is nothing to hand out here.
         if inference_only:
             return {}
+        if self.model_config.get("lora"):
+            # The rest is the base model's, which `setup` loads.
+            trained = {n: p for n, p in self.named_parameters() if p.requires_grad}
+            return convert_to_numpy(trained)
         return super().get_state(components, **kwargs)

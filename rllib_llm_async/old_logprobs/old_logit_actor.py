@@ -19,7 +19,7 @@ from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
 from rllib_llm_async import columns
 from rllib_llm_async.connectors.learner import PackEpisodes
-from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy, load_causal_lm
+from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.old_logprobs.base import SourceSettings
 from rllib_llm_async.old_logprobs.snapshot_old import SnapshotOld
 
@@ -45,12 +45,7 @@ class OldLogitActor:
         self._settings = settings
         self._micro_batch_tokens = micro_batch_tokens
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        compute_dtype = model_config["compute_dtype"]
-        self._policy = CausalLMPolicy(
-            load_causal_lm(model_config["model"], lora=model_config["lora"]),
-            temperature=model_config["temperature"],
-            compute_dtype=getattr(torch, compute_dtype) if compute_dtype else None,
-        ).to(self._device)
+        self._policy = CausalLMPolicy.from_config(model_config).to(self._device)
         self._snapshots = SnapshotOld(settings)
         self._serial = 0
 

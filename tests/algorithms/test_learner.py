@@ -350,3 +350,36 @@ def test_gae_gives_each_turn_its_advantage_and_trains_the_value_head(
     # The engine and the sources know nothing of the value head.
     assert not any("value_head" in name for name in saved_weights(learner))
     assert not any("value_head" in n for n in policy.trainable_parameters())
+
+
+def test_gradient_checkpointing_changes_memory_alone(make_learner, make_episodes):
+    updated = []
+    for checkpointing in (False, True):
+        learner = make_learner(gradient_checkpointing=checkpointing)
+        causal_lm = learner._policy.causal_lm
+        assert causal_lm.is_gradient_checkpointing == checkpointing
+        episodes = make_episodes(np.random.default_rng(0), [0])
+        learner.update(training_data=TrainingData(episodes=episodes))
+        updated.append(saved_weights(learner))
+    for name, weight in updated[0].items():
+        torch.testing.assert_close(updated[1][name], weight, msg=name)
+
+
+def test_lora_freezes_in_the_compute_dtype_and_saves_adapters_alone(
+    make_learner, make_episodes
+):
+    learner = make_learner(lora=LORA, compute_dtype="bfloat16")
+    for name, parameter in learner._policy.named_parameters():
+        trains = "lora_" in name
+        assert parameter.requires_grad == trains, name
+        assert parameter.dtype == (torch.float32 if trains else torch.bfloat16), name
+    episodes = make_episodes(np.random.default_rng(0), [0])
+    learner.update(training_data=TrainingData(episodes=episodes))
+    state = learner.module.get_state()
+    assert all("lora_" in name for name in state[DEFAULT_MODULE_ID]) and len(
+        state[DEFAULT_MODULE_ID]
+    )
+    fresh = make_learner(lora=LORA, compute_dtype="bfloat16")
+    fresh.module.set_state(state)
+    for name, weight in saved_weights(learner).items():
+        assert torch.equal(saved_weights(fresh)[name], weight), name

@@ -40,6 +40,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.model_name_or_path = "small_agent"
         self.lora: dict[str, Any] | None = None
         self.compute_dtype: str | None = None
+        self.gradient_checkpointing = False
         self.engine: dict[str, Any] = {}
         self.chat_template_kwargs: dict[str, Any] = {}
         self.temperature = 1.0
@@ -117,6 +118,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         model: str | dict | None = NotProvided,
         lora: dict[str, Any] | None = NotProvided,
         compute_dtype: str | None = NotProvided,
+        gradient_checkpointing: bool | None = NotProvided,
         engine: dict[str, Any] | None = NotProvided,
         chat_template_kwargs: dict[str, Any] | None = NotProvided,
         temperature: float | None = NotProvided,
@@ -153,6 +155,9 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             lora: Arguments of `peft.LoraConfig`; None trains all weights.
             compute_dtype: Autocast dtype of the learner, e.g. "bfloat16"; None
                 computes in float32, the dtype of the master weights.
+            gradient_checkpointing: Keep the layers' inputs only and compute the rest
+                anew in the backward pass: a third more time, for contexts whose
+                activations would not fit.
             engine: Arguments of `vllm.AsyncEngineArgs`, e.g. ``dtype``,
                 ``max_model_len``, ``tensor_parallel_size``.
             chat_template_kwargs: Further variables of the model's chat template, e.g.
@@ -274,6 +279,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 "lora": self.lora,
                 "temperature": self.temperature,
                 "compute_dtype": self.compute_dtype,
+                "gradient_checkpointing": self.gradient_checkpointing,
                 "with_value_head": self.advantage_estimator == "gae",
             },
         )
