@@ -73,6 +73,21 @@ def load_experiments(path: Path) -> list[Experiment]:
     return [_experiment(path, name, spec) for name, spec in document.items()]
 
 
+def choose_experiment(experiments: Iterable[Experiment], name: str) -> Experiment:
+    """The experiment of that name.
+
+    Raises:
+        InputError: If there is none.
+    """
+    by_name = {experiment.name: experiment for experiment in experiments}
+    if name not in by_name:
+        raise InputError(
+            f"--experiment {name}: unknown{nearest(name, by_name)}; "
+            f"the file has {', '.join(by_name)}"
+        )
+    return by_name[name]
+
+
 def _experiment(path: Path, name: Any, spec: Any) -> Experiment:
     if not isinstance(spec, dict):
         raise InputError(f"{path}: {name}: expected keys run, env, stop and config")

@@ -14,10 +14,12 @@ from rllib_llm_async.cli.experiment_file import (
     Experiment,
     apply_settings,
     build_config,
+    choose_experiment,
     load_experiments,
     parse_assignments,
 )
 from rllib_llm_async.cli.sweep import param_space, print_sweep, tune_config
+from rllib_llm_async.envs.registry import make_suite
 
 
 @click.group()
@@ -27,6 +29,7 @@ def train() -> None:
 
 @train.command("file")
 @click.argument("config_file", type=click.Path(path_type=Path))
+@click.option("--experiment", "only", metavar="NAME", help="Run this one alone.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE")
 @click.option("--stop", "stop", multiple=True, metavar="KEY=VALUE")
 @click.option("--storage-path", default="results", show_default=True)
@@ -37,6 +40,7 @@ def train() -> None:
 @click.option("--check", is_flag=True, help="Only say whether everything is valid.")
 def train_file(
     config_file: Path,
+    only: str | None,
     settings: tuple[str, ...],
     stop: tuple[str, ...],
     storage_path: str,
@@ -46,16 +50,22 @@ def train_file(
     address: str | None,
     check: bool,
 ) -> None:
-    """Run every experiment of CONFIG_FILE.
+    """Run every experiment of CONFIG_FILE, one after the other.
 
     --set overrides a setting (training.eps_ti=1.004), --stop a stop criterion
     (training_iteration=5).
     """
     experiments = load_experiments(config_file)
+    if only is not None:
+        experiments = [choose_experiment(experiments, only)]
     for experiment in experiments:
         apply_settings(experiment.config, parse_assignments("--set", settings))
         experiment.stop |= parse_assignments("--stop", stop)
-        build_config(experiment)
+        config = build_config(experiment)
+        try:
+            make_suite(config.env, config.env_config)
+        except ValueError as error:  # a benchmark that is not installed
+            raise InputError(error) from error
         tune_config(experiment)
     if check:
         click.echo(f"{config_file}: valid")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from rllib_llm_async.envs.agent_env import TaskSuite
@@ -12,6 +14,8 @@ from rllib_llm_async.envs.mini_tau2 import MiniTau2Suite
 SuiteFactory = Callable[..., TaskSuite]
 
 _SUITES: dict[str, SuiteFactory] = {"mini_tau2": MiniTau2Suite}
+#: Benchmarks that are installed apart, and what they are imported as.
+_PACKAGES = {"tau2": "tau2", "vita": "vita"}
 
 
 def register_suite(name: str, factory: SuiteFactory) -> None:
@@ -44,5 +48,23 @@ def make_suite(name: str, env_config: Mapping[str, Any] | None = None) -> TaskSu
         )
     try:
         return _SUITES[name](**(env_config or {}))
+    except TypeError as error:
+        raise ValueError(f"env_config of {name!r}: {error}") from error
+
+
+def check_suite(name: str, env_config: Mapping[str, Any] | None = None) -> None:
+    """Checks what `make_suite` would take, where the benchmark is installed or not.
+
+    Without it only the keys can be checked.
+
+    Raises:
+        ValueError: As `make_suite`.
+    """
+    package = _PACKAGES.get(name)
+    if name not in _SUITES or package is None or find_spec(package) is not None:
+        make_suite(name, env_config)
+        return
+    try:
+        inspect.signature(_SUITES[name]).bind(**(env_config or {}))
     except TypeError as error:
         raise ValueError(f"env_config of {name!r}: {error}") from error

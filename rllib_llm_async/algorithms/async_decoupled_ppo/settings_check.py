@@ -10,7 +10,7 @@ import torch
 
 from rllib_llm_async.core.ratios import RATIO_LEVELS
 from rllib_llm_async.env_runners.engine_settings import check_engine_settings
-from rllib_llm_async.envs.registry import make_suite
+from rllib_llm_async.envs.registry import check_suite
 from rllib_llm_async.models.resolve import resolve_model
 from rllib_llm_async.old_logprobs import source_class, source_names
 
@@ -172,7 +172,7 @@ def check_settings(config: Any) -> None:
     )
     resolve_model(config.model_name_or_path)
     if isinstance(config.env, str):
-        make_suite(config.env, config.env_config)
+        check_suite(config.env, config.env_config)
 
 
 def _check(config: Any, key: str, valid: bool, expected: str) -> None:
