@@ -317,11 +317,12 @@ json_values = st.recursive(
     ),
     max_leaves=5,
 )
+ARGUMENT_NAMES = [
+    *("order_id", "user_id", "customer_id", "line_id", "reservation_id", "task_id"),
+    *("title", "expression", "requestor", "tool_name", "self"),
+]
 arguments = st.dictionaries(
-    st.sampled_from(
-        "order_id user_id expression requestor tool_name self customer_id line_id "
-        "reservation_id title task_id id".split()
-    ),
+    st.sampled_from(ARGUMENT_NAMES),
     json_values | st.sampled_from(["#W2890441", "9**9**9", "C1001", "L1001", "task_1"]),
     max_size=3,
 )

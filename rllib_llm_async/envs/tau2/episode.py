@@ -60,16 +60,18 @@ class Tau2Env:
             self._initialize()
             await self._until_agent_speaks()
         no_write = is_no_write(domain, chosen)
+        #: Results tell the two kinds of tasks apart by the domain's name.
+        self._kind = {
+            "domain": f"{domain.name}_no_write" if no_write else domain.name,
+            "no_write": no_write,
+        }
         return Start(
             messages=[
                 {"role": "system", "content": agent.system_prompt},
                 *self._agent_sees(self._orchestrator.trajectory),
             ],
             tools=[tool.openai_schema for tool in agent.tools],
-            info={
-                "domain": f"{domain.name}_no_write" if no_write else domain.name,
-                "no_write": no_write,
-            },
+            info=self._kind,
         )
 
     async def step(self, message: Message) -> Step:
@@ -173,6 +175,7 @@ class Tau2Env:
             terminated=not truncated,
             truncated=truncated,
             info={
+                **self._kind,
                 "success": reward == 1.0,
                 "reason": reason.value,
                 "reward_breakdown": breakdown,

@@ -1,0 +1,102 @@
+"""How long concurrent tau2 episodes hold up the event loop that they run on.
+
+python -m benchmarks.tau2_concurrency [--domain retail] [--num-episodes 64] [--seconds 0.2]
+
+Needs tau2-bench (docs/tau2.md). The agent takes the reference actions at once; the user
+is a server on loopback that takes ``--seconds`` for each answer and, for episodes
+of natural length, stops after four of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import click
+import psutil
+
+from rllib_llm_async.envs.registry import make_suite
+from tests.envs.tau2_agents import KindJudge, reference_turns
+
+PORT = 8129
+HELLO = {"role": "assistant", "content": "is there anything else?"}
+
+
+async def play(suite, task) -> None:
+    env = suite.make()
+    await env.reset(task)
+    actions = reference_turns(suite.find(task)[1])[:-1]
+    for turn in [*actions, *[HELLO] * 4]:
+        step = await env.step(turn)
+        if step.terminated or step.truncated:
+            break
+    await env.aclose()
+
+
+async def watch(stalls: list[float]) -> None:
+    """Notes by how much each sleep of 5 ms was late."""
+    while True:
+        before = time.perf_counter()
+        await asyncio.sleep(0.005)
+        stalls.append(time.perf_counter() - before - 0.005)
+
+
+async def measure(suite, tasks) -> dict[str, float]:
+    stalls: list[float] = []
+    watcher = asyncio.create_task(watch(stalls))
+    process = psutil.Process()
+    memory, cpu, start = process.memory_info().rss, time.process_time(), time.time()
+    await asyncio.gather(*(play(suite, task) for task in tasks))
+    watcher.cancel()
+    calls = suite.user.metrics()["calls"]
+    return {
+        "wall_seconds": time.time() - start,
+        "cpu_seconds": time.process_time() - cpu,
+        "max_stall_seconds": max(stalls),
+        "user_calls": calls,
+        "user_seconds_per_call": suite.user.metrics()["seconds"] / calls,
+        "memory_mib": (process.memory_info().rss - memory) / 2**20,
+        "threads": threading.active_count(),
+    }
+
+
+@click.command()
+@click.option("--domain", default="retail")
+@click.option("--num-episodes", default=64)
+@click.option("--seconds", default=0.2, help="Time that the user takes to answer.")
+def main(domain: str, num_episodes: int, seconds: float) -> None:
+    endpoint = {
+        "model": "stub",
+        "base_url": f"http://127.0.0.1:{PORT}/v1",
+        "api_key_env": None,
+        "max_concurrency": num_episodes,
+    }
+    suite = make_suite(
+        "tau2",
+        {
+            "domains": [domain],
+            "user": endpoint,
+            "judge": endpoint,
+            "train_split": "base",
+        },
+    )
+    suite.judge = KindJudge()
+    tasks = (suite.tasks("train") * num_episodes)[:num_episodes]
+    stub = [sys.executable, "-m", "tests.envs.chat_stub", "--port", str(PORT)]
+    with subprocess.Popen([*stub, "--seconds", str(seconds)]) as server:
+        time.sleep(2)
+        try:
+            for phase in ("cold", "warm"):
+                print(
+                    json.dumps({"phase": phase, **asyncio.run(measure(suite, tasks))})
+                )
+        finally:
+            server.terminate()
+
+
+if __name__ == "__main__":
+    main()
