@@ -1,6 +1,6 @@
 """How long concurrent tau2 episodes hold up the event loop that they run on.
 
-python -m benchmarks.tau2_concurrency [--domain retail] [--num-episodes 64] [--seconds 0.2]
+    python -m benchmarks.tau2_concurrency [--domain D] [--num-episodes N] [--seconds S]
 
 Needs tau2-bench (docs/tau2.md). The agent takes the reference actions at once; the user
 is a server on loopback that takes ``--seconds`` for each answer and, for episodes
@@ -47,18 +47,19 @@ async def watch(stalls: list[float]) -> None:
 
 async def measure(suite, tasks) -> dict[str, float]:
     stalls: list[float] = []
+    before = suite.user.metrics()
     watcher = asyncio.create_task(watch(stalls))
     process = psutil.Process()
     memory, cpu, start = process.memory_info().rss, time.process_time(), time.time()
     await asyncio.gather(*(play(suite, task) for task in tasks))
     watcher.cancel()
-    calls = suite.user.metrics()["calls"]
+    user = {key: n - before[key] for key, n in suite.user.metrics().items()}
     return {
         "wall_seconds": time.time() - start,
         "cpu_seconds": time.process_time() - cpu,
         "max_stall_seconds": max(stalls),
-        "user_calls": calls,
-        "user_seconds_per_call": suite.user.metrics()["seconds"] / calls,
+        "user_calls": user["calls"],
+        "user_seconds_per_call": user["seconds"] / user["calls"],
         "memory_mib": (process.memory_info().rss - memory) / 2**20,
         "threads": threading.active_count(),
     }
