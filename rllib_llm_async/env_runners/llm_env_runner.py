@@ -232,7 +232,9 @@ class LLMEnvRunner(EnvRunner):
     @override(EnvRunner)
     def assert_healthy(self) -> None:
         if self._failure is not None:
-            raise RuntimeError("episodes or engine failed") from self._failure
+            raise RuntimeError(
+                f"episodes or engine failed: {self._failure!r}"
+            ) from self._failure
 
     def get_state(self, *args, **kwargs) -> dict[str, Any]:
         """Nothing to keep: tasks are drawn anew, weights come from the channel."""
