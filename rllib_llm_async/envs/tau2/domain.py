@@ -10,13 +10,14 @@ from typing import Any
 
 from tau2.data_model.tasks import Task
 from tau2.environment.environment import Environment
-from tau2.environment.tool import Tool
 from tau2.environment.toolkit import ToolKitBase
 from tau2.registry import registry
 from tau2.utils.utils import get_dict_hash
 
+from rllib_llm_async.envs.agent_env import ToolSchema
+from rllib_llm_async.envs.chat_model import ChatModel
 from rllib_llm_async.envs.tau2.calculator import calculate
-from rllib_llm_async.envs.tau2.participants import PushAgent, PushSoloAgent
+from rllib_llm_async.envs.tau2.participants import PushAgent, PushSoloAgent, PushUser
 from rllib_llm_async.envs.tau2.shared_db import content, share, writing
 
 #: Stands for a tool call that could not be read. No domain has a tool of that name, so
@@ -55,11 +56,14 @@ class Domain:
         }
         # Tools are only asked for their schemas: one set serves all episodes.
         self._agent_tools = self._pristine.get_tools()
-        self._user_tools = {}
-        if self._pristine.user_tools is not None:
-            self._user_tools = self._pristine.user_tools.get_tools()
+        user_tools = self._pristine.user_tools
+        self._user_tools = {} if user_tools is None else user_tools.get_tools()
         if solo:
             self._agent_tools += self._user_tools.values()
+        self._agent_schemas: list[ToolSchema] = []
+        self._user_schemas = {
+            name: tool.openai_schema for name, tool in self._user_tools.items()
+        }
         self._goal_of_task: dict[str, Any] = {}
 
     def make_environment(self, *, solo: bool) -> Environment:
@@ -87,13 +91,24 @@ class Domain:
             return PushSoloAgent(task=task, **settings)
         return PushAgent(**settings)
 
-    def user_tools(self, task: Task) -> list[Tool]:
-        """Those that the task's user may take."""
-        return [
-            tool
-            for name, tool in self._user_tools.items()
+    def agent_schemas(self, agent: PushAgent) -> list[ToolSchema]:
+        """Of the tools that all agents of the domain have."""
+        if not self._agent_schemas:
+            self._agent_schemas = [tool.openai_schema for tool in agent.tools]
+        return self._agent_schemas
+
+    def make_user(self, model: ChatModel, task: Task) -> PushUser:
+        names = [
+            name
+            for name in self._user_tools
             if task.user_tools is None or name in task.user_tools
         ]
+        return PushUser(
+            model,
+            [self._user_schemas[name] for name in names],
+            instructions=str(task.user_scenario),
+            tools=[self._user_tools[name] for name in names] or None,
+        )
 
     def state(self, environment: Environment) -> str:
         """A hash that is equal where the package's hashes of both databases are."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +12,14 @@ from tau2.orchestrator.orchestrator import Orchestrator, Role
 from tau2.user.user_simulator import DummyUser
 
 from rllib_llm_async.envs.agent_env import EpisodeError, Message, Start, Step, TaskRef
-from rllib_llm_async.envs.tau2.domain import MALFORMED_CALL, Domain
-from rllib_llm_async.envs.tau2.participants import PushUser, to_chat
+from rllib_llm_async.envs.tau2.domain import MALFORMED_CALL
+from rllib_llm_async.envs.tau2.participants import to_chat
 from rllib_llm_async.envs.tau2.rewards import is_no_write, reward_breakdown
 from rllib_llm_async.envs.tau2.shared_db import writing
+from rllib_llm_async.envs.tool_calls import encodable, parse_call
 
 if TYPE_CHECKING:
     from rllib_llm_async.envs.tau2.suite import Tau2Suite
-
-#: Deeper arguments fit no tool, but exhaust the stack where the package prints them.
-_MAX_DEPTH = 20
 
 
 class Tau2Env:
@@ -42,13 +39,13 @@ class Tau2Env:
     async def reset(self, task: TaskRef) -> Start:
         self._domain, chosen = self._suite.find(task)
         self._num_malformed = 0
-        domain = self._domain
+        domain, model = self._domain, self._suite.user
         environment = domain.make_environment(solo=domain.solo)
         agent = domain.make_agent(environment, chosen)
         self._orchestrator = Orchestrator(
             domain=domain.name,
             agent=agent,
-            user=self._make_user(domain, chosen),
+            user=DummyUser() if model is None else domain.make_user(model, chosen),
             environment=environment,
             task=chosen,
             max_steps=self._suite.max_steps,
@@ -70,7 +67,7 @@ class Tau2Env:
                 {"role": "system", "content": agent.system_prompt},
                 *self._agent_sees(self._orchestrator.trajectory),
             ],
-            tools=[tool.openai_schema for tool in agent.tools],
+            tools=domain.agent_schemas(agent),
             info=self._kind,
         )
 
@@ -94,17 +91,6 @@ class Tau2Env:
 
     async def aclose(self) -> None:
         self._orchestrator = None
-
-    def _make_user(self, domain: Domain, task: Any) -> PushUser | DummyUser:
-        if self._suite.user is None:
-            return DummyUser()
-        tools = domain.user_tools(task)
-        return PushUser(
-            self._suite.user,
-            [tool.openai_schema for tool in tools],
-            instructions=str(task.user_scenario),
-            tools=tools or None,
-        )
 
     def _initialize(self) -> None:
         with writing(self.orchestrator.environment.tools.db):
@@ -133,30 +119,20 @@ class Tau2Env:
         calls = [self._read_call(call) for call in message.get("tool_calls") or ()]
         if calls:
             return AssistantMessage(role="assistant", tool_calls=calls)
-        text = _clean(message.get("content") or "")
+        text = encodable(message.get("content") or "")
         if not text.strip():
             return None
         return AssistantMessage(role="assistant", content=text)
 
     def _read_call(self, call: dict[str, Any]) -> ToolCall:
-        function = call["function"]
-        name, arguments = function["name"], None
-        try:
-            arguments = json.loads(function["arguments"])
-            json.dumps(arguments, ensure_ascii=False).encode()
-        except (TypeError, ValueError, RecursionError):
-            arguments = None
-        if (
-            not isinstance(name, str)
-            or not isinstance(arguments, dict)
-            or _depth(arguments) > _MAX_DEPTH
-        ):
+        name, arguments = parse_call(call)
+        if arguments is None:
             self._num_malformed += 1
             name, arguments = MALFORMED_CALL, {}
         # The requestor is never the agent's to say: it could act as the user.
         return ToolCall(
             id=str(call.get("id") or ""),
-            name=_clean(name),
+            name=name,
             arguments=arguments,
             requestor="assistant",
         )
@@ -182,16 +158,3 @@ class Tau2Env:
                 "num_malformed_tool_calls": self._num_malformed,
             },
         )
-
-
-def _depth(value: Any) -> int:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        return 1 + max(map(_depth, value), default=0)
-    return 0
-
-
-def _clean(text: str) -> str:
-    """Without lone surrogates, which the package's messages refuse."""
-    return text.encode(errors="replace").decode()
