@@ -55,6 +55,9 @@ logger = logging.getLogger(__name__)
 
 #: Time for one remote call about an evaluation to finish on the runner's loop.
 CONNECT_TIMEOUT_SECONDS = 600.0
+#: An environment that fails so often before the first episode has been played to its
+#: end is taken for wrongly set up. Later ones are waited for.
+MAX_FAILURES_AT_START = 64
 #: RLlib wants spaces; observations and actions are token sequences of any length.
 TOKENS_SPACE = gym.spaces.Sequence(gym.spaces.Discrete(2**31 - 1), stack=True)
 
@@ -117,7 +120,7 @@ class LLMEnvRunner(EnvRunner):
         )
         self._finished: queue.Queue[FinishedGroup] = queue.Queue()
         self._failure: BaseException | None = None
-        self._num_env_failures = 0
+        self._num_env_failures = self._num_played = 0
         self._connected_at = 0.0
         self._reported_totals: dict[str, float] = {}
         self._metrics_lock = threading.RLock()
@@ -239,7 +242,9 @@ class LLMEnvRunner(EnvRunner):
     @override(EnvRunner)
     def assert_healthy(self) -> None:
         if self._failure is not None:
-            raise RuntimeError("episodes or engine failed") from self._failure
+            raise RuntimeError(
+                f"episodes or engine failed: {self._failure!r}"
+            ) from self._failure
 
     def get_state(self, *args, **kwargs) -> dict[str, Any]:
         """Nothing to keep: tasks are drawn anew, weights come from the channel."""
@@ -392,7 +397,9 @@ class LLMEnvRunner(EnvRunner):
         self, task: TaskRef
     ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         try:
-            return await self._player.play(task)
+            played = await self._player.play(task)
+            self._num_played += 1
+            return played
         finally:
             self._episode_slots.release()
 
@@ -447,6 +454,8 @@ class LLMEnvRunner(EnvRunner):
         # Once, twice, four times, ...: an endpoint that is down fails every episode.
         if self._num_env_failures.bit_count() == 1:
             logger.warning("env failure %d: %s", self._num_env_failures, error)
+        if self._num_env_failures == MAX_FAILURES_AT_START and not self._num_played:
+            self._failure = self._failure or error
 
     def _count_episode(self, outcome: EpisodeOutcome) -> None:
         self._count(NUM_EPISODES_LIFETIME, 1)

