@@ -102,7 +102,7 @@ class EpisodePlayer:
         env_to_module: Callable,
         module_to_env: Callable,
         on_event: Callable[[str, SingleAgentEpisode, Any], None],
-        on_env_failure: Callable[[], None],
+        on_env_failure: Callable[[EpisodeError], None],
     ) -> None:
         self._suite = suite
         self._engine = engine
@@ -123,8 +123,8 @@ class EpisodePlayer:
         for attempt in range(MAX_ENV_RETRIES + 1):
             try:
                 return await self._try(task)
-            except EpisodeError:
-                self._on_env_failure()
+            except EpisodeError as error:
+                self._on_env_failure(error)
                 if attempt == MAX_ENV_RETRIES:
                     raise
         raise AssertionError("unreachable")

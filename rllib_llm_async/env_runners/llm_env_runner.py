@@ -9,6 +9,7 @@ one. `fetch_groups` only takes out what has been finished.
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import random
 import threading
@@ -41,11 +42,12 @@ from rllib_llm_async.env_runners.engine import VLLMEngine
 from rllib_llm_async.env_runners.episodes import EpisodeOutcome, EpisodePlayer
 from rllib_llm_async.env_runners.staleness_gate import Ticket
 from rllib_llm_async.env_runners.weight_channel import PublishedWeights
-from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
+from rllib_llm_async.envs.agent_env import EpisodeError, ReportsMetrics, TaskRef
 from rllib_llm_async.envs.registry import make_suite
 from rllib_llm_async.models.chat_format import ChatFormat
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 #: Time for one remote call about an evaluation to finish on the runner's loop.
 CONNECT_TIMEOUT_SECONDS = 600.0
@@ -99,7 +101,7 @@ class LLMEnvRunner(EnvRunner):
             self.env_to_module,
             self.module_to_env,
             on_event=self._call_back,
-            on_env_failure=lambda: self._count(columns.NUM_ENV_FAILURES, 1),
+            on_env_failure=self._count_env_failure,
         )
         self._keys_of_group: dict[int, list[int]] = {}
         self._installed_serial = 0
@@ -111,8 +113,9 @@ class LLMEnvRunner(EnvRunner):
         )
         self._finished: queue.Queue[FinishedGroup] = queue.Queue()
         self._failure: BaseException | None = None
+        self._num_env_failures = 0
         self._connected_at = 0.0
-        self._num_reported_tokens = 0
+        self._reported_totals: dict[str, float] = {}
         self._metrics_lock = threading.RLock()
         self._callbacks = [cls() for cls in force_list(config.callbacks_class)]
         self._loop = asyncio.new_event_loop()
@@ -190,14 +193,18 @@ class LLMEnvRunner(EnvRunner):
     @override(EnvRunner)
     def get_metrics(self) -> Any:
         engine = self.engine
-        tokens = engine.num_generated_tokens
+        totals: dict[str, float] = (
+            self.suite.metrics() if isinstance(self.suite, ReportsMetrics) else {}
+        )
+        totals[columns.NUM_GENERATED_TOKENS_LIFETIME] = engine.num_generated_tokens
         with self._metrics_lock:
-            self.metrics.log_value(
-                columns.NUM_GENERATED_TOKENS_LIFETIME,
-                tokens - self._num_reported_tokens,
-                reduce="lifetime_sum",
-            )
-            self._num_reported_tokens = tokens
+            for key, total in totals.items():
+                self.metrics.log_value(
+                    key,
+                    total - self._reported_totals.get(key, 0),
+                    reduce="lifetime_sum",
+                )
+            self._reported_totals = totals
             # Counters that are there before the first event.
             for key in (columns.NUM_ENV_FAILURES, columns.NUM_MALFORMED_TOOL_CALLS):
                 self.metrics.log_value(key, 0, reduce="lifetime_sum")
@@ -412,6 +419,13 @@ class LLMEnvRunner(EnvRunner):
                     **more,
                 },
             )
+
+    def _count_env_failure(self, error: EpisodeError) -> None:
+        self._count(columns.NUM_ENV_FAILURES, 1)
+        self._num_env_failures += 1
+        # Once, twice, four times, ...: an endpoint that is down fails every episode.
+        if self._num_env_failures.bit_count() == 1:
+            logger.warning("env failure %d: %s", self._num_env_failures, error)
 
     def _count_episode(self, outcome: EpisodeOutcome) -> None:
         self._count(NUM_EPISODES_LIFETIME, 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Message = dict[str, Any]
 ToolSchema = dict[str, Any]
@@ -73,3 +73,12 @@ class TaskSuite(Protocol):
     def tasks(self, split: str) -> Sequence[TaskRef]: ...
 
     def make(self) -> AgentEnv: ...
+
+
+@runtime_checkable
+class ReportsMetrics(Protocol):
+    """A suite that counts, e.g. the calls of its simulated user."""
+
+    def metrics(self) -> dict[str, float]:
+        """Result keys under ``env_runners/`` and their sums since the start."""
+        ...

@@ -1,0 +1,220 @@
+"""A model behind any OpenAI-compatible endpoint: a provider's, or `vllm serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from rllib_llm_async.envs.agent_env import EpisodeError, Message, ToolSchema
+
+
+class ChatEndpointSettings(BaseModel):
+    """What an experiment file says under ``user`` or ``judge``.
+
+    The key itself is never a setting: ``api_key_env`` names the environment variable
+    that holds it on every node, or is null for an endpoint that takes none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    model: str
+    #: The provider that the `openai` client takes by itself, if null.
+    base_url: str | None = None
+    api_key_env: str | None = "OPENAI_API_KEY"
+    timeout_seconds: float = Field(60.0, gt=0)
+    #: Per call, with exponential backoff, after a time-out or a passing error status.
+    max_retries: int = Field(4, ge=0)
+    #: Calls under way at once from one env runner.
+    max_concurrency: int = Field(64, gt=0)
+    #: The endpoint's own, if null.
+    temperature: float | None = Field(None, ge=0)
+    max_tokens: int | None = Field(None, gt=0)
+    #: Further fields of the request, e.g. ``chat_template_kwargs`` of `vllm serve`.
+    extra_body: dict[str, Any] = {}
+    price_per_million_prompt_tokens: float = Field(0.0, ge=0)
+    price_per_million_completion_tokens: float = Field(0.0, ge=0)
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_base_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("must be a URL such as http://localhost:8000/v1")
+            if parts.username or parts.password:
+                raise ValueError("must hold no password; use api_key_env")
+        return value
+
+
+class ChatEndpoint:
+    """A `ChatModel` behind an endpoint.
+
+    Args:
+        settings: See there.
+        key: Where the settings stand in the experiment file, for error messages.
+
+    Raises:
+        ValueError: If the environment variable of the key is not set.
+    """
+
+    def __init__(self, settings: ChatEndpointSettings, key: str) -> None:
+        self._settings = settings
+        self._key = key
+        variable = settings.api_key_env
+        if variable is not None and not os.environ.get(variable):
+            raise ValueError(
+                f"{key}.api_key_env: the environment variable {variable} is not set; "
+                "set it on every node, name another one, or write "
+                f"`api_key_env: null` for an endpoint that takes no key"
+            )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._totals = dict.fromkeys(
+            (
+                "calls",
+                "failures",
+                "retries",
+                "prompt_tokens",
+                "completion_tokens",
+                "cost",
+                "seconds",
+            ),
+            0.0,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Sums since the start; ``seconds`` waited, places in the queue included."""
+        return dict(self._totals)
+
+    async def complete(
+        self, messages: list[Message], tools: list[ToolSchema] | None = None
+    ) -> Message:
+        """The next assistant message; see `ChatModel`.
+
+        Raises:
+            EpisodeError: After the last retry, or for an empty or invalid answer.
+        """
+        self._bind_to_running_loop()
+        started = time.monotonic()
+        try:
+            async with self._places:
+                answer = await self._post(messages, tools)
+        except Exception as error:
+            self._totals["failures"] += 1
+            raise EpisodeError(f"{self._key}: {self._describe(error)}") from None
+        finally:
+            self._totals["calls"] += 1
+            self._totals["seconds"] += time.monotonic() - started
+        return answer
+
+    def _bind_to_running_loop(self) -> None:
+        """Client and semaphore belong to one loop; a suite is made outside of it."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            from openai import AsyncOpenAI
+
+            settings, self._loop = self._settings, loop
+            variable = settings.api_key_env
+            self._client = AsyncOpenAI(
+                api_key=os.environ[variable] if variable else "none",
+                base_url=settings.base_url,
+                timeout=settings.timeout_seconds,
+                max_retries=settings.max_retries,
+            )
+            self._places = asyncio.Semaphore(settings.max_concurrency)
+
+    async def _post(
+        self, messages: list[Message], tools: list[ToolSchema] | None
+    ) -> Message:
+        from openai import APIError
+
+        settings = self._settings
+        request: dict[str, Any] = {
+            "model": settings.model,
+            "messages": messages,
+            "temperature": settings.temperature,
+            "max_tokens": settings.max_tokens,
+            "tools": tools or None,
+        }
+        try:
+            response = await self._client.chat.completions.with_raw_response.create(
+                **{name: value for name, value in request.items() if value is not None},
+                extra_body=settings.extra_body,
+            )
+        except APIError as error:
+            count = error.request.headers.get("x-stainless-retry-count", 0)
+            self._totals["retries"] += int(count)
+            raise
+        self._totals["retries"] += response.retries_taken
+        completion = _Completion.model_validate_json(response.text)
+        if completion.usage is not None:
+            self._count_tokens(completion.usage)
+        return completion.choices[0].message.as_dict()
+
+    def _count_tokens(self, usage: _Usage) -> None:
+        settings, totals = self._settings, self._totals
+        totals["prompt_tokens"] += usage.prompt_tokens
+        totals["completion_tokens"] += usage.completion_tokens
+        totals["cost"] += (
+            usage.prompt_tokens * settings.price_per_million_prompt_tokens
+            + usage.completion_tokens * settings.price_per_million_completion_tokens
+        ) / 1e6
+
+    def _describe(self, error: Exception) -> str:
+        """One line about a failed call; some servers quote the key that they refuse."""
+        if isinstance(error, ValidationError):
+            fault = error.errors(include_url=False)[0]
+            where = ".".join(map(str, fault["loc"]))
+            text = f"invalid answer: {where} {fault['msg']}"
+        else:
+            text = f"{type(error).__name__}: {error}"
+        secret = os.environ.get(self._settings.api_key_env or "")
+        if secret:
+            text = text.replace(secret, "***")
+        return f"model {self._settings.model!r}: {text}"[:500]
+
+
+# The parts of an answer that are used. Servers add fields of their own.
+
+
+class _Function(BaseModel):
+    name: str
+    arguments: str
+
+
+class _ToolCall(BaseModel):
+    id: str
+    function: _Function
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+    def as_dict(self) -> Message:
+        message: Message = {"role": "assistant", "content": self.content}
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {"type": "function", **call.model_dump()} for call in self.tool_calls
+            ]
+        elif not (self.content or "").strip():
+            raise ValueError("empty answer")
+        return message
+
+
+class _Choice(BaseModel):
+    message: _Message
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Completion(BaseModel):
+    choices: Annotated[list[_Choice], Field(min_length=1)]
+    usage: _Usage | None = None

@@ -1,0 +1,178 @@
+"""The endpoint client against a real HTTP server: faults, limits, counters, secrets."""
+
+import asyncio
+import json
+import logging
+
+import pytest
+
+from rllib_llm_async.envs.agent_env import EpisodeError
+from rllib_llm_async.envs.chat_model import make_chat_model
+from tests.envs.chat_stub import say
+
+SECRET = "sk-not-to-be-seen"
+HELLO = [{"role": "user", "content": "hello"}]
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.fixture
+def make_model(chat_stub, monkeypatch):
+    # The client's first wait is 0.5 s.
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setenv("STUB_KEY", SECRET)
+
+    def make(**settings):
+        settings = {
+            "model": "m",
+            "base_url": chat_stub.url,
+            "api_key_env": "STUB_KEY",
+            **settings,
+        }
+        return make_chat_model(settings, "env_config.user")
+
+    return make
+
+
+def ask(model, **kwargs):
+    return asyncio.run(model.complete(HELLO, **kwargs))
+
+
+def test_text_and_tool_calls_come_back_as_messages(chat_stub, make_model):
+    chat_stub.answers = [say("hi"), say(None, tool_calls=[CALL])]
+    model = make_model(temperature=0.5, max_tokens=7, extra_body={"top_k": 3})
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    assert ask(model) == {"role": "assistant", "content": "hi"}
+    assert ask(model, tools=[tool])["tool_calls"] == [CALL]
+    first, second = chat_stub.requests
+    assert first == {
+        "model": "m",
+        "messages": HELLO,
+        "temperature": 0.5,
+        "max_tokens": 7,
+        "top_k": 3,
+    }
+    assert second["tools"] == [tool]
+    assert chat_stub.headers[0]["authorization"] == f"Bearer {SECRET}"
+
+
+def test_passing_faults_are_tried_again_and_everything_is_counted(
+    chat_stub, make_model
+):
+    refuse = [lambda body, status=status: status for status in (500, 429, 503)]
+    chat_stub.answers = [*refuse, say("ok")]
+    model = make_model(
+        max_retries=3,
+        price_per_million_prompt_tokens=3.0,
+        price_per_million_completion_tokens=5.0,
+    )
+    assert ask(model)["content"] == "ok"
+    metrics = model.metrics()
+    assert metrics.pop("seconds") > 0
+    assert metrics == {
+        "calls": 1,
+        "failures": 0,
+        "retries": 3,
+        "prompt_tokens": 10,
+        "completion_tokens": 2,
+        # (10 * 3 + 2 * 5) / 1e6
+        "cost": pytest.approx(4e-5),
+    }
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda body: 500,
+        lambda body: 401,
+        say(""),
+        say(None),
+        say(None, tool_calls=[]),
+        say(None, tool_calls=[{"id": "c", "function": {"name": "f"}}]),
+        lambda body: b"<html>",
+        lambda body: b"[]",
+        lambda body: json.dumps({"choices": []}).encode(),
+        lambda body: json.dumps({"choices": [{"message": None}]}).encode(),
+        lambda body: SECRET.encode(),
+    ],
+)
+def test_no_valid_answer_is_an_episode_error(chat_stub, make_model, answer, caplog):
+    caplog.set_level(logging.DEBUG)
+    chat_stub.answers = [answer]
+    model = make_model(max_retries=1)
+    with pytest.raises(EpisodeError, match=r"env_config\.user: model 'm'") as error:
+        ask(model)
+    assert "\n" not in str(error.value)
+    shown = f"{error.value!r} {error.value.__cause__!r} {model!r} {vars(model)!r}"
+    assert SECRET not in shown + caplog.text
+    assert model.metrics()["failures"] == 1
+    assert model.metrics()["retries"] == (len(chat_stub.requests) - 1)
+
+
+def test_a_silent_endpoint_is_given_up(chat_stub, make_model):
+    chat_stub.seconds = 1.0
+    with pytest.raises(EpisodeError, match="timed out"):
+        ask(make_model(timeout_seconds=0.1, max_retries=1))
+    assert len(chat_stub.requests) == 2
+
+
+def test_an_absent_endpoint_is_an_episode_error(make_model):
+    with pytest.raises(EpisodeError, match="Connection error"):
+        ask(make_model(base_url="http://127.0.0.1:9/v1", max_retries=0))
+
+
+def test_calls_under_way_are_limited_and_the_loop_may_change(chat_stub, make_model):
+    chat_stub.seconds = 0.05
+    model = make_model(max_concurrency=3)
+
+    async def ask_many():
+        return await asyncio.gather(*(model.complete(HELLO) for _ in range(12)))
+
+    for _ in range(2):
+        assert len(asyncio.run(ask_many())) == 12
+    assert chat_stub.max_under_way == 3
+    assert model.metrics()["calls"] == 24
+
+
+def test_a_cancelled_call_gives_its_place_back(chat_stub, make_model):
+    chat_stub.seconds = 0.2
+    model = make_model(max_concurrency=1)
+
+    async def cancel_one():
+        call = asyncio.create_task(model.complete(HELLO))
+        await asyncio.sleep(0.05)
+        call.cancel()
+        return await model.complete(HELLO)
+
+    assert asyncio.run(cancel_one())["content"] == "ok"
+    assert model.metrics()["failures"] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"base_urll": "x"}, r"user\.base_urll: unknown, did you mean 'base_url'\?"),
+        ({"timeout_seconds": "5"}, r"user\.timeout_seconds: got '5'; .*valid number"),
+        ({"max_concurrency": 0}, r"user\.max_concurrency: got 0; .*greater than 0"),
+        ({"base_url": "localhost:1"}, r"user\.base_url: .*http://localhost:8000/v1"),
+        ({"base_url": "http://a:b@c/v1"}, r"user\.base_url: .*use api_key_env"),
+        ({"api_key_env": "NO_KEY"}, r"variable NO_KEY is not set; .*api_key_env: null"),
+        ({"model": None}, r"user\.model: got None; .*valid string"),
+    ],
+)
+def test_bad_settings_are_one_line_that_names_the_key(make_model, settings, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make_model(**settings)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_must_be_a_mapping_with_a_model(monkeypatch):
+    with pytest.raises(ValueError, match=r"env_config\.judge: got 'gpt', must be a ma"):
+        make_chat_model("gpt", "env_config.judge")
+    with pytest.raises(ValueError, match=r"env_config\.judge\.model: missing"):
+        make_chat_model({}, "env_config.judge")
+
+
+def test_an_endpoint_without_a_key_gets_none(chat_stub, make_model, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    assert ask(make_model(api_key_env=None))["content"] == "ok"
+    assert SECRET not in str(chat_stub.headers)
