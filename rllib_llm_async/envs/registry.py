@@ -8,10 +8,11 @@ from typing import Any
 
 from rllib_llm_async.envs.agent_env import TaskSuite
 from rllib_llm_async.envs.mini_tau2 import MiniTau2Suite
+from rllib_llm_async.envs.vita import VitaSuite
 
 SuiteFactory = Callable[..., TaskSuite]
 
-_SUITES: dict[str, SuiteFactory] = {"mini_tau2": MiniTau2Suite}
+_SUITES: dict[str, SuiteFactory] = {"mini_tau2": MiniTau2Suite, "vita": VitaSuite}
 
 
 def register_suite(name: str, factory: SuiteFactory) -> None:
