@@ -17,8 +17,8 @@ from vita.user.user_simulator import UserSimulator
 
 from rllib_llm_async.envs.agent_env import EpisodeError, Message, Start, Step, TaskRef
 from rllib_llm_async.envs.chat_model import ChatModel
+from rllib_llm_async.envs.tool_calls import encodable, parse_call
 from rllib_llm_async.envs.vita.isolation import Compartment
-from rllib_llm_async.envs.vita.messages import Call, encodable
 from rllib_llm_async.envs.vita.suite import VitaSuite
 from rllib_llm_async.envs.vita.user import SimulatedUser
 
@@ -77,13 +77,16 @@ class VitaEnv:
         episode = self.episode
         episode.num_turns += 1
         text = encodable(message.get("content") or "")
-        calls = [Call.parse(call) for call in message.get("tool_calls") or []]
+        calls = [
+            (str(call.get("id")), *parse_call(call))
+            for call in message.get("tool_calls") or []
+        ]
         said = AssistantMessage(
             role="assistant",
             content=text or None,
             tool_calls=[
-                ToolCall(id=call.id, name=call.name, arguments=call.arguments)
-                for call in calls
+                ToolCall(id=id_, name=name, arguments=arguments or {})
+                for id_, name, arguments in calls
             ]
             or None,
         )
@@ -93,7 +96,7 @@ class VitaEnv:
         if LLMAgent.is_stop(said):
             return await self._finish(episode, [], "agent_stop")
         if calls:
-            answers = [episode.run_tool(call) for call in calls]
+            answers = [episode.run_tool(*call) for call in calls]
         else:
             reply = await episode.ask_user(said)
             answers = [{"role": "user", "content": reply.content}]
@@ -161,17 +164,25 @@ class Episode:
         self.trajectory.append(reply)
         return reply
 
-    def run_tool(self, call: Call) -> Message:
-        """The tool's answer, or why there is none, which goes on record."""
+    def run_tool(
+        self, id_: str, name: str, arguments: dict[str, Any] | None
+    ) -> Message:
+        """The tool's answer, or why there is none, which goes on record.
+
+        Args:
+            id_: Of the call.
+            name: Of the tool.
+            arguments: None if the call is malformed.
+        """
         failed = True
-        if call.is_malformed:
+        if arguments is None:
             self.num_malformed += 1
             content = "Error: not a JSON object with a name and arguments"
         else:
             try:
                 with self.compartment:
                     answer = self.environment.make_tool_call(
-                        call.name, requestor="assistant", **call.arguments
+                        name, requestor="assistant", **arguments
                     )
                 content = encodable(self.environment.to_json_str(answer))
                 failed = False
@@ -179,8 +190,6 @@ class Episode:
                 content = encodable(f"Error: {error}")
         self.num_tool_errors += failed
         self.trajectory.append(
-            ToolMessage(
-                role="tool", id=call.id, name=call.name, content=content, error=failed
-            )
+            ToolMessage(role="tool", id=id_, name=name, content=content, error=failed)
         )
-        return {"role": "tool", "tool_call_id": call.id, "content": content}
+        return {"role": "tool", "tool_call_id": id_, "content": content}

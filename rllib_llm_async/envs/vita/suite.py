@@ -12,7 +12,7 @@ from rllib_llm_async.envs.chat_model import ChatModel, make_chat_model
 from rllib_llm_async.envs.vita.package import load_package
 
 if TYPE_CHECKING:
-    from rllib_llm_async.envs.vita.episode import Judge, VitaEnv
+    from rllib_llm_async.envs.vita.episode import VitaEnv
     from rllib_llm_async.envs.vita.isolation import Compartment
 
 DOMAINS = ("delivery", "instore", "ota", "cross_domain")
@@ -53,11 +53,17 @@ class VitaSuite:
         max_turns: int = 150,
     ) -> None:
         self.domains = list(DOMAINS if domains is None else domains)
+        if isinstance(domains, str) or not self.domains:
+            raise ValueError(f"env_config.domains: got {domains!r}, must be a list")
         for domain in self.domains:
             _check_choice("domains", domain, DOMAINS)
         _check_choice("language", language, LANGUAGES)
-        if not max_turns >= 1:
-            raise ValueError(f"env_config.max_turns: got {max_turns}, need >= 1")
+        if type(max_turns) is not int or max_turns < 1:
+            raise ValueError(
+                f"env_config.max_turns: got {max_turns!r}, need 1 or more turns"
+            )
+        if isinstance(judge, str):
+            _check_choice("judge", judge, (ORDER_MATCH,))
         if judge == ORDER_MATCH and self.domains != ["delivery"]:
             raise ValueError(
                 "env_config.judge: order_match needs env_config.domains: [delivery]"
@@ -72,7 +78,6 @@ class VitaSuite:
         load_package()
         self._tasks = {domain: self._load_tasks(domain) for domain in self.domains}
         self._tools = {domain: self._load_tools(domain) for domain in self.domains}
-        self._judge = self._make_judge()
 
     def tasks(self, split: str) -> list[TaskRef]:
         """All tasks of a split, the same ones at every call."""
@@ -85,14 +90,21 @@ class VitaSuite:
 
     def make(self) -> VitaEnv:
         from rllib_llm_async.envs.vita.episode import VitaEnv
+        from rllib_llm_async.envs.vita.judge import RubricJudge
+        from rllib_llm_async.envs.vita.order_match import OrderMatch
 
-        return VitaEnv(self, self.models["user"], self._judge)
+        judge = (
+            RubricJudge(self.models["judge"], self.language)
+            if "judge" in self.models
+            else OrderMatch()
+        )
+        return VitaEnv(self, self.models["user"], judge)
 
     def metrics(self) -> dict[str, float]:
-        """Counters of user and judge, under their names."""
+        """What user and judge did and cost since the start."""
         return {
-            f"{name}/{key}": value
-            for name, model in self.models.items()
+            f"{role}_{key}_lifetime": value
+            for role, model in self.models.items()
             for key, value in model.metrics().items()
         }
 
@@ -121,14 +133,6 @@ class VitaSuite:
                 ",".join(_CROSSED), task.environment, self.language
             )
         return registry.get_env_constructor(domain)(task.environment, self.language)
-
-    def _make_judge(self) -> Judge:
-        from rllib_llm_async.envs.vita.judge import RubricJudge
-        from rllib_llm_async.envs.vita.order_match import OrderMatch
-
-        if "judge" not in self.models:
-            return OrderMatch()
-        return RubricJudge(self.models["judge"], self.language)
 
     def _load_tasks(self, domain: str) -> dict[str, Any]:
         from vita.registry import registry

@@ -9,7 +9,8 @@ from vita.user.user_simulator import UserSimulator
 
 from rllib_llm_async.envs.agent_env import EpisodeError
 from rllib_llm_async.envs.chat_model import ChatModel
-from rllib_llm_async.envs.vita.messages import as_chat, encodable
+from rllib_llm_async.envs.tool_calls import encodable
+from rllib_llm_async.envs.vita.messages import as_chat
 
 
 class SimulatedUser:
