@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import importlib.util
+import json
 import random
 import re
 import sys
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from rllib_llm_async.envs.agent_env import EpisodeError
 from rllib_llm_async.envs.registry import make_suite
+from rllib_llm_async.envs.vita.order_match import required_orders
 from rllib_llm_async.envs.vita.package import load_package
 from tests.envs.vita_players import (
     ENDPOINT,
@@ -104,8 +106,43 @@ def test_absent_data_is_named(monkeypatch, tmp_path):
         make_vita()
 
 
-def ended_by(suite, turns):
-    _, steps = asyncio.run(play(suite.make(), suite.tasks("train")[0], turns))
+def test_domains_whose_data_come_apart_from_the_package(monkeypatch, tmp_path):
+    # Tasks made of a delivery and an instore task stand in for those of the benchmark.
+    suite = make_vita(judge=lambda m: "[]", domains=["delivery", "instore"])
+    delivery, instore = (
+        next(suite.task(ref)[1] for ref in all_tasks(suite) if ref.id.startswith(d))
+        for d in suite.domains
+    )
+    merged = delivery.model_dump()
+    merged["environment"] = {**instore.environment, **delivery.environment}
+    for domain in ("cross_domain", "ota"):
+        (tmp_path / domain).mkdir()
+        (tmp_path / domain / "tasks_en.json").write_text(json.dumps([merged]))
+    monkeypatch.setattr("vita.utils.utils.DOMAIN_DIR", tmp_path)
+    suite = make_vita(judge=lambda m: "[]", domains=["ota", "cross_domain"])
+    # The counts of the benchmark's README.
+    assert len(suite.tool_schemas("ota")) == 38
+    assert len(suite.tool_schemas("cross_domain")) == 66
+    ota, cross = all_tasks(suite)
+    user = {"user_id": merged["environment"]["user_id"]}
+    shop = {"shop_id": next(iter(instore.environment["shops"]))}
+    reference = required_orders(delivery)[0][0]
+    calls = [
+        ("instore_reservation", {**user, **shop, "time": "2025-11-07 17:30:00"}),
+        place_order(delivery, reference),
+        ("search_instore_reservation", user),
+        ("get_user_all_orders", {}),
+    ]
+    _, steps = asyncio.run(play(suite.make(), cross, [tools(*calls), text(STOP)]))
+    answers = [message["content"] for message in steps[0].messages]
+    assert shop["shop_id"] in answers[2] and reference["store_id"] in answers[3]
+    assert steps[1].info["num_tool_errors"] == 0
+    assert ended_by(suite, [text(STOP)], ota) == ("agent_stop", 0.0)
+
+
+def ended_by(suite, turns, ref=None):
+    ref = ref or suite.tasks("train")[0]
+    _, steps = asyncio.run(play(suite.make(), ref, turns))
     last = steps[-1]
     assert last.terminated != last.truncated and len(steps) == len(turns)
     return last.info["reason"], last.reward

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from rllib_llm_async.envs.registry import make_suite
+from rllib_llm_async.envs.vita.order_match import required_orders
 
 ENDPOINT = {"model": "m", "base_url": "http://127.0.0.1:9/v1", "api_key_env": None}
 STOP = "###STOP###"
@@ -93,8 +94,6 @@ def place_order(task, order):
 
 def reference_turns(suite, ref):
     """What an agent says that knows the reference orders of a delivery task."""
-    from rllib_llm_async.envs.vita.order_match import required_orders
-
     _, task = suite.task(ref)
     to_place, to_cancel = required_orders(task)
     calls = [("cancel_delivery_order", {"order_id": id_}) for id_ in sorted(to_cancel)]
