@@ -11,12 +11,14 @@ from typing import Any
 from rllib_llm_async.envs.agent_env import TaskSuite
 from rllib_llm_async.envs.mini_tau2 import MiniTau2Suite
 from rllib_llm_async.envs.tau2 import Tau2Suite
+from rllib_llm_async.envs.vita import VitaSuite
 
 SuiteFactory = Callable[..., TaskSuite]
 
 _SUITES: dict[str, SuiteFactory] = {
     "mini_tau2": MiniTau2Suite,
     "tau2": Tau2Suite,
+    "vita": VitaSuite,
 }
 #: Benchmarks that are installed apart, and what they are imported as.
 _PACKAGES = {"tau2": "tau2", "vita": "vita"}
