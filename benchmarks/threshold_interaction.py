@@ -143,9 +143,7 @@ def figure(grids: dict[str, Grid]):
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run_dir", type=Path)
-    parser.add_argument(
-        "--out", type=Path, help="plots: .html, or .svg if kaleido is here"
-    )
+    parser.add_argument("--out", type=Path, help="plots: .html, .svg (kaleido)")
     arguments = parser.parse_args()
     grids = read_grids(arguments.run_dir)
     for source, grid in grids.items():
