@@ -78,6 +78,6 @@ def _chunk_logprobs(
     if not with_entropy:
         return logp, logp.new_zeros(0)
     with torch.no_grad():
-        probabilities = (logits - normaliser[:, None]).exp_()
-        entropy = normaliser - (probabilities * logits).sum(-1)
+        all_logps = logits - normaliser[:, None]
+        entropy = -all_logps.exp().mul_(all_logps).sum(-1)
     return logp, entropy
