@@ -143,7 +143,7 @@ def render_html(dialogues: Iterable[Mapping[str, Any]], title: str) -> str:
 def headline(dialogue: Mapping[str, Any]) -> str:
     """One line on a dialogue as a whole."""
     parts = [
-        f"{dialogue['domain']} {dialogue['task']}",
+        dialogue["task"],
         "success" if dialogue["success"] else "failure",
         f"reward {dialogue['reward']:g}",
         *(f"{key} {value}" for key, value in dialogue["reward_breakdown"].items()),

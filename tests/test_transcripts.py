@@ -50,7 +50,7 @@ def test_certain_tokens_of_a_version_are_one_piece():
 
 def test_text():
     assert render_text(DIALOGUE).splitlines() == [
-        "airline airline/7, failure, reward 0, state True, policy False, max_turns, "
+        "airline/7, failure, reward 0, state True, policy False, max_turns, "
         "policy version 4",
         "     user | hi",
         "          | <script>alert(1)</script>",

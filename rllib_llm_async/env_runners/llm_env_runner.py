@@ -410,23 +410,23 @@ class LLMEnvRunner(EnvRunner):
         result = Evaluated()
         decode = self._chat_format.tokenizer.decode
 
-        async def run(task: TaskRef, keep: bool) -> None:
+        async def run(task: TaskRef, keep: bool) -> DialogueRecord | None:
             async with slots:
                 try:
                     episode, outcome = await self._player.play(task, keep_messages=keep)
                 except EpisodeError:
                     result.num_env_failures += 1
-                    return
+                    return None
             self._player.forget([episode.custom_data[columns.EPISODE_KEY]])
             result.outcomes.append(outcome)
-            if keep:
-                result.dialogues.append(DialogueRecord.of(episode, outcome, decode))
+            return DialogueRecord.of(episode, outcome, decode) if keep else None
 
         episodes = [task for _ in range(num_trials) for task in tasks]
         kept = len(episodes) if num_dialogues is None else num_dialogues
-        await asyncio.gather(
+        dialogues = await asyncio.gather(
             *(run(task, number < kept) for number, task in enumerate(episodes))
         )
+        result.dialogues += [dialogue for dialogue in dialogues if dialogue]
         return result
 
     def _call_back(self, which: str, episode: SingleAgentEpisode, env: Any) -> None:
