@@ -8,7 +8,7 @@ from copy import deepcopy
 from functools import cache, partial
 from typing import Any
 
-from tau2.data_model.tasks import Task
+from tau2.data_model.tasks import RewardType, Task
 from tau2.environment.environment import Environment
 from tau2.environment.toolkit import ToolKitBase
 from tau2.registry import registry
@@ -64,7 +64,11 @@ class Domain:
         self._user_schemas = {
             name: tool.openai_schema for name, tool in self._user_tools.items()
         }
-        self._goal_of_task: dict[str, Any] = {}
+        self._goal_of_task: dict[str, tuple[str, bool]] = {}
+        for task in self.tasks.values():
+            criteria = task.evaluation_criteria
+            if criteria is not None and RewardType.DB in criteria.reward_basis:
+                self.goal(task)
 
     def make_environment(self, *, solo: bool) -> Environment:
         """An environment of one's own, in the domain's initial state."""
