@@ -4,7 +4,7 @@ import asyncio
 import math
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rllib_llm_async.envs.agent_env import EpisodeError
@@ -344,30 +344,30 @@ def agent_messages(draw, tool_names):
     return {"role": "assistant", "content": draw(texts), "tool_calls": calls}
 
 
-@settings(
-    max_examples=250,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(st.data())
-def test_no_message_raises_or_corrupts_the_database(suite, data):
+def test_no_message_raises_or_corrupts_the_database(suite):
     """250 episodes in each of 4 domains, up to 6 messages long."""
     (domain,) = suite.domains.values()
     before = domain._pristine.get_db_hash()
-    task = data.draw(st.sampled_from(compared_tasks(suite)))
 
-    async def talk():
-        env = suite.make()
-        start = await env.reset(task)
-        names = [tool["function"]["name"] for tool in start.tools]
-        for _ in range(6):
-            message = data.draw(agent_messages(names))
-            step = await env.step(message)
-            if step.terminated or step.truncated:
-                assert math.isfinite(step.reward)
-                break
-            assert len(step.messages) == len(message.get("tool_calls") or [1])
-        await env.aclose()
+    @settings(max_examples=250, deadline=None)
+    @given(st.data())
+    def play_anything(data):
+        task = data.draw(st.sampled_from(compared_tasks(suite)))
 
-    asyncio.run(talk())
+        async def talk():
+            env = suite.make()
+            start = await env.reset(task)
+            names = [tool["function"]["name"] for tool in start.tools]
+            for _ in range(6):
+                message = data.draw(agent_messages(names))
+                step = await env.step(message)
+                if step.terminated or step.truncated:
+                    assert math.isfinite(step.reward)
+                    break
+                assert len(step.messages) == len(message.get("tool_calls") or [1])
+            await env.aclose()
+
+        asyncio.run(talk())
+
+    play_anything()
     assert domain._pristine.get_db_hash() == before

@@ -51,8 +51,8 @@ class Domain:
         splits = splits_loader() if splits_loader else {"base": list(self.tasks)}
         #: Task ids by split, as the package declares them.
         self.splits: dict[str, list[str]] = {
-            split: [task_id for task_id in self.tasks if task_id in set(task_ids)]
-            for split, task_ids in splits.items()
+            split: [task_id for task_id in self.tasks if task_id in members]
+            for split, members in ((s, frozenset(ids)) for s, ids in splits.items())
         }
         # Tools are only asked for their schemas: one set serves all episodes.
         self._agent_tools = self._pristine.get_tools()
