@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import time
 from typing import Annotated, Any
@@ -72,6 +73,8 @@ class ChatEndpoint:
                 "set it on every node, name another one, or write "
                 f"`api_key_env: null` for an endpoint that takes no key"
             )
+        # Takes a moment, which the first call on the loop should not.
+        importlib.import_module("openai")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._totals = dict.fromkeys(
             (

@@ -8,7 +8,7 @@ from copy import deepcopy
 from functools import cache, partial
 from typing import Any
 
-from tau2.data_model.tasks import Task
+from tau2.data_model.tasks import RewardType, Task
 from tau2.environment.environment import Environment
 from tau2.environment.toolkit import ToolKitBase
 from tau2.registry import registry
@@ -51,8 +51,8 @@ class Domain:
         splits = splits_loader() if splits_loader else {"base": list(self.tasks)}
         #: Task ids by split, as the package declares them.
         self.splits: dict[str, list[str]] = {
-            split: [task_id for task_id in self.tasks if task_id in set(task_ids)]
-            for split, task_ids in splits.items()
+            split: [task_id for task_id in self.tasks if task_id in members]
+            for split, members in ((s, frozenset(ids)) for s, ids in splits.items())
         }
         # Tools are only asked for their schemas: one set serves all episodes.
         self._agent_tools = self._pristine.get_tools()
@@ -64,7 +64,11 @@ class Domain:
         self._user_schemas = {
             name: tool.openai_schema for name, tool in self._user_tools.items()
         }
-        self._goal_of_task: dict[str, Any] = {}
+        self._goal_of_task: dict[str, tuple[str, bool]] = {}
+        for task in self.tasks.values():
+            criteria = task.evaluation_criteria
+            if criteria is not None and RewardType.DB in criteria.reward_basis:
+                self.goal(task)
 
     def make_environment(self, *, solo: bool) -> Environment:
         """An environment of one's own, in the domain's initial state."""
