@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rllib_llm_async.envs.agent_env import TaskSuite
+from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
 from rllib_llm_async.envs.mini_tau2 import MiniTau2Suite
+from rllib_llm_async.envs.mini_vita import MiniVitaSuite
 
 SuiteFactory = Callable[..., TaskSuite]
 
-_SUITES: dict[str, SuiteFactory] = {"mini_tau2": MiniTau2Suite}
+_SUITES: dict[str, SuiteFactory] = {
+    suite.name: suite for suite in (MiniTau2Suite, MiniVitaSuite, MiniMixtureSuite)
+}
 
 
 def register_suite(name: str, factory: SuiteFactory) -> None:

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from rllib_llm_async import columns
-from rllib_llm_async.envs.mini_tau2.demonstrations import Demonstration, demonstrate
-from rllib_llm_async.envs.mini_tau2.suite import MiniTau2Suite
+from rllib_llm_async.envs.mini.demonstrations import Demonstration, demonstrate
+from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
 from rllib_llm_async.models.chat_format import ChatFormat
 from rllib_llm_async.packing import pack_rows
 
@@ -98,7 +98,7 @@ def _train_loop(config: dict[str, Any]) -> None:
     from rllib_llm_async.models.small_agent.build import build_model, build_tokenizer
 
     recipe = WarmStartRecipe(**config)
-    suite = MiniTau2Suite(recipe.domains)
+    suite = MiniMixtureSuite()
     tokenizer = build_tokenizer(_spoken_texts(suite))
     model = build_model(tokenizer, recipe.seed)
     policy = CausalLMPolicy(model).to(get_device())
@@ -150,7 +150,7 @@ def _lr_factor(step: int, recipe: WarmStartRecipe) -> float:
     return warmup * (0.5 + 0.5 * math.cos(math.pi * step / recipe.steps))
 
 
-def _spoken_texts(suite: MiniTau2Suite) -> Iterator[str]:
+def _spoken_texts(suite: MiniMixtureSuite) -> Iterator[str]:
     """What the tokenizer shall shorten: messages and the JSON of tool calls."""
     for task in suite.tasks("train")[:_NUM_TOKENIZER_TASKS]:
         for message in demonstrate(suite, task).messages:
@@ -164,7 +164,7 @@ def _spoken_texts(suite: MiniTau2Suite) -> Iterator[str]:
 
 
 def _batches(
-    recipe: WarmStartRecipe, suite: MiniTau2Suite, chat_format: ChatFormat
+    recipe: WarmStartRecipe, suite: MiniMixtureSuite, chat_format: ChatFormat
 ) -> Iterator[dict[str, np.ndarray]]:
     """One row-packed batch of fresh dialogues per step, train split only."""
     tasks = suite.tasks("train")
