@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 import string
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 
 from rllib_llm_async.envs.agent_env import Message, TaskSuite
-from rllib_llm_async.envs.registry import make_suite
 
 _MAX_CHARS = 1 << 16
 
@@ -50,6 +50,7 @@ class AgentGym(gym.Env[str, str]):
         self._tasks = list(suite.tasks(split))
         self._agent_env = suite.make()
         self._loop = asyncio.Runner()
+        self._is_closed = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -71,13 +72,21 @@ class AgentGym(gym.Env[str, str]):
         )
 
     def close(self) -> None:
-        self._loop.run(self._agent_env.aclose())
-        self._loop.close()
+        if not self._is_closed:
+            self._is_closed = True
+            self._loop.run(self._agent_env.aclose())
+            self._loop.close()
 
 
-def make_agent_gym(suite: str, split: str = "train", **env_config: Any) -> AgentGym:
-    """Entry point of the Gymnasium ids ``rllib_llm_async/<suite>-v0``."""
-    return AgentGym(make_suite(suite, env_config), split)
+def register_gym(name: str, factory: Callable[..., TaskSuite]) -> None:
+    """Makes a suite known to Gymnasium and, in all processes of a job, to Ray."""
+    from ray.tune.registry import register_env
+
+    def make(split: str = "train", **env_config: Any) -> AgentGym:
+        return AgentGym(factory(**env_config), split)
+
+    gym.register(f"rllib_llm_async/{name}-v0", entry_point=make)
+    register_env(name, lambda env_context: make(**env_context))
 
 
 def _as_message(action: str) -> Message:
