@@ -9,10 +9,11 @@ from typing import Any
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 #: Plain tokens, not special ones: they are part of the text that the agent says.
 MARKUP = ("<tool_call>", "</tool_call>")
-MAX_CONTEXT_TOKENS = 1024
+#: Rotary positions need no table; the engine's max_model_len is the limit in use.
+MAX_CONTEXT_TOKENS = 32768
 
 
-def build_tokenizer(texts: Iterable[str], vocab_size: int = 768) -> Any:
+def build_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> Any:
     """Byte-level BPE with single digits, trained on ``texts``, Hermes chat template."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from tokenizers.trainers import BpeTrainer
