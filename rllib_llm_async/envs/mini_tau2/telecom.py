@@ -49,15 +49,8 @@ class Telecom(Domain):
         self.tells_abroad = self.is_abroad and rng.random() < 0.5
         self.agrees = rng.random() < 0.8
         self.faults = self._draw_faults(rng)
-        # At home it does not matter, and must not give the place away.
-        line_roaming, phone_roaming = (
-            rng.choice(["on", "off"])
-            if not self.is_abroad
-            else "off"
-            if self._has(fault)
-            else "on"
-            for fault in ("line_roaming", "phone_roaming")
-        )
+        line_roaming = self._draw_roaming(rng, "line_roaming")
+        phone_roaming = self._draw_roaming(rng, "phone_roaming")
         self.db = {
             "line": {
                 "status": "suspended" if self._has("bill", "locked") else "active",
@@ -84,6 +77,12 @@ class Telecom(Domain):
         if faults >= {"locked", "bill"}:
             faults.remove("bill")
         return sorted(faults) or [rng.choice(["airplane", "data"])]
+
+    def _draw_roaming(self, rng: random.Random, fault: str) -> str:
+        if self.is_abroad:
+            return "off" if self._has(fault) else "on"
+        # It does not matter at home, and must not give the place away.
+        return rng.choice(["on", "off"])
 
     def _has(self, *faults: str) -> bool:
         return any(fault in self.faults for fault in faults)
@@ -203,7 +202,7 @@ class Telecom(Domain):
         line = self.db["line"]
         if line["status"] == "suspended":
             if bool(line["bill"]) == flaws.slip():
-                yield from self._demonstrate_transfer()
+                yield from _hand_over()
                 return
             yield tool_message("send_bill", phone=self.phone)
             if not flaws.shortcut():
@@ -213,34 +212,32 @@ class Telecom(Domain):
             if not flaws.shortcut():
                 yield text_message(f"0 gb left. may i refuel {self.refuel_gb} gb?")
                 if not self.agrees:
-                    yield from self._demonstrate_transfer()
+                    yield from _hand_over()
                     return
             yield tool_message("refuel", phone=self.phone, gb=self.refuel_gb)
         is_abroad = self.tells_abroad
-        if not self.tells_abroad:
-            if flaws.shortcut():
-                is_abroad = False
-            else:
-                yield text_message("are you abroad?")
-                is_abroad = self.is_abroad
+        if not self.tells_abroad and not flaws.shortcut():
+            yield text_message("are you abroad?")
+            is_abroad = self.is_abroad
         if is_abroad and line["roaming"] == "off":
             yield tool_message("enable_roaming", phone=self.phone)
         if not flaws.shortcut():
             yield from self._demonstrate_phone(is_abroad, flaws)
         yield text_message("done.")
 
-    def _demonstrate_transfer(self) -> Demonstrator:
-        yield tool_message("transfer")
-        yield text_message("transferred.")
-
     def _demonstrate_phone(self, is_abroad: bool, flaws: Flaws) -> Demonstrator:
         yield text_message("please check the phone.")
-        wanted = {"airplane": "off", "data": "on"} | (
-            {"roaming": "on"} if is_abroad else {}
-        )
+        wanted = {"airplane": "off", "data": "on"}
+        if is_abroad:
+            wanted["roaming"] = "on"
         wrong = [k for k, v in wanted.items() if self.db["phone"][k] != v]
         if wrong and flaws.slip():
             wrong.remove(flaws.rng.choice(wrong))
         if wrong:
             switches = ", ".join(f"{k} {wanted[k]}" for k in wrong)
             yield text_message(f"please switch {switches}.")
+
+
+def _hand_over() -> Demonstrator:
+    yield tool_message("transfer")
+    yield text_message("transferred.")
