@@ -42,7 +42,7 @@ class WarmStartRecipe:
     shortcut_rate: float = 0.4
     slip_rate: float = 0.05
     erring_steps: int = 200
-    steps: int = 1000
+    steps: int = 1500
     dialogues_per_step: int = 24
     lr: float = 4e-3
     warmup_steps: int = 40
@@ -160,7 +160,7 @@ def _optimizers(policy: Any, lr: float) -> list[Any]:
             weight_decay=0.01,
             adjust_lr_fn="match_rms_adamw",
         ),
-        torch.optim.AdamW(others, lr=0.75 * lr, betas=(0.9, 0.95), weight_decay=0.01),
+        torch.optim.AdamW(others, lr=0.5 * lr, betas=(0.9, 0.95), weight_decay=0.01),
     ]
 
 

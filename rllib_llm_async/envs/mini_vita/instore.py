@@ -15,7 +15,6 @@ from rllib_llm_async.envs.mini.domain import (
 from rllib_llm_async.envs.mini_vita.rubric import RubricDomain
 
 _COURSES = ("boxing", "climbing", "dance", "spinning", "swimming", "yoga")
-_DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
 class Instore(RubricDomain):
@@ -23,24 +22,18 @@ class Instore(RubricDomain):
 
     name = "instore"
     tools = (
-        Tool("weather", "Forecast of a day.", {"day": "string"}),
-        Tool("slots", "Free hours.", {"course": "string", "day": "string"}),
+        Tool("weather", "Today's weather.", {}),
+        Tool("slots", "Free hours of a course.", {"course": "string"}),
         Tool(
             "book",
             "Book a course.",
-            {
-                "course": "string",
-                "day": "string",
-                "hour": "integer",
-                "people": "integer",
-            },
+            {"course": "string", "hour": "integer", "people": "integer"},
             needs_consent=True,
         ),
         Tool("change_hour", "Move the booking to an hour.", {"hour": "integer"}),
     )
 
     def _draw(self, rng: random.Random) -> None:
-        self.day = rng.choice(_DAYS)
         self.sky = rng.choice(["sunny", "rainy"])
         self.courses = dict(zip(["sunny", "rainy"], rng.sample(_COURSES, 2)))
         self.course = self.courses[self.sky]
@@ -60,7 +53,7 @@ class Instore(RubricDomain):
         self.wants_change = self.new_hour is not None
         self.db = {"booking": None}
         self._set_golden(booked)
-        self.must_read = [f"weather:{self.day}", f"slots:{self.course}:{self.day}"]
+        self.must_read = ["weather", f"slots:{self.course}"]
 
     def _set_golden(self, booked: int) -> None:
         self.golden_db = {"booking": None}
@@ -73,15 +66,14 @@ class Instore(RubricDomain):
             self.must_say = ["kept"]
         self.golden_db["booking"] = {
             "course": self.course,
-            "day": self.day,
             "hour": booked,
             "people": self.people,
         }
 
     def policy(self) -> str:
         return (
-            "in-store agent. rules: check the weather of the day, then the slots of "
-            "the course. if closed say cannot. if the hour is not free ask for "
+            "in-store agent. rules: check the weather, then the slots of the "
+            "course. if closed say cannot. if the hour is not free ask for "
             "another hour. ask how many people unless told. confirm with the user "
             "before you book. at the end say done. if the user then wants another "
             "hour, change it if it is free, else say kept."
@@ -91,28 +83,25 @@ class Instore(RubricDomain):
         booking, golden = self.db["booking"] or {}, self.golden_db["booking"] or {}
         return {
             f"right_{part}": booking.get(part) == golden.get(part)
-            for part in ("course", "day", "hour", "people")
+            for part in ("course", "hour", "people")
         }
 
     # --- Tools --------------------------------------------------------------------
 
-    def weather(self, day: str) -> str:
-        if day != self.day:
-            raise ToolError("not known")
-        return self.sky
+    def weather(self) -> str:
+        return f"it is {self.sky}"
 
-    def slots(self, course: str, day: str) -> str:
-        if course not in self.courses.values() or day != self.day:
+    def slots(self, course: str) -> str:
+        if course not in self.courses.values():
             raise ToolError("not found")
         return "closed" if self.is_closed else " ".join(map(str, self.free))
 
-    def book(self, course: str, day: str, hour: int, people: int) -> str:
-        if self.slots(course, day) == "closed" or hour not in self.free:
+    def book(self, course: str, hour: int, people: int) -> str:
+        if self.slots(course) == "closed" or hour not in self.free:
             raise ToolError("not free")
         if not 1 <= people <= 9:
             raise ToolError("people must be 1 to 9")
-        booking = {"course": course, "day": day, "hour": hour, "people": people}
-        self.db["booking"] = booking
+        self.db["booking"] = {"course": course, "hour": hour, "people": people}
         return "ok"
 
     def change_hour(self, hour: int) -> str:
@@ -126,9 +115,9 @@ class Instore(RubricDomain):
     def _opening(self) -> str:
         sunny, rainy = self.courses["sunny"], self.courses["rainy"]
         wish = self.vary(
-            f"for {self.day} at {self.hour}: if sunny {sunny}, if rainy {rainy}.",
-            f"{self.day} at {self.hour} please. sunny {sunny}, rainy {rainy}.",
-            f"book {self.day} at {self.hour}, when sunny {sunny}, when rainy {rainy}.",
+            f"at {self.hour} please. if sunny {sunny}, if rainy {rainy}.",
+            f"today at {self.hour}, when sunny {sunny}, when rainy {rainy}.",
+            f"book at {self.hour}: if rainy {rainy}, if sunny {sunny}.",
         )
         if not self.tells_people:
             return wish
@@ -154,10 +143,10 @@ class Instore(RubricDomain):
     # --- Demonstrator -------------------------------------------------------------
 
     def demonstrate(self, flaws: Flaws) -> Demonstrator:
-        yield tool_message("weather", day=self.day)
+        yield tool_message("weather")
         sky = flaws.rng.choice(list(self.courses)) if flaws.slip() else self.sky
         course = self.courses[sky]
-        yield tool_message("slots", f"{sky} {course}", course=course, day=self.day)
+        yield tool_message("slots", f"so {sky} {course}.", course=course)
         if self.is_closed:
             yield text_message("closed. sorry, cannot book.")
             return
@@ -172,12 +161,8 @@ class Instore(RubricDomain):
             else:
                 yield text_message("how many people?")
         if not flaws.shortcut():
-            yield text_message(
-                f"{course} on {self.day} at {hour} for {people}. confirm?"
-            )
-        yield tool_message(
-            "book", course=course, day=self.day, hour=hour, people=people
-        )
+            yield text_message(f"book {course} at {hour} for {people}. confirm?")
+        yield tool_message("book", course=course, hour=hour, people=people)
         yield text_message("done.")
         if self.new_hour is None:
             return
