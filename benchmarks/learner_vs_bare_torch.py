@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM
 from benchmarks.row import Row, compare
 from rllib_llm_async import AsyncDecoupledPPOConfig, columns
 from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
-from rllib_llm_async.envs.mini_tau2.demonstrations import demonstrate
-from rllib_llm_async.envs.mini_tau2.suite import MiniTau2Suite
+from rllib_llm_async.envs.mini.demonstrations import demonstrate
+from rllib_llm_async.envs.mini_tau2 import MiniTau2Suite
 from rllib_llm_async.models.chat_format import ChatFormat
 from rllib_llm_async.models.small_agent import small_agent_dir
 

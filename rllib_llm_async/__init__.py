@@ -44,15 +44,14 @@ def __getattr__(name: str) -> Any:
 
 
 def _register() -> None:
-    from ray.tune.registry import register_env, register_trainable
+    from ray.tune.registry import register_trainable
 
     from rllib_llm_async import algorithms
-    from rllib_llm_async.envs.registry import make_suite, suite_names
+    from rllib_llm_async.envs.registry import register_bundled
 
     for cls in (algorithms.AsyncDecoupledPPO, algorithms.PPOEWMAAsync):
         register_trainable(cls.__name__, cls)
-    for suite in suite_names():
-        register_env(suite, lambda ctx, name=suite: make_suite(name, dict(ctx)))
+    register_bundled()
 
 
 if importlib.util.find_spec("ray") is not None and NO_REGISTRATION not in os.environ:

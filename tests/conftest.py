@@ -3,9 +3,13 @@
 import os
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+
+# pytest --hypothesis-profile=thorough
+settings.register_profile("thorough", max_examples=1000, deadline=None)
 
 
 @pytest.fixture(scope="module")

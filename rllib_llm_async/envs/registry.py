@@ -9,30 +9,42 @@ from importlib.util import find_spec
 from typing import Any
 
 from rllib_llm_async.envs.agent_env import TaskSuite
+from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
 from rllib_llm_async.envs.mini_tau2 import MiniTau2Suite
+from rllib_llm_async.envs.mini_vita import MiniVitaSuite
 from rllib_llm_async.envs.tau2 import Tau2Suite
 from rllib_llm_async.envs.vita import VitaSuite
 
 SuiteFactory = Callable[..., TaskSuite]
 
 _SUITES: dict[str, SuiteFactory] = {
-    "mini_tau2": MiniTau2Suite,
-    "tau2": Tau2Suite,
-    "vita": VitaSuite,
+    suite.name: suite
+    for suite in (MiniTau2Suite, MiniVitaSuite, MiniMixtureSuite, Tau2Suite, VitaSuite)
 }
 #: Benchmarks that are installed apart, and what they are imported as.
 _PACKAGES = {"tau2": "tau2", "vita": "vita"}
 
 
 def register_suite(name: str, factory: SuiteFactory) -> None:
-    """Makes ``env: name`` mean ``factory(**env_config)``.
+    """Makes ``env: name`` mean ``factory(**env_config)``, on all machines of a job.
 
     Raises:
         ValueError: If the name is taken.
     """
+    from rllib_llm_async.envs.gym_adapter import register_gym
+
     if name in _SUITES:
         raise ValueError(f"env {name!r} is registered already")
     _SUITES[name] = factory
+    register_gym(name, factory)
+
+
+def register_bundled() -> None:
+    """Tells Ray and Gymnasium of the suites that come with the package."""
+    from rllib_llm_async.envs.gym_adapter import register_gym
+
+    for name, factory in _SUITES.items():
+        register_gym(name, factory)
 
 
 def suite_names() -> list[str]:
@@ -46,14 +58,15 @@ def make_suite(name: str, env_config: Mapping[str, Any] | None = None) -> TaskSu
     Raises:
         ValueError: If the name or a key of ``env_config`` is unknown.
     """
-    if name not in _SUITES:
+    factory = _SUITES.get(name) or _registered_elsewhere(name)
+    if factory is None:
         near = difflib.get_close_matches(name, _SUITES, n=1, cutoff=0.0)[0]
         raise ValueError(
             f"env: unknown environment {name!r}, did you mean {near!r}? "
             f"Valid: {', '.join(suite_names())}"
         )
     try:
-        return _SUITES[name](**(env_config or {}))
+        return factory(**(env_config or {}))
     except TypeError as error:
         raise ValueError(f"env_config of {name!r}: {error}") from error
 
@@ -74,3 +87,13 @@ def check_suite(name: str, env_config: Mapping[str, Any] | None = None) -> None:
         inspect.signature(_SUITES[name]).bind(**(env_config or {}))
     except TypeError as error:
         raise ValueError(f"env_config of {name!r}: {error}") from error
+
+
+def _registered_elsewhere(name: str) -> SuiteFactory | None:
+    """A suite that the driver registered, seen from one of its actors."""
+    from ray.tune.registry import ENV_CREATOR, _global_registry
+
+    if not _global_registry.contains(ENV_CREATOR, name):
+        return None
+    make_gym = _global_registry.get(ENV_CREATOR, name)
+    return lambda **env_config: make_gym(env_config).suite

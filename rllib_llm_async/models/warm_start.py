@@ -1,9 +1,9 @@
 """Warm start of the small agent: behaviour cloning with Ray Train.
 
-The demonstrator looks up, compares and calculates nearly always right, but often cuts
-corners: it acts without the questions to the user that the policy asks for. So
-imitation ends where reinforcement learning has something to do: most groups of episodes
-hold successes and failures.
+The demonstrator is perfect until the model can copy, look up and compare. After that it
+often cuts corners: it acts without the questions to the user that the policy asks for.
+So imitation ends where reinforcement learning has something to do: most groups of
+episodes hold successes and failures.
 
     python -m rllib_llm_async.models.warm_start --out DIR [--steps N] [--seed S]
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shutil
 import tempfile
 import time
@@ -24,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from rllib_llm_async import columns
-from rllib_llm_async.envs.mini_tau2.demonstrations import Demonstration, demonstrate
-from rllib_llm_async.envs.mini_tau2.suite import MiniTau2Suite
+from rllib_llm_async.envs.mini.demonstrations import Demonstration, demonstrate
+from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
 from rllib_llm_async.models.chat_format import ChatFormat
 from rllib_llm_async.packing import pack_rows
 
@@ -38,13 +37,15 @@ _STEPS_PER_LINE = 50
 class WarmStartRecipe:
     """All that the result depends on; written beside the weights."""
 
-    domains: tuple[str, ...] = ("airline",)
+    domains: tuple[str, ...] = tuple(d.name for d in MiniMixtureSuite.domain_classes)
+    #: The demonstrator is perfect until the last ``erring_steps``.
     shortcut_rate: float = 0.4
     slip_rate: float = 0.05
+    erring_steps: int = 200
     steps: int = 1500
     dialogues_per_step: int = 24
-    lr: float = 2e-3
-    warmup_steps: int = 60
+    lr: float = 4e-3
+    warmup_steps: int = 40
     seed: int = 0
 
 
@@ -98,16 +99,17 @@ def _train_loop(config: dict[str, Any]) -> None:
     from rllib_llm_async.models.small_agent.build import build_model, build_tokenizer
 
     recipe = WarmStartRecipe(**config)
-    suite = MiniTau2Suite(recipe.domains)
+    suite = MiniMixtureSuite(recipe.domains)
     tokenizer = build_tokenizer(_spoken_texts(suite))
     model = build_model(tokenizer, recipe.seed)
     policy = CausalLMPolicy(model).to(get_device())
-    optimizer = torch.optim.AdamW(
-        policy.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.01
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _lr_factor(step, recipe)
-    )
+    optimizers = _optimizers(policy, recipe.lr)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: _lr_factor(step, recipe)
+        )
+        for optimizer in optimizers
+    ]
     losses: list[float] = []
     start = time.monotonic()
     for columns_by_key in _batches(recipe, suite, ChatFormat(tokenizer)):
@@ -117,11 +119,11 @@ def _train_loop(config: dict[str, Any]) -> None:
         }
         logp = policy(batch).logp
         loss = -logp.sum() / batch[columns.LOSS_MASK].sum()
-        optimizer.zero_grad()
+        policy.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        for stepper in (*optimizers, *schedules):
+            stepper.step()
         losses.append(loss.item())
         if len(losses) % _STEPS_PER_LINE == 0 or len(losses) == recipe.steps:
             print(
@@ -144,13 +146,31 @@ def _train_loop(config: dict[str, Any]) -> None:
         )
 
 
+def _optimizers(policy: Any, lr: float) -> list[Any]:
+    """Muon for the matrices of the layers, AdamW for embedding and norms."""
+    import torch
+
+    parameters = dict(policy.named_parameters())
+    matrices = {n: p for n, p in parameters.items() if p.ndim == 2 and "embed" not in n}
+    others = [p for n, p in parameters.items() if n not in matrices]
+    return [
+        torch.optim.Muon(
+            matrices.values(),
+            lr=lr,
+            weight_decay=0.01,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(others, lr=0.5 * lr, betas=(0.9, 0.95), weight_decay=0.01),
+    ]
+
+
 def _lr_factor(step: int, recipe: WarmStartRecipe) -> float:
-    """Linear warm-up times a cosine that ends at zero."""
+    """Linear warm-up, constant, linear to zero while the demonstrator errs."""
     warmup = min(1.0, (step + 1) / recipe.warmup_steps)
-    return warmup * (0.5 + 0.5 * math.cos(math.pi * step / recipe.steps))
+    return min(warmup, (recipe.steps - step) / recipe.erring_steps)
 
 
-def _spoken_texts(suite: MiniTau2Suite) -> Iterator[str]:
+def _spoken_texts(suite: MiniMixtureSuite) -> Iterator[str]:
     """What the tokenizer shall shorten: messages and the JSON of tool calls."""
     for task in suite.tasks("train")[:_NUM_TOKENIZER_TASKS]:
         for message in demonstrate(suite, task).messages:
@@ -164,26 +184,27 @@ def _spoken_texts(suite: MiniTau2Suite) -> Iterator[str]:
 
 
 def _batches(
-    recipe: WarmStartRecipe, suite: MiniTau2Suite, chat_format: ChatFormat
+    recipe: WarmStartRecipe, suite: MiniMixtureSuite, chat_format: ChatFormat
 ) -> Iterator[dict[str, np.ndarray]]:
     """One row-packed batch of fresh dialogues per step, train split only."""
     tasks = suite.tasks("train")
     rng = np.random.default_rng(recipe.seed)
-    for _ in range(recipe.steps):
+    for step in range(recipe.steps):
+        errs = step >= recipe.steps - recipe.erring_steps
         sequences = [
             tokenize(
                 chat_format,
                 demonstrate(
                     suite,
                     tasks[rng.integers(len(tasks))],
-                    shortcut_rate=recipe.shortcut_rate,
-                    slip_rate=recipe.slip_rate,
+                    shortcut_rate=errs * recipe.shortcut_rate,
+                    slip_rate=errs * recipe.slip_rate,
                     seed=int(rng.integers(2**31)),
                 ),
             )
             for _ in range(recipe.dialogues_per_step)
         ]
-        yield pack_rows(sequences, min_row_tokens=256)
+        yield pack_rows(sequences, min_row_tokens=640)
 
 
 def tokenize(

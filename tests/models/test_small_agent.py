@@ -24,7 +24,7 @@ def test_the_shipped_weights_are_small_and_of_the_documented_kind():
 
 @pytest.mark.engine
 def test_the_warm_start_rebuilds_the_agent(ray_cluster, tmp_path):
-    recipe = WarmStartRecipe(steps=40, dialogues_per_step=8)
+    recipe = WarmStartRecipe(steps=40, erring_steps=10, dialogues_per_step=8)
     metrics = warm_start(recipe, tmp_path / "agent")
     assert metrics["loss"] < 0.8 * metrics["initial_loss"]
 

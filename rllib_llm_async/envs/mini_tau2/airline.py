@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import random
 
-from rllib_llm_async.envs.mini_tau2.domain import (
-    STOP,
+from rllib_llm_async.envs.mini.domain import (
     Demonstrator,
     Domain,
     Flaws,
@@ -14,12 +13,13 @@ from rllib_llm_async.envs.mini_tau2.domain import (
     ToolError,
     text_message,
     tool_message,
+    two_digits,
 )
 
 _REASONS = {
-    "health": "i am ill.",
-    "weather": "there is a storm.",
-    "plans": "my plans changed.",
+    "health": ("i am ill.", "i have the flu."),
+    "weather": ("there is a storm.", "the roads are full of snow."),
+    "plans": ("my plans changed.", "i do not want to go any more."),
 }
 
 
@@ -29,17 +29,17 @@ class Airline(Domain):
     name = "airline"
     tools = (
         Tool("get_res", "Look up a reservation.", {"id": "string"}),
-        Tool("cancel", "Cancel a reservation.", {"id": "string"}, writes=True),
+        Tool("cancel", "Cancel a reservation.", {"id": "string"}, needs_consent=True),
         Tool(
             "add_bags",
             "Add bags to a reservation for a total fee in dollars.",
             {"id": "string", "n": "integer", "fee": "integer"},
-            writes=True,
+            needs_consent=True,
         ),
     )
 
     def _draw(self, rng: random.Random) -> None:
-        self.max_hours = rng.choice([12, 24, 48])
+        self.max_hours = rng.choice([20, 40, 60])
         self.free_bags_economy = rng.choice([1, 2])
         self.bag_price = rng.choice([20, 30, 50])
         self.reservation_id = f"r{rng.randint(100, 999)}"
@@ -50,28 +50,18 @@ class Airline(Domain):
         self.num_new_bags = rng.choice([1, 2])
         reservation = {
             "cabin": rng.choice(["basic", "economy", "economy", "business"]),
-            "hours": rng.randint(1, 72),
+            "hours": two_digits(rng, 10, 80),
             "insured": rng.choice(["yes", "no"]),
             "bags": rng.randint(0, 2),
             "status": "open",
         }
         self.db = {"reservations": {self.reservation_id: reservation}, "log": []}
         self.golden_db = copy.deepcopy(self.db)
-        self.must_read = {f"get_res:{self.reservation_id}"}
-        self.first_message = self._first_message()
+        self.must_read = [f"get_res:{self.reservation_id}"]
         if self.wants_cancel:
             self._set_golden_cancel(reservation)
         else:
             self._set_golden_bags(reservation)
-
-    def _first_message(self) -> str:
-        if self.wants_cancel:
-            wish = "i need to cancel my flight"
-        else:
-            plural = "s" if self.num_new_bags > 1 else ""
-            wish = f"i want to add {self.num_new_bags} bag{plural} to my flight"
-        given = f", reservation {self.reservation_id}." if self.gives_id else "."
-        return wish + given
 
     def _set_golden_cancel(self, reservation: dict) -> None:
         covered = reservation["insured"] == "yes" and self.reason != "plans"
@@ -118,17 +108,6 @@ class Airline(Domain):
             "say cannot. if the user declines say kept. at the end say done."
         )
 
-    def content(self) -> list:
-        return [
-            self.policy(),
-            self.db,
-            self.first_message,
-            self.reason,
-            self.agrees,
-            self.wants_cancel,
-            self.num_new_bags,
-        ]
-
     # --- Tools --------------------------------------------------------------------
 
     def get_res(self, id: str) -> str:
@@ -144,7 +123,10 @@ class Airline(Domain):
         return "ok"
 
     def add_bags(self, id: str, n: int, fee: int) -> str:
-        self._reservation(id)["bags"] += n
+        reservation = self._reservation(id)
+        if not (1 <= n <= 5 and 0 <= fee <= 999):
+            raise ToolError("n must be 1 to 5, fee 0 to 999")
+        reservation["bags"] += n
         self.db["log"].append(["bags", id, n, fee])
         return "ok"
 
@@ -155,64 +137,83 @@ class Airline(Domain):
 
     # --- User ---------------------------------------------------------------------
 
+    def _opening(self) -> str:
+        if self.wants_cancel:
+            wish = self.vary(
+                "i need to cancel my flight",
+                "please cancel my trip",
+                "can you cancel my flight",
+            )
+        else:
+            bags = "1 bag" if self.num_new_bags == 1 else f"{self.num_new_bags} bags"
+            wish = self.vary(
+                f"i want to add {bags} to my flight",
+                f"please add {bags} to my trip",
+                f"can i take {bags} more",
+            )
+        if not self.gives_id:
+            return f"{wish}."
+        return wish + self.vary(
+            f", reservation {self.reservation_id}.", f". it is {self.reservation_id}."
+        )
+
     def answer(self, text: str) -> str | None:
         if "confirm" in text:
-            self._confirmed = self.agrees
-            return "yes." if self.agrees else "no, leave it."
+            return self.consent(self.agrees)
         if "reason" in text:
-            return _REASONS[self.reason]
+            return self.vary(*_REASONS[self.reason])
         if "reservation id" in text:
-            return f"{self.reservation_id}."
-        if any(word in text for word in ("cannot", "kept", "done")):
-            self.ended = True
-            return f"ok. {STOP}"
+            return self.vary(f"{self.reservation_id}.", f"it is {self.reservation_id}.")
         return None
 
     # --- Demonstrator -------------------------------------------------------------
 
-    def demonstrate(self, flaws: Flaws, rng: random.Random) -> Demonstrator:
+    def demonstrate(self, flaws: Flaws) -> Demonstrator:
         if not self.gives_id:
             yield text_message("what is the reservation id?")
         yield tool_message("get_res", id=self.reservation_id)
         reservation = self.db["reservations"][self.reservation_id]
         if self.wants_cancel:
-            yield from self._demonstrate_cancel(reservation, flaws, rng)
+            yield from self._demonstrate_cancel(reservation, flaws)
         else:
-            yield from self._demonstrate_bags(reservation, flaws, rng)
+            yield from self._demonstrate_bags(reservation, flaws)
 
-    def _demonstrate_cancel(self, reservation, flaws, rng) -> Demonstrator:
+    def _demonstrate_cancel(self, reservation: dict, flaws: Flaws) -> Demonstrator:
+        found = (
+            f"{reservation['cabin']}, hours {reservation['hours']} of {self.max_hours}"
+        )
         allowed = self._always_cancellable(reservation)
         if not allowed and reservation["insured"] == "yes":
             if flaws.shortcut():
-                allowed = rng.random() < 0.5
+                allowed = flaws.rng.random() < 0.5
             else:
-                yield text_message("what is the reason?")
+                yield text_message(f"{found}. what is the reason?")
                 allowed = self.reason != "plans"
         if flaws.slip():
             allowed = not allowed
         if not allowed:
-            yield text_message("sorry, cannot cancel.")
+            yield text_message(f"{found}. sorry, cannot cancel.")
             return
         if not flaws.shortcut():
-            reply = yield text_message(f"confirm cancel {self.reservation_id}?")
-            if not reply[0]["content"].startswith("yes"):
+            yield text_message(f"{found}. confirm cancel {self.reservation_id}?")
+            if not self.agrees:
                 yield text_message("ok, kept.")
                 return
         yield tool_message("cancel", id=self.reservation_id)
         yield text_message("done.")
 
-    def _demonstrate_bags(self, reservation, flaws, rng) -> Demonstrator:
+    def _demonstrate_bags(self, reservation: dict, flaws: Flaws) -> Demonstrator:
         bags = reservation["bags"] + self.num_new_bags
         free = self._free_bags(reservation)
-        extra = rng.randint(0, 4) if flaws.slip() else max(0, bags - free)
+        extra = flaws.rng.randint(0, 4) if flaws.slip() else max(0, bags - free)
         fee = extra * self.bag_price
         if not flaws.shortcut():
             # Said step by step: a small model does not multiply in its head.
-            reply = yield text_message(
+            yield text_message(
                 f"{bags} bags, {free} free, {extra} extra x {self.bag_price}: "
                 f"the fee is ${fee}. confirm?"
             )
-            if not reply[0]["content"].startswith("yes"):
+            if not self.agrees:
                 yield text_message("ok, kept.")
                 return
         yield tool_message(

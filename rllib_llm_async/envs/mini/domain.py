@@ -1,8 +1,11 @@
-"""What the domains of mini_tau2 share: one task, its tools, user and verdict.
+"""What the bundled domains share: one task, its tools, user and verdict.
 
 A domain is one file with a subclass of `Domain`: it draws a task from a seeded
 generator, states the policy, answers tool calls and user questions, and knows the
 database that a perfect agent leaves behind.
+
+The texts are written for a model of a million weights: a key stands before its value
+("desk2 shipped"), and the demonstrator says the two numbers that a decision compares.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from rllib_llm_async.envs.agent_env import Message
 
 STOP = "###STOP###"
 #: The last message must name exactly one of these outcomes.
-OUTCOME_WORDS = ("done", "cannot", "kept")
+OUTCOME_WORDS = ("done", "cannot", "kept", "transferred")
 #: Messages the user does not understand before giving up.
 MAX_UNCLEAR = 2
 
@@ -33,12 +36,12 @@ class ToolError(Exception):
 
 @dataclass(frozen=True)
 class Tool:
-    """Name, JSON types of the parameters and whether the database changes."""
+    """Name, JSON types of the parameters and whether the user must agree first."""
 
     name: str
     description: str
     parameters: dict[str, str]
-    writes: bool = False
+    needs_consent: bool = False
 
     def schema(self) -> dict[str, Any]:
         """OpenAI function schema."""
@@ -71,7 +74,7 @@ class Flaws:
     slip_rate: float = 0.0
 
     def shortcut(self) -> bool:
-        """Whether a question to the user is left out that the policy asks for."""
+        """Whether a question or look-up is left out that the policy asks for."""
         return self.rng.random() < self.shortcut_rate
 
     def slip(self) -> bool:
@@ -83,7 +86,8 @@ class Domain(ABC):
     """One task under way.
 
     Subclasses set, in `_draw`: ``db``, ``golden_db``, ``must_say``, ``must_read`` and
-    ``first_message``.
+    what the user knows. All of that together tells one task from another; the user's
+    wording does not.
 
     Args:
         rng: Draws the task; equal generators give equal tasks.
@@ -96,16 +100,19 @@ class Domain(ABC):
         self.db: dict[str, Any] = {}
         self.golden_db: dict[str, Any] = {}
         self.must_say: list[str] = []
-        self.must_read: set[str] = set()
-        self.first_message = ""
+        self.must_read: list[str] = []
+        self._draw(rng)
+        #: The task's content in canonical form.
+        self.signature = json.dumps(vars(self), sort_keys=True)
+        self._wording = random.Random(rng.random())
+        self.first_message = self._opening()
         self.said: list[str] = []
         self.reads: set[str] = set()
-        self.violations: list[str] = []
         self.ended = False
-        self._confirmed = False
-        self._asked_to_confirm = False
+        self.has_asked = False
+        self.consents = False
+        self.violates_consent = False
         self._num_unclear = 0
-        self._draw(rng)
 
     # --- To be written per domain -------------------------------------------------
 
@@ -114,26 +121,26 @@ class Domain(ABC):
         """Draws database, hidden facts and golden state."""
 
     @abstractmethod
-    def policy(self) -> str:
-        """The written policy with this task's parameters."""
+    def _opening(self) -> str:
+        """What the user says first."""
 
     @abstractmethod
-    def content(self) -> list[Any]:
-        """Everything that tells this task from another, as JSON values."""
+    def policy(self) -> str:
+        """The written policy with this task's parameters."""
 
     @abstractmethod
     def answer(self, text: str) -> str | None:
         """The user's reply to a message in lower case, None if unclear to them."""
 
     @abstractmethod
-    def demonstrate(self, flaws: Flaws, rng: random.Random) -> Demonstrator:
+    def demonstrate(self, flaws: Flaws) -> Demonstrator:
         """Plays the task, as well as ``flaws`` allow."""
 
     # --- Shared -------------------------------------------------------------------
 
-    def signature(self) -> str:
-        """The task's content in canonical form."""
-        return json.dumps(self.content(), sort_keys=True)
+    def vary(self, *phrases: str) -> str:
+        """One of several ways in which the user says the same."""
+        return self._wording.choice(phrases)
 
     def call_tool(self, name: str, arguments: dict[str, Any]) -> str:
         """Runs a tool.
@@ -148,58 +155,72 @@ class Domain(ABC):
             raise ToolError(f"expected {tool.signature}")
         python_types = {"string": str, "integer": int}
         for parameter, json_type in tool.parameters.items():
-            value = arguments[parameter]
-            if type(value) is not python_types[json_type]:
+            if type(arguments[parameter]) is not python_types[json_type]:
                 raise ToolError(f"{parameter} must be a {json_type}")
-        if tool.writes:
-            self._require_confirmation()
         result = getattr(self, name)(**arguments)
-        if not tool.writes:
-            self.reads.add(":".join([name, *map(str, arguments.values())]))
+        if tool.needs_consent:
+            self.violates_consent |= not self.consents
+            self.consents = False
+        self.reads.add(":".join([name, *(str(arguments[p]) for p in tool.parameters)]))
         return result
 
     def hear(self, text: str) -> str:
         """The user's reply to the agent's text."""
         text = text.lower()
         self.said.append(text)
-        if "confirm" in text:
-            self._asked_to_confirm = True
         reply = self.answer(text)
         if reply is not None:
             return reply
+        if any(word in text for word in OUTCOME_WORDS):
+            return self.leave(self.vary("ok.", "thanks.", "alright, bye."))
         self._num_unclear += 1
         if self._num_unclear > MAX_UNCLEAR:
-            self.ended = True
-            return f"i give up. {STOP}"
-        return "sorry, i do not understand."
+            return self.leave("i give up.")
+        return self.vary("sorry, i do not understand.", "what do you mean?")
+
+    def leave(self, text: str) -> str:
+        """Ends the dialogue with the user's last words."""
+        self.ended = True
+        return f"{text} {STOP}"
+
+    def consent(self, agrees: bool) -> str:
+        """The user's answer to a question whether something may be changed."""
+        self.has_asked = True
+        self.consents = agrees
+        if agrees:
+            return self.vary("yes.", "yes, please.", "yes, go on.")
+        return self.vary("no, leave it.", "no, better not.", "no, thanks.")
 
     def verdict(self) -> dict[str, float]:
-        """1.0 or 0.0 each for final state, communication and policy."""
-        last = self.said[-1] if self.said else ""
-        violations = list(self.violations)
-        # Without these a constant refusal or a list of keywords would score.
-        if sum(word in last for word in OUTCOME_WORDS) != 1:
-            violations.append("no single outcome in the last message")
-        if not self.must_read <= self.reads:
-            violations.append("decided without looking")
-        if "kept" in last and not self._asked_to_confirm:
-            violations.append("kept without asking")
+        """1.0 or 0.0 per check; the task is solved if all hold."""
+        return {
+            "state": float(self.db == self.golden_db),
+            "communicate": float(self.has_communicated()),
+            "policy": float(
+                self.has_looked_up()
+                and self.has_single_outcome()
+                and not self.violates_consent
+            ),
+        }
+
+    def has_communicated(self) -> bool:
+        """Whether all was said that the user must hear."""
         everything = " ".join(self.said)
         # "$20" is not said by who says "$200".
-        communicated = all(
+        return all(
             re.search(rf"{re.escape(words)}(?!\w)", everything)
             for words in self.must_say
         )
-        return {
-            "state": float(self.db == self.golden_db),
-            "communicate": float(communicated),
-            "policy": float(not violations),
-        }
 
-    def _require_confirmation(self) -> None:
-        if not self._confirmed:
-            self.violations.append("changed something without confirmation")
-        self._confirmed = False
+    def has_looked_up(self) -> bool:
+        """Whether the records were read that decide; a constant refusal did not."""
+        return self.reads.issuperset(self.must_read)
+
+    def has_single_outcome(self) -> bool:
+        """Whether the last message names one outcome, not a list of keywords."""
+        last = self.said[-1] if self.said else ""
+        named = [word for word in OUTCOME_WORDS if word in last]
+        return len(named) == 1 and (named != ["kept"] or self.has_asked)
 
 
 def text_message(text: str) -> Message:
@@ -207,11 +228,11 @@ def text_message(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
-def tool_message(name: str, **arguments: Any) -> Message:
-    """An assistant message with one tool call."""
+def tool_message(name: str, /, aloud: str | None = None, **arguments: Any) -> Message:
+    """An assistant message with one tool call, and what the agent notes before it."""
     return {
         "role": "assistant",
-        "content": None,
+        "content": aloud,
         "tool_calls": [
             {
                 "id": "call_0",
@@ -220,3 +241,11 @@ def tool_message(name: str, **arguments: Any) -> Message:
             }
         ],
     }
+
+
+def two_digits(rng: random.Random, low: int, high: int) -> int:
+    """A number between the tens ``low`` and ``high``, itself not a multiple of ten.
+
+    So the first digit decides a comparison with a multiple of ten.
+    """
+    return rng.randrange(low, high, 10) + rng.randint(1, 9)

@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass
 
 from rllib_llm_async.envs.agent_env import Message, TaskRef, ToolSchema
-from rllib_llm_async.envs.mini_tau2.domain import Flaws
-from rllib_llm_async.envs.mini_tau2.suite import MiniTau2Suite
+from rllib_llm_async.envs.mini.domain import Flaws
+from rllib_llm_async.envs.mini.suite import MiniSuite
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Demonstration:
 
 
 def demonstrate(
-    suite: MiniTau2Suite,
+    suite: MiniSuite,
     task: TaskRef,
     *,
     shortcut_rate: float = 0.0,
@@ -30,8 +30,8 @@ def demonstrate(
     """Plays a task; see `Flaws` for the two rates, probabilities per occasion."""
     env = suite.make()
     start = env.reset_now(task)
-    rng = random.Random(f"{seed}/{task}")
-    demonstrator = env.episode.demonstrate(Flaws(rng, shortcut_rate, slip_rate), rng)
+    flaws = Flaws(random.Random(f"{seed}/{task.id}"), shortcut_rate, slip_rate)
+    demonstrator = env.episode.demonstrate(flaws)
     messages = list(start.messages)
     message = next(demonstrator)
     while True:

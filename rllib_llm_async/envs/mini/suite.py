@@ -1,4 +1,4 @@
-"""Seeded tasks of the mini_tau2 domains, and the environment that plays one."""
+"""Seeded tasks of bundled domains, and the environment that plays one."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ import difflib
 import json
 import random
 import zlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from rllib_llm_async.envs.agent_env import EpisodeError, Message, Start, Step, TaskRef
-from rllib_llm_async.envs.mini_tau2.airline import Airline
-from rllib_llm_async.envs.mini_tau2.domain import Domain, ToolError
+from rllib_llm_async.envs.mini.domain import Domain, ToolError
 
-DOMAINS: dict[str, type[Domain]] = {Airline.name: Airline}
 SPLITS = ("train", "test")
 #: A task belongs to the test split if its content hashes to one of these of ten.
 _TEST_TENTHS = (0, 1)
 _MAX_TOOL_ERRORS = 4
 
 
-class MiniTau2Suite:
-    """Tasks of one or several domains.
+class MiniSuite:
+    """Tasks of one or several domains; subclasses say which there are.
 
     A task's split is a hash of its content, so train and test can share none.
 
     Args:
-        domains: Names out of `DOMAINS`; all if None.
+        domains: Names of domains; all if None.
         num_train_tasks: Tasks per domain in the train split.
         num_test_tasks: Tasks per domain in the test split.
         max_turns: Assistant turns after which an episode is truncated.
@@ -38,7 +36,8 @@ class MiniTau2Suite:
         ValueError: If a domain is unknown or the time is negative.
     """
 
-    name = "mini_tau2"
+    name: ClassVar[str]
+    domain_classes: ClassVar[tuple[type[Domain], ...]]
 
     def __init__(
         self,
@@ -48,13 +47,16 @@ class MiniTau2Suite:
         max_turns: int = 12,
         user_seconds: float = 0.0,
     ) -> None:
-        self.domains = list(DOMAINS) if domains is None else list(domains)
+        self._classes = {domain.name: domain for domain in self.domain_classes}
+        self.domains = list(self._classes) if domains is None else list(domains)
         for domain in self.domains:
-            if domain not in DOMAINS:
-                near = difflib.get_close_matches(domain, DOMAINS, n=1, cutoff=0.0)[0]
+            if domain not in self._classes:
+                near = difflib.get_close_matches(
+                    domain, self._classes, n=1, cutoff=0.0
+                )[0]
                 raise ValueError(
                     f"env_config.domains: unknown {domain!r}, did you mean {near!r}? "
-                    f"Valid: {', '.join(DOMAINS)}"
+                    f"Valid: {', '.join(self._classes)}"
                 )
         self._num_tasks = {"train": num_train_tasks, "test": num_test_tasks}
         self.max_turns = max_turns
@@ -74,22 +76,22 @@ class MiniTau2Suite:
 
     def build(self, task: TaskRef) -> Domain:
         """Draws until the content belongs to the task's split."""
-        domain = DOMAINS[task.id.split("/")[0]]
+        domain = self._classes[task.id.split("/")[0]]
         for draw in range(1000):
             candidate = domain(random.Random(f"{task.split}/{task.id}/{draw}"))
-            tenth = zlib.crc32(candidate.signature().encode()) % 10
+            tenth = zlib.crc32(candidate.signature.encode()) % 10
             if (tenth in _TEST_TENTHS) == (task.split == "test"):
                 return candidate
         raise EpisodeError(f"no task drawn for {task}")
 
-    def make(self) -> MiniTau2Env:
-        return MiniTau2Env(self)
+    def make(self) -> MiniEnv:
+        return MiniEnv(self)
 
 
-class MiniTau2Env:
+class MiniEnv:
     """Plays one task after another; see `rllib_llm_async.envs.agent_env`."""
 
-    def __init__(self, suite: MiniTau2Suite) -> None:
+    def __init__(self, suite: MiniSuite) -> None:
         self._suite = suite
         self._task: Domain | None = None
 
@@ -128,14 +130,13 @@ class MiniTau2Env:
         """`step` for callers without an event loop."""
         task = self.episode
         self._num_turns += 1
-        if message.get("tool_calls"):
-            answers = [
-                {"role": "tool", "tool_call_id": call.get("id"), "content": content}
-                for call, content in self._run_tools(task, message["tool_calls"])
-            ]
+        calls = message.get("tool_calls")
+        if isinstance(calls, list) and calls:
+            answers = [self._run_tool(task, call) for call in calls]
         else:
-            text = message.get("content") or ""
-            answers = [{"role": "user", "content": task.hear(text)}]
+            text = message.get("content")
+            reply = task.hear(text if isinstance(text, str) else "")
+            answers = [{"role": "user", "content": reply}]
         if task.ended:
             return self._finish(task, answers, "user_stop")
         if self._num_tool_errors >= _MAX_TOOL_ERRORS:
@@ -144,28 +145,25 @@ class MiniTau2Env:
             return self._finish(task, answers, "max_turns")
         return Step(answers)
 
-    def _run_tools(
-        self, task: Domain, calls: list[dict[str, Any]]
-    ) -> Iterator[tuple[dict[str, Any], str]]:
-        for call in calls:
-            try:
-                name, arguments = self._parse_call(call)
-                yield call, task.call_tool(name, arguments)
-            except ToolError as error:
-                self._num_tool_errors += 1
-                yield call, f"error: {error}"
-
-    def _parse_call(self, call: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        function = call["function"]
-        arguments = function["arguments"]
+    def _run_tool(self, task: Domain, call: Any) -> Message:
         try:
-            parsed = json.loads(arguments)
-        except (TypeError, ValueError, RecursionError):
-            parsed = None
-        if not isinstance(parsed, dict) or not isinstance(function["name"], str):
+            content = task.call_tool(*self._parse_call(call))
+        except ToolError as error:
+            self._num_tool_errors += 1
+            content = f"error: {error}"
+        call_id = call.get("id") if isinstance(call, dict) else None
+        return {"role": "tool", "tool_call_id": call_id, "content": content}
+
+    def _parse_call(self, call: Any) -> tuple[str, dict[str, Any]]:
+        try:
+            name = call["function"]["name"]
+            arguments = json.loads(call["function"]["arguments"])
+        except (KeyError, TypeError, ValueError, RecursionError):
+            name = arguments = None
+        if not isinstance(name, str) or not isinstance(arguments, dict):
             self._num_malformed += 1
             raise ToolError("malformed call")
-        return function["name"], parsed
+        return name, arguments
 
     def _finish(self, task: Domain, answers: list[Message], reason: str) -> Step:
         verdict = task.verdict()
@@ -181,6 +179,7 @@ class MiniTau2Env:
                 "domain": task.name,
                 "reason": reason,
                 "reward_breakdown": verdict,
+                "rubric_score": sum(verdict.values()) / len(verdict),
                 "num_malformed_tool_calls": self._num_malformed,
             },
         )

@@ -1,0 +1,25 @@
+"""What the mini_vita domains are scored by: independent checks, a rubric."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from rllib_llm_async.envs.mini.domain import Domain
+
+
+class RubricDomain(Domain):
+    """A domain whose final state is judged in parts."""
+
+    @abstractmethod
+    def rubric(self) -> dict[str, bool]:
+        """The checks of this domain's final state."""
+
+    def verdict(self) -> dict[str, float]:
+        """1.0 or 0.0 per check; the task is solved if all hold."""
+        checks = {
+            "looked_up": self.has_looked_up(),
+            "consent": not self.violates_consent,
+            "outcome": self.has_single_outcome() and self.has_communicated(),
+            **self.rubric(),
+        }
+        return {name: float(holds) for name, holds in checks.items()}
