@@ -155,6 +155,18 @@ def test_a_non_finite_gradient_skips_the_step_and_publishes_nothing(
     assert learner._source.store.versions == [version]
 
 
+def test_a_batch_of_less_rows_than_steps_or_of_none_at_all(make_learner, make_episodes):
+    """All groups of a batch may go down with their runner."""
+    learner = make_learner(minibatch_size=1)
+    before = saved_weights(learner)
+    learner.update(training_data=TrainingData(episodes=[]))
+    assert learner._version == 0
+    assert all(torch.equal(before[n], w) for n, w in saved_weights(learner).items())
+    episodes = make_episodes(np.random.default_rng(0), [0], num_groups=1)
+    learner.update(training_data=TrainingData(episodes=episodes))
+    assert learner._version == 1
+
+
 def test_updates_raise_the_probability_of_what_was_rewarded(
     make_learner, make_episodes
 ):

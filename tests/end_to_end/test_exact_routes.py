@@ -48,6 +48,8 @@ def test_exact_routes_agree_on_adapters_and_interrupt_sync_reports_its_pause(
         compare_sources=["snapshot_old", "old_logit_model"],
         old_logit_model={"num_cpus": 0.5},
         lora={"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
+        # More than an update takes: some are always under way when it comes.
+        num_concurrent_episodes=48,
         max_staleness=3,
         lr=1e-3,
     )

@@ -217,10 +217,15 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         return self._policy.score(batch, parameters, self.config.micro_batch_tokens)
 
     def _step(self, minibatch: Batch, totals: _TokenMeans) -> int:
-        """One optimizer step; returns 0 if it was skipped for a non-finite gradient."""
+        """One optimizer step; returns 0 if it was skipped.
+
+        It is, for a gradient that is not finite and where no learner has a token.
+        """
         # Distributed data parallel averages gradients over the learners; the loss is
         # a mean over the tokens (or episodes) of all of them.
         total = self._sum_over_learners(self._set_loss_divisor(minibatch))
+        if not total:
+            return 0
         scale = self._num_learners / total.clamp(min=1)
         for optimizer in self._optimizer_parameters:
             optimizer.zero_grad(set_to_none=True)
@@ -336,7 +341,12 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                 else torch.arange(rows)
             )
             for share in torch.tensor_split(order, count):
-                yield {key: column[share] for key, column in batch.items()}
+                # Other learners may have tokens where this one has no row left.
+                chosen = share if len(share) else order[:1]
+                minibatch = {key: column[chosen] for key, column in batch.items()}
+                if not len(share):
+                    minibatch[columns.LOSS_MASK].zero_()
+                yield minibatch
 
     @property
     def _num_learners(self) -> int:
