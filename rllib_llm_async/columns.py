@@ -75,10 +75,19 @@ OLD_LOGPROB_SECONDS = "old_logprob_seconds"
 OLD_LOGPROB_EXTRA_FORWARD_TOKENS = "old_logprob_extra_forward_tokens"
 TRAIN_TOKENS_PER_S = "train_tokens_per_s"
 PADDING_FRACTION = "padding_fraction"
+#: Tuple of counts: tokens trained on by staleness 0, 1, 2 ...; the last also holds all
+#: that are older.
+STALENESS_TOKENS = "staleness_tokens"
+#: Tuple of counts, bins of log r_d by bins of log r_s, see `core.ratio_density`.
+RATIO_DENSITY = "ratio_density"
 NUM_EPISODES_DROPPED_STALE = "num_episodes_dropped_stale"
 NUM_EPISODES_DROPPED_UNSCORED = "num_episodes_dropped_unscored"
 INTERRUPTION_SECONDS = "interruption_seconds"
 NUM_EPISODES_DROPPED_LOST = "num_episodes_dropped_lost"
+
+# --- Result keys, anywhere ------------------------------------------------------
+#: Tuple of `timeline.Span`, what each part of the run was busy with.
+TIMELINE = "timeline"
 
 # --- Result keys, env_runners/ --------------------------------------------------
 SUCCESS_RATE = "success_rate"

@@ -4,6 +4,7 @@ Imports torch alone, so that it can be read, tested and run without Ray or vLLM.
 """
 
 from rllib_llm_async.core.comparison import compare_old_logp
+from rllib_llm_async.core.density import NUM_RATIO_BINS, RATIO_BIN_EDGES, ratio_density
 from rllib_llm_async.core.evaluation import pass_at_k, pass_hat_k
 from rllib_llm_async.core.ewma import EWMAWeights
 from rllib_llm_async.core.logprobs import token_logprobs
@@ -16,6 +17,8 @@ from rllib_llm_async.core.proximal import interpolate_logp, staleness_alpha
 from rllib_llm_async.core.snapshots import SnapshotStore
 
 __all__ = [
+    "NUM_RATIO_BINS",
+    "RATIO_BIN_EDGES",
     "EWMAWeights",
     "SnapshotStore",
     "compare_old_logp",
@@ -24,6 +27,7 @@ __all__ = [
     "kl_penalty",
     "pass_at_k",
     "pass_hat_k",
+    "ratio_density",
     "ratio_metrics_by_lag",
     "staleness_alpha",
     "token_logprobs",

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from rllib_llm_async import NO_REGISTRATION
+from rllib_llm_async.timeline import Timeline
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class VLLMEngine:
         max_response_tokens: Upper bound of tokens in one turn.
         stop_token_ids: Tokens that end a turn.
         seed: Seed of the engine's sampling.
+        name: What its lane of the time line is called.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class VLLMEngine:
         max_response_tokens: int,
         stop_token_ids: Sequence[int],
         seed: int,
+        name: str = "engine",
     ) -> None:
         self._model = model
         self._engine_args = dict(engine_args)
@@ -108,6 +111,7 @@ class VLLMEngine:
         self._paused_at: float | None = None
         self._llm: Any = None
         self.version = 0
+        self.timeline = Timeline(name)
         self.paused_seconds = 0.0
         self.sync_seconds: list[float] = []
         self.num_generated_tokens = 0
@@ -235,6 +239,7 @@ class VLLMEngine:
         self._uninterrupted.clear()
         self._num_interruptions += 1
         self._paused_at = time.monotonic()
+        self.timeline.begin("paused")
         await self._llm.pause_generation(mode="abort", clear_cache=True)
         while self._in_flight:
             # What was on its way to the scheduler when it paused would wait there.
@@ -283,6 +288,8 @@ class VLLMEngine:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         start = time.monotonic()
+        self.timeline.end("paused")
+        self.timeline.begin("weight transfer")
         await self._llm.pause_generation(mode="keep", clear_cache=True)
         paused = self._paused_at or time.monotonic()
         try:
@@ -296,6 +303,7 @@ class VLLMEngine:
             await self._llm.resume_generation()
             self._paused_at = None
             self._uninterrupted.set()
+            self.timeline.end("weight transfer")
             end = time.monotonic()
             self.paused_seconds += end - paused
             self.sync_seconds.append(end - start)
@@ -313,6 +321,8 @@ class VLLMEngine:
 
     async def _request(self, prompt: list[int], params: Any) -> Any:
         request_id = str(next(self._request_numbers))
+        if not self._in_flight:
+            self.timeline.begin("generating")
         self._in_flight.add(request_id)
         try:
             outputs = [
@@ -323,6 +333,8 @@ class VLLMEngine:
             ]
         finally:
             self._in_flight.remove(request_id)
+            if not self._in_flight:
+                self.timeline.end("generating")
         if not outputs:
             raise RuntimeError(f"engine ended request {request_id} without an output")
         return outputs[-1].outputs[0]

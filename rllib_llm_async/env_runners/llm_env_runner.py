@@ -101,6 +101,7 @@ class LLMEnvRunner(EnvRunner):
             max_response_tokens=config.max_response_tokens,
             stop_token_ids=self._chat_format.stop_token_ids,
             seed=(config.seed or 0) + 1000 * (self.worker_index or 0),
+            name=f"engine {self.worker_index or 0}",
         )
         self._player = EpisodePlayer(
             self.suite,
@@ -230,6 +231,7 @@ class LLMEnvRunner(EnvRunner):
             for seconds in engine.sync_seconds:
                 self.metrics.log_value(columns.WEIGHT_SYNC_SECONDS, seconds, window=20)
             engine.sync_seconds.clear()
+            engine.timeline.log_to(self.metrics)
             return self.metrics.reduce()
 
     @override(EnvRunner)

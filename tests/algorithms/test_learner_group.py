@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 import ray
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+
+from rllib_llm_async import columns
 
 pytestmark = pytest.mark.engine
 
@@ -27,15 +31,25 @@ def test_two_learners_take_the_step_of_one(
         "lr": 1e-2,
         "micro_batch_tokens": micro_batch_tokens,
     }
-    results = []
+    results, counts = [], []
     for num_learners in (1, 2):
         group = make_learner_group(num_learners=num_learners, **settings)
         groups = [ray.put(episodes[:4]), ray.put(episodes[4:])]
         # Momentum has to be SGD-like for weights to be comparable: one step of Adam
         # turns the noise of a zero gradient into a full step.
-        group.update(training_data=TrainingData(episodes_refs=groups))
+        metrics = MetricsLogger(root=True)
+        metrics.aggregate(
+            group.update(training_data=TrainingData(episodes_refs=groups))
+        )
+        counts.append(metrics.compile()[DEFAULT_MODULE_ID])
         results.append(weights_of(group))
         group.shutdown()
+    # Counts of two learners are the counts of one: they are summed, not averaged.
+    num_tokens = sum(len(turn) for e in episodes for turn in e.actions.data)
+    for of_group in counts:
+        assert sum(of_group[columns.RATIO_DENSITY]) == num_tokens
+        assert of_group[columns.STALENESS_TOKENS] == (num_tokens, 0, 0, 0, 0)
+    assert [len({span[0] for span in c[columns.TIMELINE]}) for c in counts] == [1, 2]
     (alone,), (first, second) = results
     for name, weight in alone.items():
         np.testing.assert_array_equal(first[name], second[name])

@@ -47,6 +47,7 @@ from rllib_llm_async.env_runners.episodes import EpisodeOutcome, mean_results
 from rllib_llm_async.env_runners.llm_env_runner import FinishedGroup, LLMEnvRunner
 from rllib_llm_async.env_runners.weight_channel import create_weight_channel
 from rllib_llm_async.old_logprobs.old_logit_actor import OldLogitPool
+from rllib_llm_async.timeline import Span, Timeline
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class AsyncDecoupledPPO(Algorithm):
         )
         self._dead_runners: set[int] = set()
         self._warned_of: set[str] = set()
+        self._timeline = Timeline("driver")
         self._channel = create_weight_channel(
             self.config.episodes_per_update, self.config.max_staleness
         )
@@ -98,9 +100,22 @@ class AsyncDecoupledPPO(Algorithm):
         )
         results = super().step()
         results["semantics_warnings"] = self._new_warnings(results)
+        results[columns.TIMELINE] = self._collect_timeline(results)
         if start is not None:
             results["evaluation_at_start"] = start
         return results
+
+    def _collect_timeline(self, results: dict[str, Any]) -> tuple[Span, ...]:
+        """Takes what learners, engines and this process were busy with, in order.
+
+        A tuple: Tune's TensorBoard logger would take a list for a histogram.
+        """
+        learner = results.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})
+        runners = results.get(ENV_RUNNER_RESULTS, {})
+        spans = self._timeline.take()
+        for part in (learner, runners):
+            spans += part.pop(columns.TIMELINE, [])
+        return tuple(sorted(spans, key=lambda span: span[2]))
 
     def _new_warnings(self, results: dict[str, Any]) -> list[str]:
         """What the semantics guard says and has not said in this run before."""
@@ -119,9 +134,15 @@ class AsyncDecoupledPPO(Algorithm):
 
     @override(Algorithm)
     def training_step(self) -> None:
-        with self.metrics.log_time((TIMERS, SAMPLE_TIMER)):
+        with (
+            self.metrics.log_time((TIMERS, SAMPLE_TIMER)),
+            self._timeline.phase("waiting for episodes"),
+        ):
             groups = self._collect_groups()
-        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+        with (
+            self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)),
+            self._timeline.phase("waiting for the update"),
+        ):
             learner_results = self.learner_group.update(
                 training_data=TrainingData(
                     episodes_refs=[group.episodes for group in groups]
@@ -293,12 +314,13 @@ class AsyncDecoupledPPO(Algorithm):
 
         A few dialogues go to `transcripts.FILE_NAME` in the trial's directory.
         """
-        evaluation = self.evaluate_tasks(
-            split="test",
-            num_trials=self.config.evaluation_num_trials,
-            num_tasks=self.config.evaluation_duration,
-            num_dialogues=NUM_SAMPLE_DIALOGUES,
-        )
+        with self._timeline.phase("evaluation"):
+            evaluation = self.evaluate_tasks(
+                split="test",
+                num_trials=self.config.evaluation_num_trials,
+                num_tasks=self.config.evaluation_duration,
+                num_dialogues=NUM_SAMPLE_DIALOGUES,
+            )
         iteration = max(self.iteration, self._trained_in)
         transcripts.append_jsonl(
             *self._trial_file(transcripts.FILE_NAME),

@@ -31,6 +31,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.weight_publisher impor
 from rllib_llm_async.core import (
     decoupled_ppo_loss,
     kl_penalty,
+    ratio_density,
     ratio_metrics_by_lag,
 )
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
@@ -44,9 +45,12 @@ from rllib_llm_async.old_logprobs import (
     make_source,
 )
 from rllib_llm_async.packing import micro_batches
+from rllib_llm_async.timeline import Timeline
 
 #: Component of the checkpoint that holds what RLlib's Learner does not know.
 ASYNC_STATE = "async_decoupled_ppo"
+#: Tokens older than this many versions share the last count of `STALENESS_TOKENS`.
+MAX_COUNTED_STALENESS = 32
 
 Batch = dict[str, Tensor]
 
@@ -60,6 +64,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         self._version = 0
         self._num_skipped_steps = 0
         self._publisher: WeightPublisher | None = None
+        self._timeline = Timeline(f"learner {self._learner_rank}")
         # Before any checkpoint is loaded: the weights that training starts from.
         self._reference = (
             self._policy.reference_parameters() if self.config.kl_coeff else None
@@ -130,24 +135,30 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         self._weights_seq_no += 1
         batch = self._build_batch(training_data or TrainingData(**kwargs))
         if not isinstance(self._source, InterpolatedSource):
-            batch[columns.OLD_LOGP] = self._old_logp(batch)
+            with self._timeline.phase("old logits"):
+                batch[columns.OLD_LOGP] = self._old_logp(batch)
         if self._reference is not None:
             with self._policy.without_adapters():
                 batch[columns.REFERENCE_LOGP] = self._forward(batch, self._reference)
-        compared = self._compare_sources(batch)
+        with self._timeline.phase("comparing sources"):
+            compared = self._compare_sources(batch)
 
         totals = _TokenMeans()
+        self._density = torch.zeros((), dtype=torch.int64, device=self._device)
         num_steps = 0
-        for minibatch in self._minibatches(
-            batch, num_epochs, minibatch_size, shuffle_batch_per_epoch
-        ):
-            num_steps += self._step(minibatch, totals)
+        with self._timeline.phase("training"):
+            for minibatch in self._minibatches(
+                batch, num_epochs, minibatch_size, shuffle_batch_per_epoch
+            ):
+                num_steps += self._step(minibatch, totals)
 
         self._log_update(
             batch, totals.means(), compared, seconds=time.monotonic() - start
         )
         if num_steps:
-            self._publish_next_version()
+            with self._timeline.phase("publishing"):
+                self._publish_next_version()
+        self._timeline.log_to(self.metrics, DEFAULT_MODULE_ID)
         self.after_gradient_based_update(timesteps=timesteps or {})
         return self.metrics.reduce()
 
@@ -310,6 +321,12 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
             total = weights.sum().clamp(min=1)
             metrics["vf_loss"] = (weights * errors).detach().sum() / total / 2
         lags = self._version - batch[columns.VERSIONS]
+        self._density = self._density + ratio_density(
+            logp.detach(),
+            ratio_inputs["old_logp"],
+            ratio_inputs["behavior_logp"],
+            mask,
+        )
         self._micro_batch_metrics = {
             **metrics,
             **ratio_metrics_by_lag(logp.detach(), lags=lags, **ratio_inputs),
@@ -367,7 +384,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         seconds: float,
     ) -> None:
         mask = batch[columns.LOSS_MASK]
-        lags = (self._version - batch[columns.VERSIONS])[mask].float()
+        lags = (self._version - batch[columns.VERSIONS])[mask]
         tokens = batch[columns.SEQUENCE_IDS] >= 0
         width = float(lags.max()) if len(lags) else 0.0
         shares = {self._source: means.get("train_infer_mask", 0.0)}
@@ -380,8 +397,12 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                 **means,
                 **compared,
                 **self._source.metrics(),
-                columns.STALENESS_MEAN: float(lags.mean()) if len(lags) else 0.0,
+                columns.STALENESS_MEAN: float(lags.float().mean())
+                if len(lags)
+                else 0.0,
                 columns.STALENESS_MAX: width,
+                columns.STALENESS_TOKENS: self._count_staleness(lags),
+                columns.RATIO_DENSITY: self._sum_to_tuple(self._density),
                 columns.POLICY_VERSION: self._version,
                 columns.TRAIN_TOKENS_PER_S: float(tokens.sum()) / seconds,
                 columns.PADDING_FRACTION: 1.0 - float(tokens.float().mean()),
@@ -389,6 +410,16 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                 "num_skipped_steps": self._num_skipped_steps,
             }
         )
+
+    def _count_staleness(self, lags: Tensor) -> tuple[int, ...]:
+        last = min(self.config.max_staleness, MAX_COUNTED_STALENESS)
+        return self._sum_to_tuple(
+            torch.bincount(lags.clamp(0, last), minlength=last + 1)
+        )
+
+    def _sum_to_tuple(self, counts: Tensor) -> tuple[int, ...]:
+        """Counts of all learners; a tuple, since loggers plot lists as histograms."""
+        return tuple(self._sum_over_learners(counts).flatten().tolist())
 
     def _observe(
         self,
@@ -409,8 +440,8 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
 
     def _log(self, values: Mapping[str, Any], reduce: str = "mean") -> None:
         for key, value in values.items():
-            if isinstance(value, str):
-                # RLlib can merge words of one learner only.
+            if isinstance(value, str | tuple):
+                # RLlib can merge words and counts of one learner only.
                 if self._learner_rank == 0:
                     self.metrics.log_value(
                         (DEFAULT_MODULE_ID, key), value, reduce="item"

@@ -1,0 +1,145 @@
+"""Runs that differ by their seed alone are one group: one colour, one band."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student_t
+
+from rllib_llm_async.report.load import Run
+
+SUCCESS = "env_runners/success_rate"
+HELD_OUT = "evaluation/env_runners/success_rate"
+HELD_OUT_AT_START = "evaluation_at_start/env_runners/success_rate"
+LEARNER = "learners/default_policy/"
+#: A fall of success from its peak by more than this counts as a collapse.
+COLLAPSE = 0.2
+#: Named in a label even where the user left it at its default.
+_SOURCE = "old_logprob_source"
+
+
+@dataclass
+class Group:
+    """Runs of one configuration; ``label`` says what sets it apart from the others."""
+
+    label: str
+    runs: list[Run]
+    color: str = ""
+
+    def band(self, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Iterations, mean over the runs, half width of its 95 % confidence interval.
+
+        The interval is Student's; it is NaN where fewer than two runs have a value.
+        """
+        values: dict[int, list[float]] = defaultdict(list)
+        for run in self.runs:
+            for x, y in zip(*run.series(key), strict=True):
+                values[x].append(y)
+        iterations = np.array(sorted(values))
+        means = np.array([np.mean(values[x]) for x in iterations])
+        return iterations, means, np.array([_half_width(values[x]) for x in iterations])
+
+    def mean(self, of_run: Callable[[Run], float | None]) -> float | None:
+        """Mean of a figure over the runs that have it."""
+        values = [v for v in map(of_run, self.runs) if v is not None]
+        return float(np.mean(values)) if values else None
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Groups runs by their settings without the seed, in order of appearance."""
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[json.dumps(_identity(run), sort_keys=True, default=str)].append(run)
+    # The same seed twice: not a repetition but, say, two versions of the code.
+    split: list[list[Run]] = []
+    for members in groups.values():
+        seeds = [run.config.get("seed") for run in members]
+        same_seed = len(set(map(str, seeds))) < len(seeds)
+        split += [[run] for run in members] if same_seed else [members]
+    return [
+        Group(label, members)
+        for label, members in zip(_labels(split), split, strict=True)
+    ]
+
+
+def final_success(run: Run) -> float | None:
+    """Success on held-out tasks at the last evaluation, else in training."""
+    held_out = run.last(HELD_OUT)
+    return held_out if held_out is not None else run.last(SUCCESS)
+
+
+def mask_share(run: Run) -> float | None:
+    """Mean share of tokens that the Train-Infer mask kept."""
+    _, values = run.series(f"{LEARNER}train_infer_mask")
+    return float(np.mean(values)) if values else None
+
+
+def largest_fall(run: Run) -> float | None:
+    """Largest fall of training success from a peak before it."""
+    _, values = run.series(SUCCESS)
+    if not values:
+        return None
+    return float(np.max(np.maximum.accumulate(values) - values))
+
+
+def collapsed(run: Run) -> float | None:
+    """1 if success fell by more than `COLLAPSE` from its peak, else 0."""
+    fall = largest_fall(run)
+    return None if fall is None else float(fall > COLLAPSE)
+
+
+def source_of(run: Run) -> str:
+    """The source of old log-probabilities that the run trained with."""
+    return str(run.config.get(_SOURCE) or run.settings.get(_SOURCE) or "unknown")
+
+
+def _half_width(values: Sequence[float]) -> float:
+    n = len(values)
+    if n < 2:
+        return float("nan")
+    return float(student_t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    return {**_settings(run), "experiment": run.experiment}
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    settings = dict(_leaves(run.settings))
+    settings.pop("seed", None)
+    return {_SOURCE: source_of(run), **settings}
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """The settings in which the groups differ; else experiment, else directory."""
+    settings = [_identity(members[0]) for members in groups]
+    keys = sorted({key for s in settings for key in s}, key=lambda k: (k != _SOURCE, k))
+    differing = [
+        key for key in keys if len({str(s.get(key)) for s in settings}) > 1
+    ] or ["experiment"]
+    labels = [", ".join(_word(key, s.get(key)) for key in differing) for s in settings]
+    if len(set(labels)) == len(labels):
+        return labels
+    return [
+        f"{label} ({members[0].directory.parents[1].name}/{members[0].directory.name})"
+        for label, members in zip(labels, groups, strict=True)
+    ]
+
+
+def _word(key: str, value: Any) -> str:
+    if key in (_SOURCE, "experiment"):
+        return str(value)
+    return f"{key.removeprefix('env_config.')} {'default' if value is None else value}"

@@ -1,0 +1,125 @@
+"""Reads the directories that Tune writes: result.json, params.json, dialogues.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+RESULT_FILE = "result.json"
+DIALOGUES_FILE = "dialogues.jsonl"
+
+
+@dataclass
+class Run:
+    """One trial.
+
+    ``rows`` holds one flat dict ("learners/default_policy/...": value) per iteration,
+    ``settings`` what the user set, ``config`` all of the algorithm's settings.
+    """
+
+    directory: Path
+    rows: list[dict[str, Any]]
+    settings: dict[str, Any]
+    config: dict[str, Any]
+    dialogues: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment that the trial belongs to."""
+        return self.directory.parent.name
+
+    def series(self, key: str) -> tuple[list[int], list[float]]:
+        """Iterations and values of a key, where it is a number."""
+        pairs = [
+            (row["training_iteration"], float(row[key]))
+            for row in self.rows
+            if is_number(row.get(key))
+        ]
+        return [x for x, _ in pairs], [y for _, y in pairs]
+
+    def last(self, key: str) -> float | None:
+        """The key's last value, None if there is none."""
+        _, values = self.series(key)
+        return values[-1] if values else None
+
+
+def find_runs(directories: Iterable[Path]) -> list[Run]:
+    """All trials in or below the directories, in order of their paths.
+
+    Raises:
+        ValueError: If a directory holds no result; says what is expected.
+    """
+    runs: dict[Path, Run] = {}
+    for directory in directories:
+        files = sorted(directory.resolve().rglob(RESULT_FILE))
+        found = [run for run in map(_read_run, files) if run.rows]
+        if not found:
+            reason = (
+                "no iteration has ended yet" if files else f"no {RESULT_FILE} in it"
+            )
+            raise ValueError(
+                f"{directory}: {reason}; give a trial's or an experiment's directory "
+                "below the --storage-path of `rllib train` (results/NAME by default)"
+            )
+        runs |= {run.directory: run for run in found}
+    return list(runs.values())
+
+
+def _read_run(result_file: Path) -> Run:
+    rows: dict[int, dict[str, Any]] = {}
+    config: dict[str, Any] = {}
+    for row in read_json_lines(result_file):
+        config = row.pop("config", config)
+        if "training_iteration" in row:
+            # An interrupted run repeats the iterations since its last checkpoint.
+            rows[row["training_iteration"]] = dict(_flatten(row))
+    directory = result_file.parent
+    try:
+        settings = json.loads((directory / "params.json").read_text())
+    except (OSError, ValueError):
+        settings = {}
+    return Run(
+        directory,
+        [rows[iteration] for iteration in sorted(rows)],
+        settings,
+        config,
+        list(read_json_lines(directory / DIALOGUES_FILE)),
+    )
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON lines file; a line cut off by an interruption is left out.
+
+    A file that is not there has none.
+    """
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict):
+                yield value
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number."""
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )
+
+
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,88 @@
+"""What the Train-Infer mask keeps and what the clip stops, update by update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from rllib_llm_async.report.groups import LEARNER, Group
+from rllib_llm_async.report.load import Run
+from rllib_llm_async.report.section import Section, lay_out, percent
+
+
+def mask_and_clip_section(groups: Sequence[Group]) -> Section:
+    """Train-Infer mask and clip on one axis of updates, with resets of the EWMA."""
+    heading = "Train-Infer mask and clip"
+    figure = make_subplots(
+        rows=2,
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=0.08,
+        subplot_titles=(
+            "Share of tokens that the mask keeps (r_d within eps_ti)",
+            "Share of kept tokens that the clip stops (r_s beyond eps_stale)",
+        ),
+    )
+    for group in groups:
+        for row, key in ((1, "train_infer_mask"), (2, "ppo_clip_fraction")):
+            iterations, means, _ = group.band(f"{LEARNER}{key}")
+            figure.add_trace(
+                go.Scatter(
+                    x=iterations,
+                    y=means,
+                    name=group.label,
+                    legendgroup=group.label,
+                    showlegend=row == 1,
+                    line={"color": group.color, "width": 2},
+                    hovertemplate="update %{x}: %{y:.4%}",
+                ),
+                row=row,
+                col=1,
+            )
+    if not any(len(trace.x) for trace in figure.data):
+        return Section(heading, missing="No update yet.")
+    num_resets = sum(_mark_resets(figure, group) for group in groups)
+    figure.update_yaxes(tickformat=".1%")
+    figure.update_xaxes(title="update", row=2, col=1)
+    note = "Dotted lines: resets of the EWMA weights, in the colour of their run."
+    if not num_resets:
+        note = "The EWMA weights were not reset (or the source has none)."
+    return Section(heading, _mask_finding(groups), lay_out(figure, 520), note)
+
+
+def reset_iterations(run: Run) -> list[int]:
+    """Updates at which the EWMA weights were reset to the current ones."""
+    iterations, counts = run.series(f"{LEARNER}ewma_num_resets")
+    before = [0.0, *counts]
+    return [
+        x for x, new, old in zip(iterations, counts, before, strict=False) if new > old
+    ]
+
+
+def _mark_resets(figure: go.Figure, group: Group) -> int:
+    resets = sorted({x for run in group.runs for x in reset_iterations(run)})
+    for x in resets:
+        for row in (1, 2):
+            figure.add_vline(
+                x=x, line={"color": group.color, "dash": "dot", "width": 1.2}, row=row
+            )
+    return len(resets)
+
+
+def _mask_finding(groups: Sequence[Group]) -> str:
+    sentences = []
+    for group in groups:
+        _, kept, _ = group.band(f"{LEARNER}train_infer_mask")
+        _, clipped, _ = group.band(f"{LEARNER}ppo_clip_fraction")
+        if len(kept) and len(clipped):
+            prefix = f"{group.label}: " if len(groups) > 1 else ""
+            sentences.append(
+                f"{prefix}the mask keeps {percent(kept.mean())} of the tokens (at "
+                f"worst {percent(kept.min())}), the clip stops "
+                f"{percent(clipped.mean())} of those."
+            )
+    if len(sentences) > 3:
+        return f"{' '.join(sentences[:3])} {len(sentences) - 3} more below."
+    return " ".join(s[0].upper() + s[1:] if len(groups) == 1 else s for s in sentences)

@@ -1,0 +1,93 @@
+"""How old the tokens were, update by update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from rllib_llm_async import columns
+from rllib_llm_async.report.groups import LEARNER, Group
+from rllib_llm_async.report.load import Run
+from rllib_llm_async.report.section import (
+    MAX_PANELS,
+    SEQUENTIAL,
+    Section,
+    joined,
+    lay_out,
+    panels,
+)
+
+
+def staleness_section(groups: Sequence[Group]) -> Section:
+    """Share of tokens by staleness over updates, one panel per group."""
+    heading = "Staleness of the tokens trained on"
+    shown = [(g, t) for g in groups if (t := _staleness(g.runs[0])) is not None]
+    if not shown:
+        return Section(
+            heading,
+            missing="These runs logged no learners/default_policy/staleness_tokens; "
+            "runs of this version do so in every update.",
+        )
+    left_out = [g.label for g, _ in shown[MAX_PANELS:]]
+    shown = shown[:MAX_PANELS]
+    figure = panels([group.label for group, _ in shown])
+    for number, (_, (iterations, shares)) in enumerate(shown):
+        row, col = divmod(number, 2)
+        figure.add_trace(
+            go.Heatmap(
+                x=iterations,
+                y=list(range(shares.shape[1])),
+                z=np.where(shares > 0, shares, np.nan).T,
+                coloraxis="coloraxis",
+                hovertemplate="update %{x}, %{y} versions old: %{z:.1%}<extra></extra>",
+            ),
+            row=row + 1,
+            col=col + 1,
+        )
+    figure.update_layout(
+        coloraxis={
+            "colorscale": SEQUENTIAL,
+            "cmin": 0,
+            "cmax": 1,
+            "colorbar": {"title": "share", "tickformat": ".0%"},
+        }
+    )
+    figure.update_xaxes(title="update")
+    figure.update_yaxes(title="versions old", dtick=1)
+    note = "Read a column as the histogram of one update."
+    if any(len(group.runs) > 1 for group, _ in shown):
+        note += " The first seed of each configuration."
+    if left_out:
+        note += f" Not shown: {joined(left_out)}."
+    means = [
+        (group, run_mean)
+        for group, _ in shown
+        if (run_mean := group.mean(_mean_staleness)) is not None
+    ]
+    finding = " ".join(
+        f"{f'{group.label}: ' if len(shown) > 1 else 'Tokens are '}{mean:.2f} versions "
+        "old on average."
+        for group, mean in means[:3]
+    )
+    height = 330 * ((len(shown) + 1) // 2)
+    return Section(heading, finding, lay_out(figure, height), note)
+
+
+def _staleness(run: Run) -> tuple[list[int], np.ndarray] | None:
+    """Updates, and the share of tokens ``[updates, staleness]``."""
+    key = f"{LEARNER}{columns.STALENESS_TOKENS}"
+    rows = [row for row in run.rows if row.get(key) and sum(row[key])]
+    if not rows:
+        return None
+    counts = np.zeros((len(rows), max(len(row[key]) for row in rows)))
+    for number, row in enumerate(rows):
+        counts[number, : len(row[key])] = row[key]
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    return [row["training_iteration"] for row in rows], shares
+
+
+def _mean_staleness(run: Run) -> float | None:
+    _, values = run.series(f"{LEARNER}{columns.STALENESS_MEAN}")
+    return float(np.mean(values)) if values else None

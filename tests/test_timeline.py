@@ -1,0 +1,54 @@
+"""Phases of a `Timeline`, and that those of several actors add up."""
+
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+
+from rllib_llm_async import timeline as module
+from rllib_llm_async.columns import TIMELINE
+from rllib_llm_async.timeline import Timeline
+
+
+class Clock:
+    now = 100.0
+
+    def time(self):
+        return self.now
+
+
+def test_short_gaps_are_closed_and_open_phases_cut(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    line = Timeline("engine 1")
+    line.begin("generating")
+    clock.now = 101.0
+    line.end("generating")
+    clock.now = 101.01
+    line.begin("generating")
+    clock.now = 103.0
+    assert line.take() == [("engine 1", "generating", 100.0, 103.0)]
+    clock.now = 104.0
+    line.end("generating")
+    clock.now = 105.0
+    with line.phase("generating"):
+        clock.now = 106.0
+    line.end("never begun")
+    assert line.take() == [
+        ("engine 1", "generating", 103.0, 104.0),
+        ("engine 1", "generating", 105.0, 106.0),
+    ]
+    assert line.take() == []
+
+
+def test_spans_of_several_actors_add_up_under_one_key():
+    root = MetricsLogger(root=True)
+    logged = []
+    for number in range(2):
+        metrics = MetricsLogger()
+        line = Timeline(f"learner {number}")
+        with line.phase("training"):
+            pass
+        line.log_to(metrics, "module")
+        logged.append(metrics.reduce())
+    root.aggregate(logged, key="learners")
+    spans = root.compile()["learners"]["module"][TIMELINE]
+    assert [span[0] for span in spans] == ["learner 0", "learner 1"]
+    assert root.compile()["learners"]["module"][TIMELINE] == []
