@@ -6,10 +6,12 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-
-from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+from typing import TYPE_CHECKING
 
 from rllib_llm_async import columns
+
+if TYPE_CHECKING:
+    from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 #: Lane ("learner 0"), phase ("training"), start and end in seconds since the epoch.
 Span = tuple[str, str, float, float]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rllib_llm_async.cli.errors import InputError
@@ -18,18 +19,10 @@ if TYPE_CHECKING:
 
 #: What a sweep is judged by unless the YAML says otherwise.
 DEFAULT_METRIC = "env_runners/success_rate"
-#: Success falling by more than this from its peak is a collapse.
-COLLAPSE = 0.2
 #: Names of `ray.tune`'s functions; the first two take a list of values, the others
 #: bounds.
 _LISTS = ("grid_search", "choice")
 _RANGES = ("uniform", "loguniform", "randint")
-#: Column title and path in a trial's last result.
-_SUMMARY = (
-    ("success", "env_runners/success_rate"),
-    ("kept by mask", "learners/default_policy/train_infer_mask"),
-    ("clipped", "learners/default_policy/ppo_clip_fraction"),
-)
 
 
 def is_space(value: Any) -> bool:
@@ -132,26 +125,30 @@ def _make(key: str, spec: Any, known: Mapping[str, Any], goal: dict[str, str]) -
         raise InputError(f"{key}: {name}: {error}") from error
 
 
-def print_sweep(results: Sequence[Any], swept: Sequence[str]) -> None:
-    """A line per trial: the swept settings, where it ended, whether it collapsed."""
+def report_sweep(path: Path, swept: Sequence[str]) -> None:
+    """A line per trial: the swept settings, where it ended, whether it collapsed; and
+    `report.html` beside the trials, with the same as heat maps."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*swept, *(title for title, _ in _SUMMARY), "peak", "collapsed")
-    for result in results:
-        history = result.metrics_dataframe
-        final = [history[path].iloc[-1] for _, path in _SUMMARY]
-        success = history[_SUMMARY[0][1]]
+    from rllib_llm_async.report import find_runs, group_runs, render_page
+    from rllib_llm_async.report.groups import (
+        collapsed,
+        final_success,
+        largest_fall,
+        mask_share,
+    )
+
+    runs = find_runs([path])
+    table = Table(*swept, "success", "kept by mask", "largest fall", "collapsed")
+    for run in runs:
+        figures = final_success(run), mask_share(run), largest_fall(run)
         table.add_row(
-            *(str(result.config[key]) for key in swept),
-            *(f"{value:.3f}" for value in final),
-            f"{success.max():.3f}",
-            "yes" if has_collapsed(success) else "",
+            *(str(run.config[key]) for key in swept),
+            *("-" if figure is None else f"{figure:.3f}" for figure in figures),
+            "yes" if collapsed(run) else "",
         )
     Console().print(table)
-
-
-def has_collapsed(success: Sequence[float]) -> bool:
-    """Whether success lies more than `COLLAPSE` under its peak at the end."""
-    values = list(success)
-    return max(values) - values[-1] > COLLAPSE
+    page = path / "report.html"
+    page.write_text(render_page(group_runs(runs)), encoding="utf-8")
+    print(f"report: {page}")

@@ -18,7 +18,7 @@ from rllib_llm_async.cli.experiment_file import (
     load_experiments,
     parse_assignments,
 )
-from rllib_llm_async.cli.sweep import param_space, print_sweep, tune_config
+from rllib_llm_async.cli.sweep import param_space, report_sweep, tune_config
 from rllib_llm_async.envs.registry import make_suite
 
 
@@ -134,7 +134,7 @@ def _run(
         click.echo("interrupted; the same command with --resume goes on", err=True)
         raise click.Abort
     if experiment.swept:
-        print_sweep(results, experiment.swept)
+        report_sweep(Path(path), experiment.swept)
     for result in results:
         if len(progress.evaluations) > 1 and len(results) == 1:
             first, last = progress.evaluations[0], progress.evaluations[-1]

@@ -1,5 +1,7 @@
 """Search spaces, schedulers and searchers of a YAML become Ray Tune's own."""
 
+import json
+
 import pytest
 import yaml
 from ray import tune
@@ -8,7 +10,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.cli.experiment_file import build_config, load_experiments
-from rllib_llm_async.cli.sweep import has_collapsed, param_space, tune_config
+from rllib_llm_async.cli.sweep import param_space, report_sweep, tune_config
 
 
 def load(tmp_path, config, **keys):
@@ -82,6 +84,29 @@ def test_what_cannot_be_is_named(tmp_path, config, keys, words):
         tune_config(experiment)
 
 
-def test_a_collapse_is_a_fall_from_the_peak():
-    assert has_collapsed([0.5, 0.9, 0.6])
-    assert not has_collapsed([0.5, 0.7, 0.6])
+def test_a_sweep_ends_in_a_table_and_a_page(tmp_path, capsys):
+    for number, history in enumerate([[0.5, 0.9, 0.6], [0.5, 0.7, 0.65]]):
+        trial = tmp_path / "sweep" / f"trial_{number}"
+        trial.mkdir(parents=True)
+        config = {
+            "eps_ti": 1.1 + number / 10,
+            "eps_stale": 1.2,
+            "old_logprob_source": "rollout",
+        }
+        rows = [
+            {
+                "training_iteration": iteration + 1,
+                "config": config,
+                "env_runners": {"success_rate": success},
+                "learners": {"default_policy": {"train_infer_mask": 0.875}},
+            }
+            for iteration, success in enumerate(history)
+        ]
+        (trial / "result.json").write_text("\n".join(map(json.dumps, rows)))
+        (trial / "params.json").write_text(json.dumps(config))
+    report_sweep(tmp_path / "sweep", ["eps_ti"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "0.875" in line]
+    assert "1.1" in lines[0] and "0.600" in lines[0] and "yes" in lines[0]
+    assert "1.2" in lines[1] and "0.650" in lines[1] and "yes" not in lines[1]
+    page = (tmp_path / "sweep" / "report.html").read_text()
+    assert "share of runs that collapsed" in page
