@@ -141,6 +141,8 @@ def _run(
             click.echo(f"held-out success: {first:.3f} -> {last:.3f}")
         click.echo(f"checkpoint: {result.checkpoint.path}")
         click.echo(f"evaluate:   rllib evaluate {result.checkpoint.path}")
+    if not experiment.swept:
+        click.echo(f"plots:      rllib report {path}")
 
 
 def _root_cause(error: BaseException) -> str:
@@ -150,9 +152,8 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _wandb_callback(project: str, group: str) -> Any:
-    from ray.air.integrations.wandb import WandbLoggerCallback
+    from rllib_llm_async.callbacks import WandbLogger
 
     if not (os.environ.get("WANDB_API_KEY") or Path("~/.netrc").expanduser().exists()):
         os.environ.setdefault("WANDB_MODE", "offline")
-    # The config would add some 180 constant columns to every row of the history.
-    return WandbLoggerCallback(project=project, group=group, log_config=False)
+    return WandbLogger(project=project, group=group)

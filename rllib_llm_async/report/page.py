@@ -31,13 +31,13 @@ from rllib_llm_async.report.timeline import timeline_section
 
 _SECTIONS = (
     success_section,
+    sweep_section,
     mask_and_clip_section,
     density_section,
     staleness_section,
     timeline_section,
     cost_section,
     comparison_section,
-    sweep_section,
 )
 _NUM_DIALOGUES = 6
 

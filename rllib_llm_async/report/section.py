@@ -21,6 +21,8 @@ PALETTE = (
 )
 #: Sequential and readable in grey.
 SEQUENTIAL = "Cividis"
+#: A longer legend would cover what it explains; hovering names a curve, too.
+MAX_LEGEND_ENTRIES = 8
 #: More panels than this do not fit side by side.
 MAX_PANELS = 6
 
@@ -48,6 +50,7 @@ def lay_out(figure: go.Figure, height: int, **layout) -> go.Figure:
         font={"family": "system-ui, sans-serif", "size": 13, "color": "#24292f"},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
         hovermode="closest",
+        showlegend=len({trace.name for trace in figure.data}) <= MAX_LEGEND_ENTRIES,
         **layout,
     )
     return figure

@@ -22,8 +22,8 @@ from rllib_llm_async.report.section import Section, lay_out
 #: Title, figure of a run, colour scale (high is good, except for collapse).
 _MEASURES: tuple[tuple[str, Callable[[Run], float | None], str], ...] = (
     ("final success", final_success, "Cividis"),
-    ("share kept by the mask", mask_share, "Cividis"),
-    ("share of runs that collapsed", collapsed, "Oranges"),
+    ("kept by the mask", mask_share, "Cividis"),
+    ("share collapsed", collapsed, "Oranges"),
 )
 
 
@@ -72,6 +72,7 @@ def sweep_section(groups: Sequence[Group]) -> Section:
             title=None if y == "source" else y, type="category", row=number, col=1
         )
     figure.update_yaxes(automargin=True)
+    figure.update_annotations(font_size=12)
     height = sum(150 + 46 * len({_coordinate(r, y) for r in m}) for _, _, y, m in rows)
     best = max(runs, key=lambda run: final_success(run) or 0.0)
     num_collapsed = sum(bool(collapsed(run)) for run in runs)

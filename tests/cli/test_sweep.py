@@ -109,4 +109,4 @@ def test_a_sweep_ends_in_a_table_and_a_page(tmp_path, capsys):
     assert "1.1" in lines[0] and "0.600" in lines[0] and "yes" in lines[0]
     assert "1.2" in lines[1] and "0.650" in lines[1] and "yes" not in lines[1]
     page = (tmp_path / "sweep" / "report.html").read_text()
-    assert "share of runs that collapsed" in page
+    assert "share collapsed" in page

@@ -1,0 +1,127 @@
+"""Weights & Biases: Ray's own integration, and what it cannot know of our results.
+
+Use it with `rllib train file FILE --wandb PROJECT`, or in Python as a callback of
+`ray.tune.RunConfig`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from ray.air.integrations.wandb import WandbLoggerCallback, _WandbLoggingActor
+
+from rllib_llm_async import columns
+from rllib_llm_async.core import NUM_RATIO_BINS, RATIO_BIN_EDGES
+from rllib_llm_async.transcripts import FILE_NAME, render_text
+
+#: Key of the sample dialogues on their way from the driver to the logging actor.
+_DIALOGUES = "sample_dialogues"
+_LEARNER = "learners/default_policy"
+#: What a run is listed by: key and how it is summed up.
+SUMMARIES = {
+    "env_runners/success_rate": "last,max",
+    "evaluation/env_runners/success_rate": "last,max",
+    f"{_LEARNER}/train_infer_mask": "last,min,mean",
+    f"{_LEARNER}/ppo_clip_fraction": "last,max,mean",
+    f"{_LEARNER}/staleness_mean": "mean",
+}
+
+
+class WandbLogger(WandbLoggerCallback):
+    """Logs every result key, and as W&B's own types:
+
+    - ``ratios/log_r_d`` and ``ratios/log_r_s``: histograms over an update's tokens;
+    - ``marks/ewma_reset`` and ``marks/new_version``: 1 where one happened, else 0;
+    - ``dialogues``: a table of the samples of each evaluation.
+
+    The step is ``training_iteration``. A run that is resumed goes on under its id.
+
+    Args:
+        project: Name of the W&B project.
+        **kwargs: As of `WandbLoggerCallback`.
+    """
+
+    def __init__(self, project: str | None = None, **kwargs: Any) -> None:
+        # log_config would add some 180 constant columns to every row of the history.
+        kwargs = {"log_config": False, "resume": "allow", **kwargs}
+        super().__init__(project=project, **kwargs)
+        self._logger_actor_cls = _LoggingActor
+
+    def log_trial_result(self, iteration, trial, result):
+        if "evaluation" in result:
+            result = {**result, _DIALOGUES: _newest_dialogues(trial)}
+        super().log_trial_result(iteration, trial, result)
+
+
+def _newest_dialogues(trial: Any) -> list[dict[str, Any]]:
+    storage = trial.storage
+    path = f"{storage.trial_fs_path}/{FILE_NAME}"
+    if not storage.storage_filesystem.get_file_info(path).is_file:
+        return []
+    with storage.storage_filesystem.open_input_stream(path) as stream:
+        records = [json.loads(line) for line in stream.read().splitlines()]
+    newest = max((r["training_iteration"] for r in records), default=0)
+    return [r for r in records if r["training_iteration"] == newest]
+
+
+class _LoggingActor(_WandbLoggingActor):
+    """Runs beside the trial; one per run."""
+
+    _is_defined = False
+    _num_resets = 0.0
+    _version = 0.0
+
+    def _handle_result(self, result: dict) -> tuple[dict, dict]:
+        if not self._is_defined:
+            self._define_metrics()
+        dialogues = result.pop(_DIALOGUES, [])
+        log, config_update = super()._handle_result(result)
+        learner = result.get("learners", {}).get("default_policy", {})
+        log |= self._histograms(learner)
+        log |= self._marks(learner)
+        if dialogues:
+            log["dialogues"] = self._wandb.Table(
+                columns=["task", "success", "reward", "dialogue"],
+                data=[
+                    [d["task"], d["success"], d["reward"], render_text(d)]
+                    for d in dialogues
+                ],
+            )
+        return log, config_update
+
+    def _define_metrics(self) -> None:
+        self._wandb.define_metric("*", step_metric="training_iteration")
+        for key, summary in SUMMARIES.items():
+            self._wandb.define_metric(
+                key, step_metric="training_iteration", summary=summary
+            )
+        self._is_defined = True
+
+    def _histograms(self, learner: dict) -> dict[str, Any]:
+        density = learner.get(columns.RATIO_DENSITY)
+        if density is None:
+            return {}
+        counts = np.asarray(density).reshape(NUM_RATIO_BINS, NUM_RATIO_BINS)
+        # The outer bins are open: they get the width of their neighbours.
+        edges = np.asarray(RATIO_BIN_EDGES)
+        edges = np.concatenate([[2 * edges[0]], edges, [2 * edges[-1]]])
+        return {
+            "ratios/log_r_d": self._wandb.Histogram(
+                np_histogram=(counts.sum(axis=1), edges)
+            ),
+            "ratios/log_r_s": self._wandb.Histogram(
+                np_histogram=(counts.sum(axis=0), edges)
+            ),
+        }
+
+    def _marks(self, learner: dict) -> dict[str, int]:
+        resets = learner.get("ewma_num_resets", self._num_resets)
+        version = learner.get(columns.POLICY_VERSION, self._version)
+        marks = {
+            "marks/ewma_reset": int(resets > self._num_resets),
+            "marks/new_version": int(version > self._version),
+        }
+        self._num_resets, self._version = resets, version
+        return marks
