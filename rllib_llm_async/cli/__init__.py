@@ -10,6 +10,7 @@ import click
 from rllib_llm_async.cli.errors import OneLineErrors
 from rllib_llm_async.cli.evaluate import evaluate
 from rllib_llm_async.cli.example import example
+from rllib_llm_async.cli.export import export
 from rllib_llm_async.cli.report import report
 from rllib_llm_async.cli.train import train
 
@@ -26,3 +27,4 @@ main.add_command(train)
 main.add_command(evaluate)
 main.add_command(example)
 main.add_command(report)
+main.add_command(export)
