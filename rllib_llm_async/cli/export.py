@@ -1,4 +1,4 @@
-"""`rllib export CHECKPOINT --out DIR`: the trained agent as a Hugging Face directory."""
+"""`rllib export CHECKPOINT --out DIR`: the agent as a Hugging Face directory."""
 
 from __future__ import annotations
 
