@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student_t
 
-from rllib_llm_async.report.load import Run
+from rllib_llm_async.report.load import Run, is_number
 
 SUCCESS = "env_runners/success_rate"
 HELD_OUT = "evaluation/env_runners/success_rate"
@@ -80,8 +80,17 @@ def mask_share(run: Run) -> float | None:
 
 
 def largest_fall(run: Run) -> float | None:
-    """Largest fall of training success from a peak before it."""
-    _, values = run.series(SUCCESS)
+    """Largest fall of training success from a peak before it.
+
+    The first means are left out: over the few episodes that end first, the short ones.
+    """
+    window = run.config.get("metrics_num_episodes_for_smoothing", 0)
+    values = [
+        row[SUCCESS]
+        for row in run.rows
+        if is_number(row.get(SUCCESS))
+        and row.get("env_runners/num_episodes_lifetime", window) >= window
+    ]
     if not values:
         return None
     return float(np.max(np.maximum.accumulate(values) - values))

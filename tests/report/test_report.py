@@ -81,6 +81,11 @@ def test_a_collapse_is_a_fall_from_the_peak_before_it(experiment):
     rising, falling, flat = find_runs([experiment])
     assert largest_fall(falling) == pytest.approx(0.3)
     assert (collapsed(rising), collapsed(falling), collapsed(flat)) == (0, 1, 0)
+    # A mean over less than the window is no peak.
+    falling.config["metrics_num_episodes_for_smoothing"] = 256
+    for row, episodes in zip(falling.rows, [128, 200, 256], strict=True):
+        row["env_runners/num_episodes_lifetime"] = episodes
+    assert largest_fall(falling) == 0
 
 
 def test_the_page_needs_nothing_else_and_escapes_what_people_said(experiment):
