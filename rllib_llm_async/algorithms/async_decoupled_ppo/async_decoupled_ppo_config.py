@@ -146,7 +146,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         group_size: int | None = NotProvided,
         episodes_per_update: int | None = NotProvided,
         num_concurrent_episodes: int | None = NotProvided,
-        **kwargs,
+        **kwargs: Any,
     ) -> AsyncDecoupledPPOConfig:
         """Sets the training related configuration.
 
@@ -227,7 +227,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
 
     @override(AlgorithmConfig)
     def evaluation(
-        self, *, evaluation_num_trials: int = NotProvided, **kwargs
+        self, *, evaluation_num_trials: int = NotProvided, **kwargs: Any
     ) -> AsyncDecoupledPPOConfig:
         """Sets the evaluation related configuration.
 
