@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import click
 
+from rllib_llm_async.cli.dashboard import dashboard
 from rllib_llm_async.cli.errors import OneLineErrors
 from rllib_llm_async.cli.evaluate import evaluate
 from rllib_llm_async.cli.example import example
@@ -28,3 +29,4 @@ main.add_command(evaluate)
 main.add_command(example)
 main.add_command(report)
 main.add_command(export)
+main.add_command(dashboard)

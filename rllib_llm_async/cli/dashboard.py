@@ -1,0 +1,34 @@
+"""`rllib dashboard`: creates the W&B workspace that shows our runs."""
+
+from __future__ import annotations
+
+import click
+
+from rllib_llm_async.cli.errors import InputError
+
+
+@click.command()
+@click.option("--project", required=True, help="The project given to --wandb.")
+@click.option("--entity", help="User or team; the account's own by default.")
+def dashboard(project: str, entity: str | None) -> None:
+    """Create a Weights & Biases workspace for the runs of a project.
+
+    Sections: learning, old logits, staleness, engine, system.
+    """
+    import wandb
+
+    from rllib_llm_async.callbacks.wandb_workspace import build_workspace
+
+    if not wandb.login(prompt=False):
+        raise InputError(
+            "dashboard: no W&B account is logged in; run `wandb login`, or set "
+            "WANDB_API_KEY (offline runs are sent with `wandb sync` afterwards)"
+        )
+    try:
+        workspace = build_workspace(project, entity or wandb.Api().default_entity or "")
+        workspace.save()
+    except ImportError as error:
+        raise InputError(
+            "dashboard: wandb-workspaces is missing; pip install wandb-workspaces"
+        ) from error
+    click.echo(workspace.url)
