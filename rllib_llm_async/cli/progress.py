@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from ray.tune import Callback
+from ray.tune.experiment import Trial
 from rich.console import Console
 
 #: Column title, path in the result, format.
@@ -21,21 +22,40 @@ _COLUMNS = (
 )
 
 
+#: After so long without a line a run says what it waits for.
+QUIET_SECONDS = 60.0
+
+
 class Progress(Callback):
     """Prints what a person watches while a run goes on."""
 
     def __init__(self) -> None:
-        self._start = time.monotonic()
+        self._start = self._last_line = time.monotonic()
         self._num_lines = 0
         #: Success of every evaluation so far, in order.
         self.evaluations: list[float] = []
 
     def setup(self, stop=None, num_samples=None, total_num_samples=None, **info):
-        self._start = time.monotonic()  # anew when a saved run is resumed
+        # Anew when a saved run is resumed.
+        self._start = self._last_line = time.monotonic()
 
     def phase(self, text: str) -> None:
         """Says what is being waited for."""
+        self._last_line = time.monotonic()
         _print(f"[dim]{self._seconds():>6.0f} s[/dim]  {text}")
+
+    def on_step_end(self, iteration, trials, **info) -> None:
+        if time.monotonic() - self._last_line < QUIET_SECONDS:
+            return
+        for trial in trials:
+            if trial.status == Trial.RUNNING:
+                done = (trial.last_result or {}).get("training_iteration", 0)
+                waits = (
+                    f"for iteration {done + 1}: episodes, the update or an evaluation"
+                    if done
+                    else "for engines, the first evaluation and the first episodes"
+                )
+                self.phase(f"{trial}: still waiting {waits}")
 
     def on_trial_start(self, iteration, trials, trial, **info) -> None:
         self.phase(f"{trial}: running")
@@ -50,6 +70,7 @@ class Progress(Callback):
             )
             _print(f"[bold]{'':>8}  {titles}[/bold]")
         self._num_lines += 1
+        self._last_line = time.monotonic()
         cells = "  ".join(_cell(result, path, form) for _, path, form in _COLUMNS)
         _print(f"[dim]{self._seconds():>6.0f} s[/dim]  {cells}")
         self._print_evaluation(result, "evaluation")
