@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rllib_llm_async import columns
 
@@ -18,6 +18,16 @@ Span = tuple[str, str, float, float]
 
 #: A phase that goes on after a shorter gap counts as one: an engine between two turns.
 MAX_GAP_SECONDS = 0.05
+
+
+def logged_spans(value: Any) -> list[Span]:
+    """What `Timeline.log_to` logged, from the compiled results.
+
+    RLlib hands a series of one item out as the bare item.
+    """
+    if not value:
+        return []
+    return [value] if isinstance(value[0], str) else list(value)
 
 
 class Timeline:

@@ -4,7 +4,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_llm_async import timeline as module
 from rllib_llm_async.columns import TIMELINE
-from rllib_llm_async.timeline import Timeline
+from rllib_llm_async.timeline import Timeline, logged_spans
 
 
 class Clock:
@@ -52,3 +52,15 @@ def test_spans_of_several_actors_add_up_under_one_key():
     spans = root.compile()["learners"]["module"][TIMELINE]
     assert [span[0] for span in spans] == ["learner 0", "learner 1"]
     assert root.compile()["learners"]["module"][TIMELINE] == []
+
+
+def test_a_single_span_is_still_a_list_of_one():
+    line, root, leaf = Timeline("engine 1"), MetricsLogger(root=True), MetricsLogger()
+    with line.phase("generating"):
+        pass
+    line.log_to(leaf, "module")
+    root.aggregate([leaf.reduce()], key="env_runners")
+    compiled = root.compile()["env_runners"]["module"][TIMELINE]
+    (span,) = logged_spans(compiled)
+    assert span[:2] == ("engine 1", "generating")
+    assert logged_spans([]) == []

@@ -47,7 +47,7 @@ from rllib_llm_async.env_runners.episodes import EpisodeOutcome, mean_results
 from rllib_llm_async.env_runners.llm_env_runner import FinishedGroup, LLMEnvRunner
 from rllib_llm_async.env_runners.weight_channel import create_weight_channel
 from rllib_llm_async.old_logprobs.old_logit_actor import OldLogitPool
-from rllib_llm_async.timeline import Span, Timeline
+from rllib_llm_async.timeline import Span, Timeline, logged_spans
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class AsyncDecoupledPPO(Algorithm):
         runners = results.get(ENV_RUNNER_RESULTS, {})
         spans = self._timeline.take()
         for part in (learner, runners):
-            spans += part.pop(columns.TIMELINE, [])
+            spans += logged_spans(part.pop(columns.TIMELINE, []))
         return tuple(sorted(spans, key=lambda span: span[2]))
 
     def _new_warnings(self, results: dict[str, Any]) -> list[str]:
