@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 #: Largest |log p_engine - log p_trainer| on the probe prompt that the dtype explains.
 PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 PROBE_TOP_LOGPROBS = 20
+#: KV cache on CPU, unless ``engine: {kv_cache_memory_bytes: ...}`` says otherwise.
+CPU_KV_CACHE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,22 @@ def _prepare_environment(on_cpu: bool) -> None:
         }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+def _cpu_arguments() -> dict[str, Any]:
+    """Defaults on CPU: one worker in the engine's process, nothing compiled (see
+    `_prepare_environment`), a cache of a fixed size.
+
+    vLLM's own default of it wants nine tenths of a NUMA node's memory to be free, which
+    trainers and other engines on the machine share.
+    """
+    arguments: dict[str, Any] = {
+        "distributed_executor_backend": "uni",
+        "enforce_eager": True,
+    }
+    if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+        arguments["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
+    return arguments
 
 
 class VLLMEngine:
@@ -131,11 +149,7 @@ class VLLMEngine:
         from rllib_llm_async.env_runners import vllm_plugin
 
         args = {
-            **(
-                {"distributed_executor_backend": "uni"}
-                if current_platform.is_cpu()
-                else {}
-            ),
+            **(_cpu_arguments() if current_platform.is_cpu() else {}),
             "disable_log_stats": True,
             "seed": self._seed,
             **self._engine_args,
