@@ -9,6 +9,7 @@ import pytest
 from rllib_llm_async.env_runners import llm_env_runner
 from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 from rllib_llm_async.envs.agent_env import EpisodeError
+from rllib_llm_async.timeline import Timeline
 
 
 class CountingSuite:
@@ -36,7 +37,10 @@ def runner():
     runner = object.__new__(LLMEnvRunner)
     runner.suite, runner.metrics = CountingSuite(), Recorder()
     runner.engine = SimpleNamespace(
-        num_generated_tokens=0, paused_seconds=0.0, sync_seconds=[]
+        num_generated_tokens=0,
+        paused_seconds=0.0,
+        sync_seconds=[],
+        timeline=Timeline("engine 1"),
     )
     runner._metrics_lock, runner._reported_totals = threading.RLock(), {}
     runner._connected_at, runner._failure = 0.0, None
