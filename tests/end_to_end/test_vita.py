@@ -12,12 +12,12 @@ pytestmark = pytest.mark.engine
 
 
 def answer(body):
-    """A user of two messages; a judge of all or nothing, sometimes unreadable."""
+    """A user of one message; a judge of all or nothing, sometimes unreadable."""
     system, last = (body["messages"][i]["content"] for i in (0, -1))
     rubrics = re.search("<current_rubrics>(.*)</current_rubrics>", last, re.DOTALL)
     if rubrics is None:
         num_said = sum(message["role"] == "assistant" for message in body["messages"])
-        said = "I am hungry." if num_said < 3 else "###STOP###"
+        said = "I am hungry." if num_said < 2 else "###STOP###"
     else:
         draw = zlib.crc32((system + last).encode()) % 8
         states = json.loads(rubrics[1])
@@ -56,7 +56,7 @@ def test_five_iterations(ray_cluster, make_config, learner_results, endpoint):
             "domains": ["delivery", "instore"],
             "user": endpoint,
             "judge": endpoint,
-            "max_turns": 6,
+            "max_turns": 12,
         },
     )
     algorithm = config.build_algo()
@@ -68,7 +68,8 @@ def test_five_iterations(ray_cluster, make_config, learner_results, endpoint):
     runners = results[-1]["env_runners"]
     assert runners["num_episodes_lifetime"] >= 40
     assert {"success_rate/delivery", "success_rate/instore"} & set(runners)
-    assert any(0 < result["env_runners"]["success_rate"] < 1 for result in results)
+    success = [result["env_runners"]["success_rate"] for result in results]
+    assert any(0 < rate < 1 for rate in success), success
     # Every unreadable verdict is a failure of the environment, and no other is.
     assert runners["num_env_failures"] > 0
     assert runners["user_failures_lifetime"] == runners["judge_failures_lifetime"] == 0
