@@ -1,13 +1,27 @@
-"""Progress of a run: one line per iteration, evaluations on lines of their own."""
+"""Progress of a run: a line per iteration and evaluation, in a terminal a live view.
+
+Lines are for everybody, a file included. A terminal also shows, below them, what each
+trial is doing this moment.
+"""
 
 from __future__ import annotations
 
+import atexit
 import time
+from collections import defaultdict
 from typing import Any
 
+import ray
 from ray.tune import Callback
 from ray.tune.experiment import Trial
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from rllib_llm_async.status import start_status_board
 
 #: Column title, path in the result, format.
 _COLUMNS = (
@@ -20,81 +34,164 @@ _COLUMNS = (
     ("gen tok/s", "env_runners/generated_tokens_per_s", "{:>10.0f}"),
     ("version", "learners/default_policy/policy_version", "{:>8.0f}"),
 )
-
-
 #: After so long without a line a run says what it waits for.
 QUIET_SECONDS = 60.0
+#: How often trials are asked what they do.
+POLL_SECONDS = 0.5
+#: Where a trial is before it has said anything.
+STARTING = "starting engines and learners"
+#: Iterations that the curve of a live view shows, and what it is drawn with.
+_CURVE_LENGTH = 24
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 class Progress(Callback):
-    """Prints what a person watches while a run goes on."""
+    """Prints what a person watches while a run goes on.
 
-    def __init__(self) -> None:
-        self._start = self._last_line = time.monotonic()
+    Args:
+        num_iterations: After which a trial stops; None if that is not known.
+    """
+
+    def __init__(self, num_iterations: float | None = None) -> None:
+        self._num_iterations = num_iterations
+        self._start = self._last_line = self._last_poll = time.monotonic()
         self._num_lines = 0
-        #: Success of every evaluation so far, in order.
-        self.evaluations: list[float] = []
+        self._success: dict[str, list[float]] = defaultdict(list)
+        self._trials: list[Trial] = []
+        self._board: Any = None
+        self._answer: Any = None
+        #: By trial id: what it is doing, and since when (seconds since the epoch).
+        self._doing: dict[str, tuple[str, float]] = {}
+        self._live: Live | None = None
+
+    def __reduce__(self):
+        # Tune keeps its callbacks for --resume: what a new run has to know.
+        return Progress, (self._num_iterations,)
+
+    # --- Called by Tune -----------------------------------------------------------
 
     def setup(self, stop=None, num_samples=None, total_num_samples=None, **info):
-        # Anew when a saved run is resumed.
         self._start = self._last_line = time.monotonic()
-
-    def phase(self, text: str) -> None:
-        """Says what is being waited for."""
-        self._last_line = time.monotonic()
-        _print(f"[dim]{self._seconds():>6.0f} s[/dim]  {text}")
+        self._board = start_status_board()
+        console = Console(highlight=False, soft_wrap=True)
+        if console.is_terminal:
+            self._live = Live(
+                get_renderable=self._view, console=console, transient=True
+            )
+            self._live.start()
+            atexit.register(self._live.stop)  # gives the cursor back
 
     def on_step_end(self, iteration, trials, **info) -> None:
-        if time.monotonic() - self._last_line < QUIET_SECONDS:
+        self._trials = list(trials)
+        self._poll()
+        if time.monotonic() - self._last_line < QUIET_SECONDS or self._live:
             return
         for trial in trials:
             if trial.status == Trial.RUNNING:
-                done = (trial.last_result or {}).get("training_iteration", 0)
-                waits = (
-                    f"for iteration {done + 1}: episodes, the update or an evaluation"
-                    if done
-                    else "for engines, the first evaluation and the first episodes"
-                )
-                self.phase(f"{trial}: still waiting {waits}")
+                self.say(f"{_label(trial, trials)}{self._what(trial)}")
 
     def on_trial_start(self, iteration, trials, trial, **info) -> None:
-        self.phase(f"{trial}: running")
+        settings = ", ".join(f"{k}={v}" for k, v in trial.evaluated_params.items())
+        self.say(f"{_label(trial, trials)}{escape(settings or str(trial))}: {STARTING}")
 
     def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
-        self._print_evaluation(result, "evaluation_at_start")
+        label = _label(trial, trials)
+        self._print_evaluation(label, result, "evaluation_at_start")
         for warning in result.get("semantics_warnings", []):
-            _print(f"{'':>8}  [yellow]note: {warning}[/yellow]")
+            self._print(f"{'':>8}  [yellow]note: {label}{escape(warning)}[/yellow]")
         if self._num_lines % 20 == 0:
             titles = "  ".join(
                 title.rjust(len(form.format(0))) for title, _, form in _COLUMNS
             )
-            _print(f"[bold]{'':>8}  {titles}[/bold]")
+            self._print(f"[bold]{'':>8}  {'':>{len(label)}}{titles}[/bold]")
         self._num_lines += 1
-        self._last_line = time.monotonic()
         cells = "  ".join(_cell(result, path, form) for _, path, form in _COLUMNS)
-        _print(f"[dim]{self._seconds():>6.0f} s[/dim]  {cells}")
-        self._print_evaluation(result, "evaluation")
+        self.say(f"{label}{cells}")
+        self._print_evaluation(label, result, "evaluation")
+        success = _lookup(result, "env_runners/success_rate")
+        if success is not None and success == success:
+            self._success[trial.trial_id].append(success)
 
-    def _print_evaluation(self, result, key: str) -> None:
+    def on_trial_error(self, iteration, trials, trial, **info) -> None:
+        self._print(f"[red]{trial} failed[/red]: {trial.error_file}")
+
+    def on_experiment_end(self, trials, **info) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    # --- Lines --------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        """Prints a line with the time since the start."""
+        self._last_line = time.monotonic()
+        self._print(f"[dim]{self._last_line - self._start:>6.0f} s[/dim]  {text}")
+
+    def _print_evaluation(self, label: str, result, key: str) -> None:
         evaluation = _lookup(result, f"{key}/env_runners")
         if evaluation:
-            self.evaluations.append(evaluation["success_rate"])
-            _print(
-                f"{'':>8}  [green]held-out tasks: success "
+            self._print(
+                f"{'':>8}  [green]{label}held-out tasks: success "
                 f"{evaluation['success_rate']:.3f} over "
                 f"{evaluation['num_episodes']:.0f} episodes[/green]"
             )
 
-    def on_trial_error(self, iteration, trials, trial, **info) -> None:
-        _print(f"[red]{trial} failed[/red]: {trial.error_file}")
+    def _print(self, markup: str) -> None:
+        # Through the live view, if there is one, so that it stays below the lines.
+        console = (
+            self._live.console
+            if self._live
+            else Console(highlight=False, soft_wrap=True)
+        )
+        console.print(markup)
 
-    def _seconds(self) -> float:
-        return time.monotonic() - self._start
+    # --- What trials are doing ----------------------------------------------------
+
+    def _poll(self) -> None:
+        """Asks the board now and then; never waits for it."""
+        if self._answer is None:
+            if time.monotonic() - self._last_poll >= POLL_SECONDS:
+                self._last_poll = time.monotonic()
+                self._answer = self._board.read.remote()
+        elif ray.wait([self._answer], timeout=0)[0]:
+            self._doing = ray.get(self._answer)
+            self._answer = None
+
+    def _what(self, trial: Trial) -> str:
+        text, since = self._doing.get(trial.trial_id, (STARTING, trial.start_time))
+        seconds = 0.0 if since is None else time.time() - since
+        return f"{text}, for {max(0.0, seconds):.0f} s"
+
+    def _view(self) -> Group:
+        """The live view: a row per running trial."""
+        table = Table.grid(padding=(0, 2))
+        for trial in self._trials:
+            if trial.status != Trial.RUNNING:
+                continue
+            done = (trial.last_result or {}).get("training_iteration", 0)
+            count = f"{done}"
+            cells: list[Any] = [_label(trial, self._trials).strip()]
+            if self._num_iterations:
+                count += f"/{self._num_iterations:.0f}"
+                cells.append(ProgressBar(self._num_iterations, done, width=20))
+            cells += [count, self._curve(trial), Text(self._what(trial), style="dim")]
+            table.add_row(*cells)
+        minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
+        return Group(Text(f"{minutes}:{seconds:02d} elapsed", style="dim"), table)
+
+    def _curve(self, trial: Trial) -> str:
+        success = self._success[trial.trial_id][-_CURVE_LENGTH:]
+        if not success:
+            return ""
+        bars = "".join(
+            _BARS[min(int(value * len(_BARS)), len(_BARS) - 1)] for value in success
+        )
+        return f"success {success[-1]:.3f} {bars}"
 
 
-def _print(markup: str) -> None:
-    # Made anew each time: Tune pickles its callbacks, and a console holds locks.
-    Console(highlight=False, soft_wrap=True).print(markup)
+def _label(trial: Trial, trials: list[Trial]) -> str:
+    """Which of several trials a line is about: "#3 "."""
+    return f"#{trials.index(trial) + 1} " if len(trials) > 1 else ""
 
 
 def _lookup(result: dict[str, Any], path: str) -> Any:

@@ -93,11 +93,8 @@ def _run(
 
     from rllib_llm_async.cli.progress import Progress
 
-    progress = Progress()
-    progress.phase(
-        f"{experiment.name}: {experiment.run} on {experiment.env}, starting engines "
-        "and learners (some 20 s for the bundled agent)"
-    )
+    click.echo(f"{experiment.name}: {experiment.run} on {experiment.env}")
+    progress = Progress(experiment.stop.get("training_iteration"))
     callbacks: list[Any] = [progress]
     if wandb_project:
         callbacks.append(_wandb_callback(wandb_project, experiment.name))
@@ -136,13 +133,23 @@ def _run(
     if experiment.swept:
         report_sweep(Path(path), experiment.swept)
     for result in results:
-        if len(progress.evaluations) > 1 and len(results) == 1:
-            first, last = progress.evaluations[0], progress.evaluations[-1]
-            click.echo(f"held-out success: {first:.3f} -> {last:.3f}")
+        held_out = _held_out_success(result)
+        if len(held_out) > 1 and not experiment.swept:
+            click.echo(f"held-out success: {held_out[0]:.3f} -> {held_out[-1]:.3f}")
         click.echo(f"checkpoint: {result.checkpoint.path}")
         click.echo(f"evaluate:   rllib evaluate {result.checkpoint.path}")
     if not experiment.swept:
         click.echo(f"plots:      rllib report {path}")
+
+
+def _held_out_success(result: Any) -> list[float]:
+    """Success of every evaluation of a trial, that before training first."""
+    rows = result.metrics_dataframe
+    columns = [
+        f"{key}/env_runners/success_rate"
+        for key in ("evaluation_at_start", "evaluation")
+    ]
+    return [value for key in columns if key in rows for value in rows[key].dropna()]
 
 
 def _root_cause(error: BaseException) -> str:

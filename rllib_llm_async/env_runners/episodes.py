@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -127,6 +128,7 @@ class EpisodePlayer:
         self._module_to_env = module_to_env
         self._on_event = on_event
         self._on_env_failure = on_env_failure
+        self._starting = asyncio.Lock()
         #: By `EPISODE_KEY`, from an episode's start until `forget`.
         self.transcripts: dict[int, Transcript] = {}
 
@@ -147,6 +149,10 @@ class EpisodePlayer:
         Raises:
             EpisodeError: If the environment fails again and again.
         """
+        async with self._starting:
+            # Episodes that are asked for together start one per turn of the loop: a
+            # first prompt takes the longest to tokenise.
+            await asyncio.sleep(0)
         for attempt in range(MAX_ENV_RETRIES + 1):
             try:
                 return await self._try(task, keep_messages)

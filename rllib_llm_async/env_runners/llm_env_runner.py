@@ -342,7 +342,8 @@ class LLMEnvRunner(EnvRunner):
 
     async def _install(self, published: PublishedWeights) -> None:
         path = Path(self._weights_dir.name) / f"{published.version}.safetensors"
-        path.write_bytes(await published.weights)
+        # In a thread: gigabytes take seconds, and the loop has episodes to serve.
+        await asyncio.to_thread(path.write_bytes, await published.weights)
         try:
             await self.engine.install(published.version, path, published.probe)
         finally:

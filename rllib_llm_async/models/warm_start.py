@@ -11,6 +11,7 @@ episodes hold successes and failures.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -122,8 +124,9 @@ def _train_loop(config: dict[str, Any]) -> None:
         policy.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        for stepper in (*optimizers, *schedules):
-            stepper.step()
+        with _float32_orthogonalisation():
+            for stepper in (*optimizers, *schedules):
+                stepper.step()
         losses.append(loss.item())
         if len(losses) % _STEPS_PER_LINE == 0 or len(losses) == recipe.steps:
             print(
@@ -162,6 +165,19 @@ def _optimizers(policy: Any, lr: float) -> list[Any]:
         ),
         torch.optim.AdamW(others, lr=0.5 * lr, betas=(0.9, 0.95), weight_decay=0.01),
     ]
+
+
+@contextlib.contextmanager
+def _float32_orthogonalisation() -> Iterator[None]:
+    """Lets `torch.optim.Muon` iterate in the gradients' own precision.
+
+    It casts them to bfloat16, in which a CPU without such instructions computes so
+    slowly that the optimizer takes half of a step (2.4 instead of 1.2 s on AVX2).
+    """
+    import torch
+
+    with mock.patch.object(torch.Tensor, "bfloat16", torch.Tensor.float):
+        yield
 
 
 def _lr_factor(step: int, recipe: WarmStartRecipe) -> float:

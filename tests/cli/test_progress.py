@@ -1,31 +1,49 @@
-"""A run that is quiet for long says what it waits for."""
+"""What a run prints, and what its live view shows; the trials are stand-ins."""
 
+import io
+import pickle
 from types import SimpleNamespace
 
+import pytest
 from ray.tune.experiment import Trial
+from rich.console import Console
 
 from rllib_llm_async.cli import progress
 
 
-class Clock:
-    now = 0.0
+class FakeTrial(SimpleNamespace):
+    status = Trial.RUNNING
+    start_time = 0.0
+    last_result = None
 
-    def monotonic(self):
-        return self.now
+    def __str__(self):
+        return self.trial_id
 
 
-def test_a_quiet_run_says_what_it_waits_for(monkeypatch, capsys):
-    clock = Clock()
+@pytest.fixture
+def clock(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = clock.time = lambda: clock.now
     monkeypatch.setattr(progress, "time", clock)
-    reporter = progress.Progress()
+    return clock
 
-    class Running(SimpleNamespace):
-        status = Trial.RUNNING
 
-        def __str__(self):
-            return "trial_1"
+@pytest.fixture
+def reporter(clock, monkeypatch):
+    monkeypatch.setattr(progress.Progress, "_poll", lambda self: None)
+    return progress.Progress(num_iterations=10)
 
-    trial = Running(last_result=None)
+
+def result(iteration, success, **more):
+    return {
+        "training_iteration": iteration,
+        "env_runners": {"success_rate": success},
+        **more,
+    }
+
+
+def test_a_quiet_run_says_what_it_waits_for(clock, reporter, capsys):
+    trial = FakeTrial(trial_id="a_00000")
 
     def said(seconds):
         clock.now += seconds
@@ -33,10 +51,53 @@ def test_a_quiet_run_says_what_it_waits_for(monkeypatch, capsys):
         return capsys.readouterr().out
 
     assert said(59) == ""
-    assert "trial_1: still waiting for engines" in said(2)
+    assert f"{progress.STARTING}, for 61 s" in said(2)
     assert said(30) == ""
-    trial.last_result = {"training_iteration": 4}
-    assert "for iteration 5" in said(31)
-    reporter.on_trial_result(0, [trial], trial, {"training_iteration": 5})
+    reporter._doing = {trial.trial_id: ("waiting for the update", 70.0)}
+    assert "waiting for the update, for 52 s" in said(31)  # 59 + 2 + 30 + 31 - 70
+    reporter.on_trial_result(0, [trial], trial, result(5, 0.5))
     capsys.readouterr()
     assert said(59) == ""
+
+
+def test_lines_of_several_trials_say_which(reporter, capsys):
+    trials = [
+        FakeTrial(trial_id=f"a_0000{n}", evaluated_params={"eps_ti": [1 + n / 10]})
+        for n in range(2)
+    ]
+    reporter.on_trial_start(0, trials, trials[1])
+    assert "#2 eps_ti=[1.1]" in capsys.readouterr().out
+    evaluation = {"env_runners": {"success_rate": 0.25, "num_episodes": 8}}
+    reporter.on_trial_result(
+        0, trials, trials[1], result(3, 0.5, evaluation=evaluation)
+    )
+    out = capsys.readouterr().out
+    assert "#2     3     0.500" in out
+    assert "#2 held-out tasks: success 0.250 over 8 episodes" in out
+    reporter.on_trial_result(0, trials[:1], trials[0], result(3, 0.5))
+    assert "#" not in capsys.readouterr().out
+
+
+def test_the_live_view_shows_every_running_trial(clock, reporter):
+    running, ended = FakeTrial(trial_id="a_00000"), FakeTrial(trial_id="a_00001")
+    running.last_result, ended.status = result(4, 0.5), Trial.TERMINATED
+    for success in (0.0, 0.5, 1.0):
+        reporter.on_trial_result(0, [running, ended], running, result(4, success))
+    clock.now = 125.0
+    reporter._doing = {running.trial_id: ("waiting for episodes, 3 of 8", 120.0)}
+    reporter.on_step_end(0, [running, ended])
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(reporter._view())
+    text = console.export_text()
+    assert "2:05 elapsed" in text
+    assert "waiting for episodes, 3 of 8, for 5 s" in text
+    assert "4/10" in text and "#1" in text and "#2" not in text
+    assert "success 1.000 ▁▅█" in text
+
+
+def test_tune_can_keep_it_for_a_resumed_run(reporter):
+    reporter.on_trial_result(
+        0, [FakeTrial(trial_id="a")], FakeTrial(trial_id="a"), result(1, 0.5)
+    )
+    again = pickle.loads(pickle.dumps(reporter))
+    assert again._num_iterations == 10 and not again._success

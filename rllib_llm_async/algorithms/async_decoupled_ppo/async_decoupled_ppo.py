@@ -7,11 +7,13 @@ arXiv 2605.12070 and `rllib_llm_async.core.objective`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +49,7 @@ from rllib_llm_async.env_runners.episodes import EpisodeOutcome, mean_results
 from rllib_llm_async.env_runners.llm_env_runner import FinishedGroup, LLMEnvRunner
 from rllib_llm_async.env_runners.weight_channel import create_weight_channel
 from rllib_llm_async.old_logprobs.old_logit_actor import OldLogitPool
+from rllib_llm_async.status import find_status_board
 from rllib_llm_async.timeline import Span, Timeline, logged_spans
 
 logger = logging.getLogger(__name__)
@@ -69,6 +72,9 @@ class AsyncDecoupledPPO(Algorithm):
 
     @override(Algorithm)
     def setup(self, config) -> None:
+        self._timeline = Timeline("driver")
+        self._status_board = find_status_board()
+        self._say("loading the model, starting engines")
         super().setup(config)
         self._waiting_groups: dict[int, FinishedGroup] = {}
         self._trained_in = 0  # newest iteration with an update
@@ -77,7 +83,6 @@ class AsyncDecoupledPPO(Algorithm):
         )
         self._dead_runners: set[int] = set()
         self._warned_of: set[str] = set()
-        self._timeline = Timeline("driver")
         self._channel = create_weight_channel(
             self.config.episodes_per_update, self.config.max_staleness
         )
@@ -87,8 +92,21 @@ class AsyncDecoupledPPO(Algorithm):
             else None
         )
         self._publish_weights()
+        self._say("waiting for the engines")
         self._connect_env_runners()
         self._tokens_and_time = (0, time.monotonic())
+
+    def _say(self, text: str) -> None:
+        """Writes on the `StatusBoard` of the command that runs this trial, if any."""
+        if self._status_board is not None:
+            self._status_board.write.remote(self.trial_id, text)
+
+    @contextlib.contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        """A phase of the time line that the status board shows as well."""
+        self._say(name)
+        with self._timeline.phase(name):
+            yield
 
     @override(Algorithm)
     def step(self) -> dict[str, Any]:
@@ -136,12 +154,12 @@ class AsyncDecoupledPPO(Algorithm):
     def training_step(self) -> None:
         with (
             self.metrics.log_time((TIMERS, SAMPLE_TIMER)),
-            self._timeline.phase("waiting for episodes"),
+            self._phase("waiting for episodes"),
         ):
             groups = self._collect_groups()
         with (
             self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)),
-            self._timeline.phase("waiting for the update"),
+            self._phase("waiting for the update"),
         ):
             learner_results = self.learner_group.update(
                 training_data=TrainingData(
@@ -199,6 +217,9 @@ class AsyncDecoupledPPO(Algorithm):
         """
         while True:
             delivered = self._fetch_finished_groups()
+            ready = len(self._waiting_groups) * self.config.group_size
+            needed = self.config.episodes_per_update
+            self._say(f"waiting for episodes, {ready} of {needed} are there")
             batch = ray.get(self._channel.next_batch.remote(delivered))
             if batch:
                 groups = [self._waiting_groups.pop(number) for number in batch]
@@ -314,7 +335,7 @@ class AsyncDecoupledPPO(Algorithm):
 
         A few dialogues go to `transcripts.FILE_NAME` in the trial's directory.
         """
-        with self._timeline.phase("evaluation"):
+        with self._phase("evaluation"):
             evaluation = self.evaluate_tasks(
                 split="test",
                 num_trials=self.config.evaluation_num_trials,
