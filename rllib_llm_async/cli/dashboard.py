@@ -15,8 +15,13 @@ def dashboard(project: str, entity: str | None) -> None:
 
     Sections: learning, old logits, staleness, engine, system.
     """
-    import wandb
-
+    try:
+        import wandb
+        import wandb_workspaces  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"dashboard: {error.name} is missing; pip install wandb wandb-workspaces"
+        ) from error
     from rllib_llm_async.callbacks.wandb_workspace import build_workspace
 
     if not wandb.login(prompt=False):
@@ -24,11 +29,6 @@ def dashboard(project: str, entity: str | None) -> None:
             "dashboard: no W&B account is logged in; run `wandb login`, or set "
             "WANDB_API_KEY (offline runs are sent with `wandb sync` afterwards)"
         )
-    try:
-        workspace = build_workspace(project, entity or wandb.Api().default_entity or "")
-        workspace.save()
-    except ImportError as error:
-        raise InputError(
-            "dashboard: wandb-workspaces is missing; pip install wandb-workspaces"
-        ) from error
+    workspace = build_workspace(project, entity or wandb.Api().default_entity or "")
+    workspace.save()
     click.echo(workspace.url)

@@ -41,5 +41,8 @@ def export(checkpoint: Path, out: Path, adapter: bool) -> None:
     if is_lora and not adapter:
         lm = lm.merge_and_unload()
     lm.save_pretrained(out)
-    AutoTokenizer.from_pretrained(module.model_config["model"]).save_pretrained(out)
+    AutoTokenizer.from_pretrained(
+        module.model_config["model"],
+        trust_remote_code=module.model_config.get("trust_remote_code", False),
+    ).save_pretrained(out)
     click.echo(str(out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,8 @@ def train_file(
         except ValueError as error:  # a benchmark that is not installed
             raise InputError(error) from error
         tune_config(experiment)
+    if wandb_project and importlib.util.find_spec("wandb") is None:
+        raise InputError("--wandb: wandb is missing; pip install wandb")
     if check:
         click.echo(f"{config_file}: valid")
         return

@@ -22,6 +22,7 @@ _REFUSED = {
     "min_p": _TRUNCATED,
     "temperature": "it is a setting of its own, beside engine",
     "max_tokens": "set max_response_tokens, beside engine",
+    "trust_remote_code": "it is a setting of its own, beside engine",
     "model": "it is a setting of its own, beside engine",
     "logprobs_mode": "it has to be that of the distribution sampled from",
     "worker_extension_cls": "weights arrive through it",

@@ -96,7 +96,7 @@ class LLMEnvRunner(EnvRunner):
         self._chat_format = config.build_chat_format()
         self.engine = VLLMEngine(
             config.model_path,
-            config.engine,
+            {"trust_remote_code": config.trust_remote_code, **config.engine},
             temperature=config.temperature,
             max_response_tokens=config.max_response_tokens,
             stop_token_ids=self._chat_format.stop_token_ids,

@@ -26,16 +26,18 @@ def load_causal_lm(
     lora: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
     gradient_checkpointing: bool = False,
+    trust_remote_code: bool = False,
 ) -> nn.Module:
     """Loads a causal LM for training, optionally wrapped in PEFT LoRA.
 
     Args:
-        model: Local directory or hub name. Code from the repository is never run.
+        model: Local directory or hub name.
         lora: Keyword arguments of `peft.LoraConfig` (``r``, ``lora_alpha``,
             ``target_modules`` ...), or None for full fine-tuning.
         dtype: Of the weights; LoRA adapters are float32 all the same.
         gradient_checkpointing: Keep the layers' inputs only, and compute the rest
             anew in the backward pass.
+        trust_remote_code: Run code that comes with the model.
 
     Raises:
         ValueError: If the model cannot be read.
@@ -44,7 +46,7 @@ def load_causal_lm(
 
     try:
         lm = AutoModelForCausalLM.from_pretrained(
-            model, dtype=dtype, trust_remote_code=False
+            model, dtype=dtype, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
@@ -118,6 +120,7 @@ class CausalLMPolicy(nn.Module):
             lora=lora,
             dtype=(compute_dtype if lora else None) or torch.float32,
             gradient_checkpointing=model_config.get("gradient_checkpointing", False),
+            trust_remote_code=model_config.get("trust_remote_code", False),
         )
         return cls(
             lm,

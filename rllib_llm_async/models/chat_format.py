@@ -37,13 +37,16 @@ class ChatFormat:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, template_kwargs: Mapping[str, Any] | None = None
+        cls,
+        model: str | Path,
+        template_kwargs: Mapping[str, Any] | None = None,
+        trust_remote_code: bool = False,
     ) -> ChatFormat:
         """Loads the tokenizer of a model directory or hub name."""
         from transformers import AutoTokenizer
 
         return cls(
-            AutoTokenizer.from_pretrained(model, trust_remote_code=False),
+            AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code),
             template_kwargs,
         )
 

@@ -19,7 +19,7 @@ class HFCausalLM(TorchRLModule):
 
     ``model_config``: ``model`` (directory or hub name), ``lora`` (dict or None),
     ``temperature`` (float), ``compute_dtype`` (name of a torch dtype or None),
-    ``with_value_head`` (bool), ``gradient_checkpointing`` (bool).
+    ``with_value_head``, ``gradient_checkpointing``, ``trust_remote_code`` (bool).
     """
 
     @override(TorchRLModule)

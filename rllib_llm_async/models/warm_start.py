@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,6 +27,7 @@ from unittest import mock
 import numpy as np
 
 from rllib_llm_async import columns
+from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.envs.mini.demonstrations import Demonstration, demonstrate
 from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
 from rllib_llm_async.models.chat_format import ChatFormat
@@ -37,7 +40,7 @@ _STEPS_PER_LINE = 50
 
 @dataclass(frozen=True)
 class WarmStartRecipe:
-    """All that the result depends on; written beside the weights."""
+    """All that the result depends on."""
 
     domains: tuple[str, ...] = tuple(d.name for d in MiniMixtureSuite.domain_classes)
     #: The demonstrator is perfect until the last ``erring_steps``.
@@ -58,6 +61,8 @@ def warm_start(recipe: WarmStartRecipe, out: Path) -> dict[str, float]:
         recipe: See `WarmStartRecipe`.
         out: Directory to create or replace.
 
+    Ray has to be initialised.
+
     Returns:
         ``initial_loss``, ``loss`` (means over the first and the last ten steps),
         ``step`` and ``seconds``.
@@ -66,19 +71,21 @@ def warm_start(recipe: WarmStartRecipe, out: Path) -> dict[str, float]:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False)
     resources = ray.cluster_resources()
     use_gpu = resources.get("GPU", 0) >= 1
-    with tempfile.TemporaryDirectory() as storage:
+    # Ray gives a worker as many threads as CPUs.
+    cpus = min(resources["CPU"], os.cpu_count() or 1)
+    with (
+        tempfile.TemporaryDirectory() as storage,
+        _progress_shown(recipe.steps) as progress,
+    ):
         result = TorchTrainer(
             _train_loop,
-            train_loop_config=asdict(recipe),
+            train_loop_config={"recipe": recipe, "progress": progress},
             scaling_config=ScalingConfig(
                 num_workers=1,
                 use_gpu=use_gpu,
-                # Ray gives a worker as many threads as CPUs.
-                resources_per_worker=None if use_gpu else {"CPU": resources["CPU"]},
+                resources_per_worker=None if use_gpu else {"CPU": cpus},
             ),
             run_config=RunConfig(name="warm_start", storage_path=storage),
         ).fit()
@@ -87,12 +94,78 @@ def warm_start(recipe: WarmStartRecipe, out: Path) -> dict[str, float]:
         with result.checkpoint.as_directory() as trained:
             shutil.rmtree(out, ignore_errors=True)
             shutil.copytree(trained, out)
-    (out / "warm_start.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     return result.metrics
 
 
+def held_out_success(model: Path) -> dict[str, float]:
+    """By domain, the share of 256 test tasks that a model solves at temperature 1."""
+    from rllib_llm_async import AsyncDecoupledPPOConfig
+
+    config = (
+        AsyncDecoupledPPOConfig()
+        .environment("mini")
+        .training(
+            model=str(model),
+            num_concurrent_episodes=128,
+            engine={"dtype": "float32", "max_model_len": 512, "max_num_seqs": 128},
+        )
+    )
+    algorithm = config.build_algo()
+    try:
+        domains = algorithm.evaluate_tasks(num_trials=1)["domains"]
+    finally:
+        algorithm.stop()
+    return {domain: round(row["avg@1"], 3) for domain, row in domains.items()}
+
+
+@contextlib.contextmanager
+def _progress_shown(steps: int) -> Iterator[Any]:
+    """A queue of (step, loss) that becomes a bar; lines where there is no terminal."""
+    from ray.util.queue import Queue
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    queue = Queue(actor_options={"num_cpus": 0})
+    console = Console(highlight=False)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+    def show() -> None:
+        task = bar.add_task("warm start: building tokenizer and model", total=steps)
+        while (news := queue.get()) is not None:
+            step, loss = news
+            text = f"warm start: loss {loss:.4f}"
+            bar.update(task, completed=step, description=text)
+            if bar.disable and (step % _STEPS_PER_LINE == 0 or step == steps):
+                console.print(f"{text}, step {step} of {steps}")
+
+    thread = threading.Thread(target=show, daemon=True)
+    with bar:
+        thread.start()
+        try:
+            yield queue
+        finally:
+            queue.put(None)
+            thread.join()
+            queue.shutdown()
+
+
 def _train_loop(config: dict[str, Any]) -> None:
-    """Runs on the Ray Train worker; reports once, with the trained directory."""
+    """Runs on the Ray Train worker; reports at the end, with the trained directory."""
     import torch
     from ray import train
     from ray.train.torch import get_device
@@ -100,7 +173,7 @@ def _train_loop(config: dict[str, Any]) -> None:
     from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
     from rllib_llm_async.models.small_agent.build import build_model, build_tokenizer
 
-    recipe = WarmStartRecipe(**config)
+    recipe, progress = config["recipe"], config["progress"]
     suite = MiniMixtureSuite(recipe.domains)
     tokenizer = build_tokenizer(_spoken_texts(suite))
     model = build_model(tokenizer, recipe.seed)
@@ -128,13 +201,7 @@ def _train_loop(config: dict[str, Any]) -> None:
             for stepper in (*optimizers, *schedules):
                 stepper.step()
         losses.append(loss.item())
-        if len(losses) % _STEPS_PER_LINE == 0 or len(losses) == recipe.steps:
-            print(
-                f"warm start: step {len(losses)}/{recipe.steps}, "
-                f"loss {np.mean(losses[-_STEPS_PER_LINE:]):.4f}, "
-                f"{time.monotonic() - start:.0f} s",
-                flush=True,
-            )
+        progress.put((len(losses), losses[-1]))
     with tempfile.TemporaryDirectory() as directory:
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
@@ -261,11 +328,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=defaults.seed)
     arguments = parser.parse_args()
     recipe = WarmStartRecipe(steps=arguments.steps, seed=arguments.seed)
-    metrics = warm_start(recipe, arguments.out)
+    with ray_cluster():
+        metrics = warm_start(recipe, arguments.out)
+        print("measuring success on held-out tasks ...", flush=True)
+        success = held_out_success(arguments.out)
+    told = {**asdict(recipe), "held_out_success": success}
+    (arguments.out / "warm_start.json").write_text(json.dumps(told, indent=2) + "\n")
     print(
         f"warm start: wrote {arguments.out}, loss {metrics['loss']:.4f}, "
         f"{metrics['seconds']:.0f} s"
     )
+    print("held-out success:", ", ".join(f"{d} {x}" for d, x in success.items()))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
 
         # The language model and its engine.
         self.model_name_or_path = "small_agent"
+        self.trust_remote_code = False
         self.lora: dict[str, Any] | None = None
         self.compute_dtype: str | None = None
         self.gradient_checkpointing = False
@@ -116,6 +117,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self,
         *,
         model: str | dict | None = NotProvided,
+        trust_remote_code: bool | None = NotProvided,
         lora: dict[str, Any] | None = NotProvided,
         compute_dtype: str | None = NotProvided,
         gradient_checkpointing: bool | None = NotProvided,
@@ -152,6 +154,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
 
         Args:
             model: Model directory, hub name, or "small_agent" (bundled).
+            trust_remote_code: Run code that comes with ``model``, in learners and
+                engines.
             lora: Arguments of `peft.LoraConfig`; None trains all weights.
             compute_dtype: Autocast dtype of the learner, e.g. "bfloat16"; None
                 computes in float32, the dtype of the master weights.
@@ -276,6 +280,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             module_class=HFCausalLM,
             model_config={
                 "model": self.model_path,
+                "trust_remote_code": self.trust_remote_code,
                 "lora": self.lora,
                 "temperature": self.temperature,
                 "compute_dtype": self.compute_dtype,
@@ -293,7 +298,9 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         """How the agent's model is spoken to."""
         from rllib_llm_async.models.chat_format import ChatFormat
 
-        return ChatFormat.from_pretrained(self.model_path, self.chat_template_kwargs)
+        return ChatFormat.from_pretrained(
+            self.model_path, self.chat_template_kwargs, self.trust_remote_code
+        )
 
     @override(AlgorithmConfig)
     def build_env_to_module_connector(self, env=None, spaces=None, device=None):

@@ -48,11 +48,8 @@ def check_settings(config: Any) -> None:
         check(key, type(getattr(config, key)) in (int, float), "a number")
     for key in _COUNTS:
         check(key, type(getattr(config, key)) is int, "a whole number")
-    check(
-        "gradient_checkpointing",
-        isinstance(config.gradient_checkpointing, bool),
-        "true or false",
-    )
+    for key in ("gradient_checkpointing", "trust_remote_code"):
+        check(key, isinstance(getattr(config, key), bool), "true or false")
     for key in ("engine", "chat_template_kwargs"):
         check(key, isinstance(getattr(config, key), dict), "a mapping")
     check_engine_settings(config.engine)
