@@ -54,6 +54,13 @@ class WandbLogger(WandbLoggerCallback):
             result = {**result, _DIALOGUES: _newest_dialogues(trial)}
         super().log_trial_result(iteration, trial, result)
 
+    def on_experiment_end(self, trials, **info):
+        # After an interruption no trial has said that it ended, and their runs would be
+        # waited for in vain.
+        for trial in list(self._trial_queues):
+            self._signal_logging_actor_stop(trial)
+        super().on_experiment_end(trials, **info)
+
 
 def _newest_dialogues(trial: Any) -> list[dict[str, Any]]:
     storage = trial.storage

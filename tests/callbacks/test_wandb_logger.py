@@ -6,11 +6,11 @@ import os
 import numpy as np
 import pytest
 from ray import tune
-from wandb.proto import wandb_internal_pb2
 
 from rllib_llm_async.callbacks import WandbLogger
 from rllib_llm_async.callbacks.wandb_logger import SUMMARIES
 from rllib_llm_async.core import NUM_RATIO_BINS
+from tests.callbacks.wandb_file import read_run
 
 
 def trainable(config):
@@ -50,26 +50,6 @@ def trainable(config):
         tune.report(result)
 
 
-def read_records(path):
-    """W&B's file: 7 bytes, then blocks of 32 KiB in LevelDB's log framing."""
-    data, position, parts = path.read_bytes(), 7, b""
-    while position + 7 <= len(data):
-        room = 32768 - position % 32768
-        if room < 7:  # a header never straddles two blocks
-            position += room
-            continue
-        length = int.from_bytes(data[position + 4 : position + 6], "little")
-        kind = data[position + 6]
-        position += 7
-        parts += data[position : position + length]
-        position += length
-        if kind in (1, 4):  # whole, or the last part
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(parts)
-            parts = b""
-            yield record
-
-
 @pytest.mark.engine
 def test_an_offline_run_holds_keys_histograms_marks_and_dialogues(
     ray_cluster, tmp_path, monkeypatch
@@ -92,20 +72,7 @@ def test_an_offline_run_holds_keys_histograms_marks_and_dialogues(
     ).fit()
     assert not results.errors
     (path,) = tmp_path.rglob("*.wandb")
-    history, defined, run = [], {}, None
-    for record in read_records(path):
-        kind = record.WhichOneof("record_type")
-        if kind == "history":
-            history.append(
-                {
-                    item.key or "/".join(item.nested_key): json.loads(item.value_json)
-                    for item in record.history.item
-                }
-            )
-        elif kind == "metric":
-            defined[record.metric.name or record.metric.glob_name] = record.metric
-        elif kind == "run":
-            run = record.run
+    run, history, defined = read_run(path)
     assert run.project == "project" and run.run_group == "sweep"
     assert {*SUMMARIES} <= {*defined}
     assert [row["training_iteration"] for row in history] == [1, 2, 3]

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.callbacks.wandb_file import read_run
+
 pytestmark = pytest.mark.engine
 
 RLLIB = Path(sys.executable).with_name("rllib")
@@ -115,6 +117,7 @@ def test_interrupt_ends_everything_and_resume_goes_on(tmp_path):
     results = tmp_path / "results"
     command = [RLLIB, "train", "file", TUNED, "--storage-path", results]
     command += ["--checkpoint-freq", "1", "--stop", "training_iteration=6", *SMALL]
+    command += ["--wandb", "test"]
     train = subprocess.Popen(
         command,
         env=environment(tmp_path),
@@ -155,3 +158,8 @@ def test_interrupt_ends_everything_and_resume_goes_on(tmp_path):
         for line in result_file.read_text().splitlines()
     ]
     assert iterations[-1] == 6
+    # W&B was told all of it, as one run.
+    runs = [read_run(path) for path in sorted(tmp_path.rglob("*.wandb"))]
+    assert len(runs) == 2 and len({run.run_id for run, _, _ in runs}) == 1
+    steps = [{row["_step"] for row in history} for _, history, _ in runs]
+    assert {1, 2} <= steps[0] and steps[0] | steps[1] == {1, 2, 3, 4, 5, 6}
