@@ -98,7 +98,9 @@ class MeasuredRunner(LLMEnvRunner):
 
 
 @contextmanager
-def started(runner_class: type[LLMEnvRunner]) -> Iterator[ray.actor.ActorHandle]:
+def started(
+    runner_class: type[LLMEnvRunner], max_num_seqs: int = NUM_CONCURRENT
+) -> Iterator[ray.actor.ActorHandle]:
     """An actor of ``runner_class``, after its ``start``."""
     config = (
         AsyncDecoupledPPOConfig()
@@ -109,7 +111,7 @@ def started(runner_class: type[LLMEnvRunner]) -> Iterator[ray.actor.ActorHandle]
             engine={
                 "dtype": "float32",
                 "max_model_len": 512,
-                "max_num_seqs": NUM_CONCURRENT,
+                "max_num_seqs": max_num_seqs,
                 "kv_cache_memory_bytes": 64 << 20,
                 "block_size": 32,
                 "enforce_eager": True,

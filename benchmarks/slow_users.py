@@ -1,21 +1,24 @@
 """Whether users that take time keep the engine waiting, or the loop from turning.
 
-64 concurrent episodes whose users take 200 ms to answer, against the same episodes
-with users who answer at once.
+64 concurrent episodes whose users take 200 ms to answer, against the same with users
+who answer at once, both while episode follows upon episode as in training.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 
 import ray
 
-from benchmarks.generation_vs_raw_vllm import NUM_EPISODES, started
+from benchmarks.generation_vs_raw_vllm import NUM_CONCURRENT, started
 from benchmarks.row import Row, compare
 from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 
 USER_SECONDS = 0.2
+#: Until episodes are spread over all their turns, and how long tokens are counted then.
+WARM_UP_SECONDS, COUNTED_SECONDS = 3.0, 8.0
 #: How long the loop may be kept from turning.
 MAX_STALL_SECONDS = 0.3
 
@@ -40,14 +43,32 @@ class WatchedRunner(LLMEnvRunner):
         self._spawn(tick())
 
     def play(self, user_seconds: float) -> float:
-        """Tokens per second of episodes."""
+        """Tokens per second of `NUM_CONCURRENT` episodes at a time."""
         self.suite.user_seconds = user_seconds
-        self._call(self.engine._llm.reset_prefix_cache())
+        return self._call(self._play())
+
+    async def _play(self) -> float:
+        await self.engine._llm.reset_prefix_cache()
+        tasks = itertools.cycle(self.suite.tasks("train"))
+
+        async def one_after_another() -> None:
+            while True:
+                episode, _ = await self._player.play(next(tasks))
+                self._player.forget([episode.custom_data["episode_key"]])
+
+        players = [
+            asyncio.create_task(one_after_another()) for _ in range(NUM_CONCURRENT)
+        ]
+        await asyncio.sleep(WARM_UP_SECONDS)
         tokens, start = self.engine.num_generated_tokens, time.perf_counter()
-        tasks = list(self.suite.tasks("train"))[:NUM_EPISODES]
-        self.evaluate_tasks(tasks, num_trials=1)
-        seconds = time.perf_counter() - start
-        return (self.engine.num_generated_tokens - tokens) / seconds
+        await asyncio.sleep(COUNTED_SECONDS)
+        rate = (self.engine.num_generated_tokens - tokens) / (
+            time.perf_counter() - start
+        )
+        for player in players:
+            player.cancel()
+        await asyncio.gather(*players, return_exceptions=True)
+        return rate
 
     def longest_stall(self) -> float:
         """Seconds, since the start."""
@@ -55,10 +76,22 @@ class WatchedRunner(LLMEnvRunner):
 
 
 def run(repeats: int = 5) -> Row:
-    """Tokens per second of both, in turns."""
-    with started(WatchedRunner) as runner:
+    """Tokens per second of both, in turns; two episodes for every seat of the engine.
+
+    An episode that waits for its user leaves its seat to another one.
+    """
+    return _compare("slow_users_vs_instant_ones", NUM_CONCURRENT // 2, repeats)
+
+
+def all_seated(repeats: int = 5) -> Row:
+    """The same with a seat for every episode: a user's silence leaves one empty."""
+    return _compare("slow_users_all_seated", NUM_CONCURRENT, repeats)
+
+
+def _compare(name: str, max_num_seqs: int, repeats: int) -> Row:
+    with started(WatchedRunner, max_num_seqs) as runner:
         return compare(
-            "slow_users_vs_instant_ones",
+            name,
             "tokens/s",
             lambda: ray.get(runner.play.remote(USER_SECONDS)),
             lambda: ray.get(runner.play.remote(0.0)),
@@ -67,7 +100,10 @@ def run(repeats: int = 5) -> Row:
 
 
 def event_loop_stall() -> Row:
-    """The longest stall of the loop against the longest that is allowed."""
+    """The longest stall of the loop against the longest that is allowed.
+
+    All episodes start at once, which is the worst that happens to a loop.
+    """
     with started(WatchedRunner) as runner:
         ray.get(runner.play.remote(USER_SECONDS))
         stall = ray.get(runner.longest_stall.remote())

@@ -8,6 +8,9 @@ from ray.rllib.core.learner.training_data import TrainingData
 from transformers import AutoModelForCausalLM
 
 from rllib_llm_async import columns
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
+    loss_divisor,
+)
 from rllib_llm_async.models.small_agent import small_agent_dir
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
@@ -257,8 +260,8 @@ def test_loss_normalizers_weigh_tokens_as_they_say(
     episodes = make_episodes(np.random.default_rng(5), [0])
     batch = learner._build_batch(TrainingData(episodes=episodes))
     mask, sequences = batch[columns.LOSS_MASK], batch[columns.SEQUENCE_IDS]
-    total = learner._set_loss_divisor(batch)
-    weights = 1 / (batch[columns.LOSS_DIVISOR] * total)
+    divisor, total = loss_divisor(batch, normalizer)
+    weights = 1 / (divisor * total)
     lengths = [int((mask & (sequences == i)).sum()) for i in range(len(episodes))]
     for number, length in enumerate(lengths):
         expected = {

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 from ray.exceptions import ObjectLostError
@@ -25,6 +23,11 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from rllib_llm_async import columns
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
+    TokenMeans,
+    loss_divisor,
+    minibatches,
+)
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.weight_publisher import (
     WeightPublisher,
 )
@@ -143,12 +146,17 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         with self._timeline.phase("comparing sources"):
             compared = self._compare_sources(batch)
 
-        totals = _TokenMeans()
+        totals = TokenMeans()
         self._density = torch.zeros((), dtype=torch.int64, device=self._device)
         num_steps = 0
         with self._timeline.phase("training"):
-            for minibatch in self._minibatches(
-                batch, num_epochs, minibatch_size, shuffle_batch_per_epoch
+            for minibatch in minibatches(
+                batch,
+                num_epochs=num_epochs,
+                num_per_epoch=self._num_steps_per_epoch(minibatch_size),
+                shuffle_seed=(self._weights_seq_no, self.config.seed or 0)
+                if shuffle_batch_per_epoch
+                else None,
             ):
                 num_steps += self._step(minibatch, totals)
 
@@ -227,14 +235,21 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         """log pi ``[rows, length]`` without gradient; None means current weights."""
         return self._policy.score(batch, parameters, self.config.micro_batch_tokens)
 
-    def _step(self, minibatch: Batch, totals: _TokenMeans) -> int:
+    def _num_steps_per_epoch(self, minibatch_size: int | None) -> int:
+        episodes = self.config.episodes_per_update // self._num_learners
+        return max(1, round(episodes / (minibatch_size or episodes)))
+
+    def _step(self, minibatch: Batch, totals: TokenMeans) -> int:
         """One optimizer step; returns 0 if it was skipped.
 
         It is, for a gradient that is not finite and where no learner has a token.
         """
         # Distributed data parallel averages gradients over the learners; the loss is
         # a mean over the tokens (or episodes) of all of them.
-        total = self._sum_over_learners(self._set_loss_divisor(minibatch))
+        minibatch[columns.LOSS_DIVISOR], total = loss_divisor(
+            minibatch, self.config.loss_normalizer
+        )
+        total = self._sum_over_learners(total)
         if not total:
             return 0
         scale = self._num_learners / total.clamp(min=1)
@@ -264,18 +279,6 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
             return 0
         self.apply_gradients(gradients)
         return 1
-
-    def _set_loss_divisor(self, minibatch: Batch) -> Tensor:
-        """Adds the divisor of each token's loss; returns that of their sum."""
-        mask, sequences = minibatch[columns.LOSS_MASK], minibatch[columns.SEQUENCE_IDS]
-        divisor = torch.ones_like(mask, dtype=torch.float32)
-        minibatch[columns.LOSS_DIVISOR] = divisor
-        if self.config.loss_normalizer == "tokens":
-            return mask.sum()
-        lengths = torch.bincount(sequences[mask])
-        if self.config.loss_normalizer == "sequences":
-            divisor[mask] = lengths[sequences[mask]].float()
-        return (lengths > 0).sum()
 
     @override(TorchLearner)
     def compute_loss_for_module(
@@ -333,37 +336,6 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
             ENTROPY: fwd_out[ENTROPY].detach().sum() / mask.sum().clamp(min=1),
         }
         return loss
-
-    # --- Slicing ------------------------------------------------------------------
-
-    def _minibatches(
-        self, batch: Batch, num_epochs: int, minibatch_size: int | None, shuffle: bool
-    ) -> Iterator[Batch]:
-        """Even shares of the rows, as many per epoch as episodes per step ask for.
-
-        The number depends on configuration alone, so that all learners take the same
-        number of steps.
-        """
-        rows = len(batch[columns.TOKENS])
-        episodes = self.config.episodes_per_update // self._num_learners
-        count = max(1, round(episodes / (minibatch_size or episodes)))
-        for epoch in range(num_epochs):
-            order = (
-                torch.from_numpy(
-                    np.random.default_rng(
-                        (self._weights_seq_no, epoch, self.config.seed or 0)
-                    ).permutation(rows)
-                )
-                if shuffle
-                else torch.arange(rows)
-            )
-            for share in torch.tensor_split(order, count):
-                # Other learners may have tokens where this one has no row left.
-                chosen = share if len(share) else order[:1]
-                minibatch = {key: column[chosen] for key, column in batch.items()}
-                if not len(share):
-                    minibatch[columns.LOSS_MASK].zero_()
-                yield minibatch
 
     @property
     def _num_learners(self) -> int:
@@ -524,24 +496,3 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
             self._source.set_state(own["source_state"])
         if self._comparison is not None:
             self._comparison.set_state(own["compared_states"])
-
-
-class _TokenMeans:
-    """Means over tokens of metrics that come as means over micro-batches."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = defaultdict(float)
-        self._weights: dict[str, float] = defaultdict(float)
-
-    def add(self, metrics: Mapping[str, Tensor], num_tokens: Tensor) -> None:
-        weight = float(num_tokens)
-        for key, value in metrics.items():
-            self._sums[key] += float(value) * weight
-            self._weights[key] += weight
-
-    def means(self) -> dict[str, float]:
-        return {
-            key: total / self._weights[key]
-            for key, total in self._sums.items()
-            if self._weights[key]
-        }

@@ -1,0 +1,89 @@
+"""A batch of rows to optimizer steps: the shares, their normaliser, their means."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rllib_llm_async import columns
+
+
+def minibatches(
+    batch: Mapping[str, Tensor],
+    *,
+    num_epochs: int,
+    num_per_epoch: int,
+    shuffle_seed: tuple[int, ...] | None,
+) -> Iterator[dict[str, Tensor]]:
+    """Yields even shares of the rows, ``num_per_epoch`` for each epoch.
+
+    The number does not depend on the rows, so that all learners take as many steps.
+
+    Args:
+        batch: Row-packed columns ``[rows, length]``.
+        num_epochs: Passes over the rows.
+        num_per_epoch: Shares in each.
+        shuffle_seed: Each epoch draws its own order from this; None keeps the rows'.
+    """
+    rows = len(batch[columns.TOKENS])
+    for epoch in range(num_epochs):
+        order = torch.arange(rows)
+        if shuffle_seed is not None:
+            rng = np.random.default_rng((*shuffle_seed, epoch))
+            order = torch.from_numpy(rng.permutation(rows))
+        for share in torch.tensor_split(order, num_per_epoch):
+            # Other learners may have tokens where this one has no row left.
+            chosen = share if len(share) else order[:1]
+            minibatch = {key: column[chosen] for key, column in batch.items()}
+            if not len(share):
+                minibatch[columns.LOSS_MASK].zero_()
+            yield minibatch
+
+
+def loss_divisor(
+    minibatch: Mapping[str, Tensor], normalizer: str
+) -> tuple[Tensor, Tensor]:
+    """What each token's loss is divided by, and what their sum then is.
+
+    Args:
+        minibatch: Row-packed columns ``[rows, length]``.
+        normalizer: "tokens", "sequences" or "episodes", see ``loss_normalizer``.
+
+    Returns:
+        float32 ``[rows, length]`` and an int64 scalar: agent tokens, or sequences.
+    """
+    mask, sequences = minibatch[columns.LOSS_MASK], minibatch[columns.SEQUENCE_IDS]
+    divisor = torch.ones_like(mask, dtype=torch.float32)
+    if normalizer == "tokens":
+        return divisor, mask.sum()
+    lengths = torch.bincount(sequences[mask])
+    if normalizer == "sequences":
+        divisor[mask] = lengths[sequences[mask]].float()
+    return divisor, (lengths > 0).sum()
+
+
+class TokenMeans:
+    """Means over tokens of metrics that come as means over micro-batches."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = defaultdict(float)
+        self._weights: dict[str, float] = defaultdict(float)
+
+    def add(self, metrics: Mapping[str, Tensor], num_tokens: Tensor) -> None:
+        """Adds a micro-batch's means, scalars, over ``num_tokens``."""
+        weight = float(num_tokens)
+        for key, value in metrics.items():
+            self._sums[key] += float(value) * weight
+            self._weights[key] += weight
+
+    def means(self) -> dict[str, float]:
+        """Means over all tokens; a metric that saw none is left out."""
+        return {
+            key: total / self._weights[key]
+            for key, total in self._sums.items()
+            if self._weights[key]
+        }
