@@ -91,6 +91,10 @@ TIMELINE = "timeline"
 
 # --- Result keys, env_runners/ --------------------------------------------------
 SUCCESS_RATE = "success_rate"
+#: Mean of the reward's parts: partial credit where success is all or nothing.
+RUBRIC_SCORE = "rubric_score"
+#: ``checks/<domain>/<part of the reward>``: share of episodes that fulfil it.
+CHECKS = "checks"
 GENERATED_TOKENS_PER_S = "generated_tokens_per_s"
 NUM_GENERATED_TOKENS_LIFETIME = "num_generated_tokens_lifetime"
 WEIGHT_SYNC_SECONDS = "weight_sync_seconds"

@@ -37,6 +37,12 @@ class EpisodeOutcome:
     reward_breakdown: dict[str, Any]
     reason: str
 
+    @property
+    def rubric_score(self) -> float:
+        """Partial credit: the mean of the reward's parts, success where it has none."""
+        parts = [float(part) for part in self.reward_breakdown.values()]
+        return sum(parts) / len(parts) if parts else float(self.success)
+
     @classmethod
     def of(
         cls, task: TaskRef, episode: SingleAgentEpisode, info: dict[str, Any]
@@ -90,11 +96,17 @@ class Transcript:
 
 
 def mean_results(outcomes: Iterable[EpisodeOutcome]) -> dict[str, float]:
-    """Means over episodes under their result keys, success also per domain."""
+    """Means over episodes under their result keys.
+
+    Success also per domain, and the parts of the reward of each.
+    """
     values: dict[str, list[float]] = defaultdict(list)
     for outcome in outcomes:
         values[columns.SUCCESS_RATE].append(outcome.success)
         values[f"{columns.SUCCESS_RATE}/{outcome.domain}"].append(outcome.success)
+        values[columns.RUBRIC_SCORE].append(outcome.rubric_score)
+        for check, value in outcome.reward_breakdown.items():
+            values[f"{columns.CHECKS}/{outcome.domain}/{check}"].append(float(value))
         values[EPISODE_RETURN_MEAN].append(outcome.episode_return)
         values[EPISODE_LEN_MEAN].append(outcome.num_turns)
         values[columns.NUM_VERSIONS_PER_EPISODE].append(outcome.num_versions)

@@ -12,12 +12,12 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
     per_domain,
     summarise,
 )
-from rllib_llm_async.env_runners.episodes import EpisodeOutcome, Evaluated
+from rllib_llm_async.env_runners.episodes import EpisodeOutcome, Evaluated, mean_results
 from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
 
 
-def outcome(task, success, domain="airline"):
+def outcome(task, success, domain="airline", **checks):
     return EpisodeOutcome(
         task=TaskRef("suite", task, "test"),
         domain=domain,
@@ -26,7 +26,7 @@ def outcome(task, success, domain="airline"):
         num_turns=1,
         num_versions=1,
         num_malformed_tool_calls=0,
-        reward_breakdown={},
+        reward_breakdown=checks,
         reason="user_stop",
     )
 
@@ -46,6 +46,20 @@ def test_means_over_tasks_by_hand():
     assert airline["pass@3"] == 1 and airline["pass^3"] == 0
     assert airline["num_tasks"] == 2 and airline["num_episodes"] == 5
     assert rows["retail"]["pass^3"] == 1
+
+
+def test_partial_credit_by_hand():
+    results = mean_results(
+        [
+            outcome("a", False, state=1.0, policy=0.0),
+            outcome("b", True, state=1.0, policy=1.0),
+            outcome("c", True, domain="echo"),
+        ]
+    )
+    assert results["rubric_score"] == pytest.approx((0.5 + 1 + 1) / 3)
+    assert results["checks/airline/state"] == 1.0
+    assert results["checks/airline/policy"] == 0.5
+    assert results["success_rate"] == pytest.approx(2 / 3)
 
 
 def test_nothing_left_is_an_error_that_says_why():
