@@ -158,9 +158,10 @@ class Progress(Callback):
             self._answer = None
 
     def _what(self, trial: Trial) -> str:
-        text, since = self._doing.get(trial.trial_id, (STARTING, trial.start_time))
-        seconds = 0.0 if since is None else time.time() - since
-        return f"{text}, for {max(0.0, seconds):.0f} s"
+        now = time.time()
+        begun = STARTING, trial.run_metadata.start_time or now
+        text, since = self._doing.get(trial.trial_id, begun)
+        return f"{text}, for {max(0.0, now - since):.0f} s"
 
     def _view(self) -> Group:
         """The live view: a row per running trial."""

@@ -1,4 +1,4 @@
-"""What a run prints, and what its live view shows; the trials are stand-ins."""
+"""What a run prints, and what its live view shows."""
 
 import io
 import pickle
@@ -11,13 +11,11 @@ from rich.console import Console
 from rllib_llm_async.cli import progress
 
 
-class FakeTrial(SimpleNamespace):
-    status = Trial.RUNNING
-    start_time = 0.0
-    last_result = None
-
-    def __str__(self):
-        return self.trial_id
+def running_trial(trial_id):
+    trial = Trial("__fake", stub=True, trial_id=trial_id)
+    trial.set_status(Trial.RUNNING)
+    trial.run_metadata.start_time = 1.0
+    return trial
 
 
 @pytest.fixture
@@ -43,7 +41,7 @@ def result(iteration, success, **more):
 
 
 def test_a_quiet_run_says_what_it_waits_for(clock, reporter, capsys):
-    trial = FakeTrial(trial_id="a_00000")
+    trial = running_trial("a_00000")
 
     def said(seconds):
         clock.now += seconds
@@ -51,7 +49,7 @@ def test_a_quiet_run_says_what_it_waits_for(clock, reporter, capsys):
         return capsys.readouterr().out
 
     assert said(59) == ""
-    assert f"{progress.STARTING}, for 61 s" in said(2)
+    assert f"{progress.STARTING}, for 60 s" in said(2)  # 59 + 2 - 1
     assert said(30) == ""
     reporter._doing = {trial.trial_id: ("waiting for the update", 70.0)}
     assert "waiting for the update, for 52 s" in said(31)  # 59 + 2 + 30 + 31 - 70
@@ -61,10 +59,8 @@ def test_a_quiet_run_says_what_it_waits_for(clock, reporter, capsys):
 
 
 def test_lines_of_several_trials_say_which(reporter, capsys):
-    trials = [
-        FakeTrial(trial_id=f"a_0000{n}", evaluated_params={"eps_ti": [1 + n / 10]})
-        for n in range(2)
-    ]
+    trials = [running_trial(f"a_0000{n}") for n in range(2)]
+    trials[1].evaluated_params = {"eps_ti": [1.1]}
     reporter.on_trial_start(0, trials, trials[1])
     assert "#2 eps_ti=[1.1]" in capsys.readouterr().out
     evaluation = {"env_runners": {"success_rate": 0.25, "num_episodes": 8}}
@@ -79,8 +75,9 @@ def test_lines_of_several_trials_say_which(reporter, capsys):
 
 
 def test_the_live_view_shows_every_running_trial(clock, reporter):
-    running, ended = FakeTrial(trial_id="a_00000"), FakeTrial(trial_id="a_00001")
-    running.last_result, ended.status = result(4, 0.5), Trial.TERMINATED
+    running, ended = running_trial("a_00000"), running_trial("a_00001")
+    running.run_metadata.last_result = result(4, 0.5)
+    ended.set_status(Trial.TERMINATED)
     for success in (0.0, 0.5, 1.0):
         reporter.on_trial_result(0, [running, ended], running, result(4, success))
     clock.now = 125.0
@@ -97,7 +94,7 @@ def test_the_live_view_shows_every_running_trial(clock, reporter):
 
 def test_tune_can_keep_it_for_a_resumed_run(reporter):
     reporter.on_trial_result(
-        0, [FakeTrial(trial_id="a")], FakeTrial(trial_id="a"), result(1, 0.5)
+        0, [running_trial("a")], running_trial("a"), result(1, 0.5)
     )
     again = pickle.loads(pickle.dumps(reporter))
     assert again._num_iterations == 10 and not again._success
