@@ -13,6 +13,7 @@ SECTIONS: dict[str, dict[str, list[str]]] = {
             f"{_RUNNERS}/success_rate",
             "evaluation/env_runners/success_rate",
         ],
+        "partial credit": [f"{_RUNNERS}/rubric_score"],
         "active tokens": [f"{_LEARNER}/active_fraction"],
         "entropy": [f"{_LEARNER}/entropy"],
         "policy loss": [f"{_LEARNER}/policy_loss"],

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tensorboardX.proto import event_pb2
 
 from tests.callbacks.wandb_file import read_run
 
@@ -28,6 +30,23 @@ SMALL = [
         "evaluation_num_trials": 2,
     }.items()
 ]
+#: Result keys that people rely on, for a run with `ppo_ewma_async` and a comparison.
+CONTRACT = {
+    "learners/default_policy": """
+        train_infer_mask ppo_clip_fraction active_fraction
+        discrepancy_log_ratio_abs_mean discrepancy_kl staleness_mean staleness_max
+        effective_sample_size policy_version ewma_decay ewma_num_resets
+        old_logprob_seconds old_logprob_extra_forward_tokens train_tokens_per_s
+        padding_fraction compare/snapshot_old/log_ratio_abs_error_mean
+        compare/snapshot_old/mask_disagreement compare/snapshot_old/r_d_r_s_correlation
+    """,
+    "env_runners": """
+        episode_return_mean success_rate success_rate/airline generated_tokens_per_s
+        num_generated_tokens_lifetime weight_sync_seconds generation_paused_fraction
+        num_versions_per_episode num_episodes_dropped_stale num_env_failures
+        num_malformed_tool_calls rubric_score checks/airline/policy
+    """,
+}
 
 
 @pytest.fixture
@@ -57,13 +76,25 @@ def processes_mentioning(text):
     return [pid for pid in found if pid != os.getpid()]
 
 
+def tensorboard_tags(path):
+    """Names of the scalars in an events file (TFRecord framing)."""
+    data, position, tags = path.read_bytes(), 0, set()
+    while position < len(data):
+        (length,) = struct.unpack_from("<Q", data, position)
+        event = event_pb2.Event()
+        event.ParseFromString(data[position + 12 : position + 12 + length])
+        tags |= {value.tag for value in event.summary.value}
+        position += 12 + length + 4  # length and its checksum; the data's checksum
+    return tags
+
+
 def test_train_then_evaluate(tmp_path):
     results = tmp_path / "results"
     train = subprocess.run(
         [
             *(RLLIB, "train", "file", TUNED, "--storage-path", results),
             *("--stop", "training_iteration=2", "--set", "evaluation_interval=2"),
-            *("--wandb", "test", *SMALL),
+            *("--set", "compare_sources=[snapshot_old]", "--wandb", "test", *SMALL),
         ],
         env=environment(tmp_path),
         capture_output=True,
@@ -73,7 +104,17 @@ def test_train_then_evaluate(tmp_path):
     assert train.returncode == 0, train.stdout + train.stderr
     assert "held-out success" in train.stdout
     checkpoint = re.search(r"^checkpoint: (.*)$", train.stdout, re.MULTILINE).group(1)
-    assert list(tmp_path.rglob("*.wandb"))
+
+    promised = {f"{g}/{key}" for g, keys in CONTRACT.items() for key in keys.split()}
+    (wandb_file,) = tmp_path.rglob("*.wandb")
+    run, history, _ = read_run(wandb_file)
+    assert run.project == "test" and run.run_group == "mini_tau2_ppo_ewma_async"
+    assert [row["_step"] for row in history] == [1, 2]
+    assert all(promised <= row.keys() for row in history)
+    (events,) = results.rglob("events.out.tfevents.*")
+    assert promised <= {
+        tag.removeprefix("ray/tune/") for tag in tensorboard_tags(events)
+    }
 
     (result_file,) = results.rglob("result.json")
     rows = [json.loads(line) for line in result_file.read_text().splitlines()]
