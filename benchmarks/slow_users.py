@@ -75,7 +75,7 @@ class WatchedRunner(LLMEnvRunner):
         return self._longest_stall
 
 
-def run(repeats: int = 5) -> Row:
+def run(repeats: int = 3) -> Row:
     """Tokens per second of both, in turns; two episodes for every seat of the engine.
 
     An episode that waits for its user leaves its seat to another one.
@@ -83,7 +83,7 @@ def run(repeats: int = 5) -> Row:
     return _compare("slow_users_vs_instant_ones", NUM_CONCURRENT // 2, repeats)
 
 
-def all_seated(repeats: int = 5) -> Row:
+def all_seated(repeats: int = 3) -> Row:
     """The same with a seat for every episode: a user's silence leaves one empty."""
     return _compare("slow_users_all_seated", NUM_CONCURRENT, repeats)
 
