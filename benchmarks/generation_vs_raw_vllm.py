@@ -98,9 +98,7 @@ class MeasuredRunner(LLMEnvRunner):
 
 
 @contextmanager
-def started(
-    runner_class: type[LLMEnvRunner], max_num_seqs: int = NUM_CONCURRENT
-) -> Iterator[ray.actor.ActorHandle]:
+def started(runner_class: type[LLMEnvRunner]) -> Iterator[ray.actor.ActorHandle]:
     """An actor of ``runner_class``, after its ``start``."""
     config = (
         AsyncDecoupledPPOConfig()
@@ -111,7 +109,7 @@ def started(
             engine={
                 "dtype": "float32",
                 "max_model_len": 512,
-                "max_num_seqs": max_num_seqs,
+                "max_num_seqs": NUM_CONCURRENT,
                 "kv_cache_memory_bytes": 64 << 20,
                 "block_size": 32,
                 "enforce_eager": True,

@@ -23,7 +23,6 @@ from rllib_llm_async.cli.cluster import ray_cluster
 ROWS = {
     "generation_vs_raw_vllm": generation_vs_raw_vllm.run,
     "slow_users_vs_instant_ones": slow_users.run,
-    "slow_users_all_seated": slow_users.all_seated,
     "event_loop_stall": slow_users.event_loop_stall,
     "learner_vs_bare_torch": learner_vs_bare_torch.run,
     "snapshot_old_vs_recompute": snapshot_old_vs_recompute.run,

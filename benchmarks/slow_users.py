@@ -76,22 +76,10 @@ class WatchedRunner(LLMEnvRunner):
 
 
 def run(repeats: int = 3) -> Row:
-    """Tokens per second of both, in turns; two episodes for every seat of the engine.
-
-    An episode that waits for its user leaves its seat to another one.
-    """
-    return _compare("slow_users_vs_instant_ones", NUM_CONCURRENT // 2, repeats)
-
-
-def all_seated(repeats: int = 3) -> Row:
-    """The same with a seat for every episode: a user's silence leaves one empty."""
-    return _compare("slow_users_all_seated", NUM_CONCURRENT, repeats)
-
-
-def _compare(name: str, max_num_seqs: int, repeats: int) -> Row:
-    with started(WatchedRunner, max_num_seqs) as runner:
+    """Tokens per second of both, in turns; a seat of the engine for every episode."""
+    with started(WatchedRunner) as runner:
         return compare(
-            name,
+            "slow_users_vs_instant_ones",
             "tokens/s",
             lambda: ray.get(runner.play.remote(USER_SECONDS)),
             lambda: ray.get(runner.play.remote(0.0)),
