@@ -178,7 +178,10 @@ class Progress(Callback):
             cells += [count, self._curve(trial), Text(self._what(trial), style="dim")]
             table.add_row(*cells)
         minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
-        return Group(Text(f"{minutes}:{seconds:02d} elapsed", style="dim"), table)
+        header = f"{minutes}:{seconds:02d} elapsed"
+        if not table.row_count:
+            header += ", starting the first trial"
+        return Group(Text(header, style="dim"), table)
 
     def _curve(self, trial: Trial) -> str:
         success = self._success[trial.trial_id][-_CURVE_LENGTH:]

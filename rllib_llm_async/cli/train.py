@@ -96,7 +96,10 @@ def _run(
 
     from rllib_llm_async.cli.progress import Progress
 
-    click.echo(f"{experiment.name}: {experiment.run} on {experiment.env}")
+    click.echo(
+        f"{experiment.name}: {experiment.run} on {experiment.env}, starting (some 20 s "
+        "until the first evaluation or episodes of the bundled agent)"
+    )
     progress = Progress(experiment.stop.get("training_iteration"))
     callbacks: list[Any] = [progress]
     if wandb_project:
