@@ -47,7 +47,7 @@ class WarmStartRecipe:
     shortcut_rate: float = 0.4
     slip_rate: float = 0.05
     erring_steps: int = 200
-    steps: int = 1200
+    steps: int = 1500
     dialogues_per_step: int = 24
     lr: float = 4e-3
     warmup_steps: int = 40
