@@ -15,15 +15,15 @@ _NAME = "rllib_llm_async_status"
 
 
 class StatusBoard:
-    """Actor with one line per trial."""
+    """Actor with one line per trial, by the name of its directory."""
 
     def __init__(self) -> None:
         self._lines: dict[str, tuple[str, float]] = {}
 
-    def write(self, trial_id: str, text: str) -> None:
+    def write(self, trial: str, text: str) -> None:
         """Replaces a trial's line; one that says the same keeps its time."""
-        if self._lines.get(trial_id, ("", 0.0))[0] != text:
-            self._lines[trial_id] = text, time.time()
+        if self._lines.get(trial, ("", 0.0))[0] != text:
+            self._lines[trial] = text, time.time()
 
     def read(self) -> dict[str, tuple[str, float]]:
         """Text by trial, and the seconds since the epoch at which it was written."""

@@ -60,7 +60,7 @@ class Progress(Callback):
         self._trials: list[Trial] = []
         self._board: Any = None
         self._answer: Any = None
-        #: By trial id: what it is doing, and since when (seconds since the epoch).
+        #: By a trial's directory: what it is doing, and since when (Unix time).
         self._doing: dict[str, tuple[str, float]] = {}
         self._live: Live | None = None
 
@@ -160,7 +160,7 @@ class Progress(Callback):
     def _what(self, trial: Trial) -> str:
         now = time.time()
         begun = STARTING, trial.run_metadata.start_time or now
-        text, since = self._doing.get(trial.trial_id, begun)
+        text, since = self._doing.get(trial.storage.trial_dir_name, begun)
         return f"{text}, for {max(0.0, now - since):.0f} s"
 
     def _view(self) -> Group:

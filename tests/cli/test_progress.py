@@ -13,6 +13,7 @@ from rllib_llm_async.cli import progress
 
 def running_trial(trial_id):
     trial = Trial("__fake", stub=True, trial_id=trial_id)
+    trial.storage = SimpleNamespace(trial_dir_name=f"dir_{trial_id}")
     trial.set_status(Trial.RUNNING)
     trial.run_metadata.start_time = 1.0
     return trial
@@ -51,7 +52,7 @@ def test_a_quiet_run_says_what_it_waits_for(clock, reporter, capsys):
     assert said(59) == ""
     assert f"{progress.STARTING}, for 60 s" in said(2)  # 59 + 2 - 1
     assert said(30) == ""
-    reporter._doing = {trial.trial_id: ("waiting for the update", 70.0)}
+    reporter._doing = {trial.storage.trial_dir_name: ("waiting for the update", 70.0)}
     assert "waiting for the update, for 52 s" in said(31)  # 59 + 2 + 30 + 31 - 70
     reporter.on_trial_result(0, [trial], trial, result(5, 0.5))
     capsys.readouterr()
@@ -81,7 +82,9 @@ def test_the_live_view_shows_every_running_trial(clock, reporter):
     for success in (0.0, 0.5, 1.0):
         reporter.on_trial_result(0, [running, ended], running, result(4, success))
     clock.now = 125.0
-    reporter._doing = {running.trial_id: ("waiting for episodes, 3 of 8", 120.0)}
+    reporter._doing = {
+        running.storage.trial_dir_name: ("waiting for episodes, 3 of 8", 120.0)
+    }
     reporter.on_step_end(0, [running, ended])
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(reporter._view())

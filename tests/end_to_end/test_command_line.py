@@ -96,13 +96,16 @@ def test_train_then_evaluate(tmp_path):
             *("--stop", "training_iteration=2", "--set", "evaluation_interval=2"),
             *("--set", "compare_sources=[snapshot_old]", "--wandb", "test", *SMALL),
         ],
-        env=environment(tmp_path),
+        # As in a terminal, where there is a live view.
+        env={**environment(tmp_path), "FORCE_COLOR": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert train.returncode == 0, train.stdout + train.stderr
     assert "held-out success" in train.stdout
+    for phase in ("evaluation, for", "of 16 are there, for", "waiting for the update"):
+        assert phase in train.stdout, phase
     checkpoint = re.search(r"^checkpoint: (.*)$", train.stdout, re.MULTILINE).group(1)
 
     promised = {f"{g}/{key}" for g, keys in CONTRACT.items() for key in keys.split()}
@@ -140,7 +143,7 @@ def test_train_then_evaluate(tmp_path):
         env=environment(tmp_path),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert evaluate.returncode == 0, evaluate.stdout + evaluate.stderr
     domains = json.loads(evaluate.stdout.splitlines()[-1])
@@ -175,7 +178,7 @@ def test_interrupt_ends_everything_and_resume_goes_on(tmp_path):
             seen += line
         interrupted = time.monotonic()
         os.killpg(train.pid, signal.SIGINT)  # as a terminal does it
-        output, _ = train.communicate(timeout=60)
+        output, _ = train.communicate(timeout=120)
         seconds = time.monotonic() - interrupted
     finally:
         if train.poll() is None:
@@ -190,7 +193,7 @@ def test_interrupt_ends_everything_and_resume_goes_on(tmp_path):
         env=environment(tmp_path),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert resume.returncode == 0, resume.stdout + resume.stderr
     (result_file,) = results.rglob("result.json")

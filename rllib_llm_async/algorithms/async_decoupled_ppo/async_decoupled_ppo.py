@@ -98,8 +98,9 @@ class AsyncDecoupledPPO(Algorithm):
 
     def _say(self, text: str) -> None:
         """Writes on the `StatusBoard` of the command that runs this trial, if any."""
-        if self._status_board is not None:
-            self._status_board.write.remote(self.trial_id, text)
+        # By its directory: RLlib's algorithms do not learn their trial's id.
+        if self._status_board is not None and self._storage is not None:
+            self._status_board.write.remote(self._storage.trial_dir_name, text)
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:
