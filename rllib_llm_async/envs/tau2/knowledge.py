@@ -97,7 +97,8 @@ class KnowledgeDomain(Domain):
         tools.set_read_log_allowlist(_derive_read_log_allowlist(task))
         tools.update_db = partial(_update_db, tools)
         guard(tools)
-        tools.use_tool = partial(_use_tool, tools.use_tool)
+        for toolkit in (tools, environment.user_tools):
+            toolkit.use_tool = partial(_use_tool, toolkit.use_tool)
         return environment
 
     @cached_property
