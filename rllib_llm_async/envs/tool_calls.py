@@ -22,15 +22,24 @@ def parse_call(call: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
     name, written = call["function"]["name"], call["function"]["arguments"]
     try:
         arguments = json.loads(written)
-        json.dumps(arguments, ensure_ascii=False).encode()
-        is_well_formed = (
-            isinstance(name, str)
-            and isinstance(arguments, dict)
-            and _depth(arguments) <= _MAX_DEPTH
-        )
     except (TypeError, ValueError, RecursionError):
-        is_well_formed = False
-    return encodable(str(name)), arguments if is_well_formed else None
+        arguments = None
+    if not (
+        isinstance(name, str)
+        and isinstance(arguments, dict)
+        and is_well_formed(arguments)
+    ):
+        arguments = None
+    return encodable(str(name)), arguments
+
+
+def is_well_formed(value: Any) -> bool:
+    """Whether what JSON was read as can be kept, printed and sent on."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+        return _depth(value) <= _MAX_DEPTH
+    except (ValueError, RecursionError):
+        return False
 
 
 def _depth(value: Any) -> int:

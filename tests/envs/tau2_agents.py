@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import ast
 import json
+from types import SimpleNamespace
+
+import pytest
 
 from rllib_llm_async.envs.agent_env import Message
+from rllib_llm_async.envs.registry import make_suite
 
+ENDPOINT = {"model": "m", "base_url": "http://127.0.0.1:9/v1", "api_key_env": None}
+BYE = {"role": "assistant", "content": "BYE"}
 STOP = {"role": "assistant", "content": "###STOP###"}
 
 
@@ -65,6 +71,27 @@ class KindJudge:
         return {"calls": float(self.num_calls)}
 
 
+def make(domain, **settings):
+    """The suite, with a scripted user and judge."""
+    env_config = {
+        "domains": [domain],
+        "judge": ENDPOINT,
+        "train_split": "base",
+        **({} if settings.get("solo") else {"user": ENDPOINT}),
+        **settings,
+    }
+    try:
+        suite = make_suite("tau2", env_config)
+    except ValueError as error:
+        if "data of tau2's domain" in str(error):
+            pytest.skip(str(error))
+        raise
+    suite.judge = KindJudge()
+    if suite.user is not None:
+        suite.user = ScriptedUser()
+    return suite
+
+
 def reference_turns(task, *, solo=False) -> list[Message]:
     """What an agent says that takes all reference actions and tells all it should."""
     criteria = task.evaluation_criteria
@@ -105,9 +132,12 @@ async def play(suite, task, turns):
 def official_reward(suite, task, orchestrator) -> float:
     """The package's evaluator: it replays the conversation in new environments."""
     from tau2.evaluator.evaluator import EvaluationType, evaluate_simulation
+    from tau2.runner.build import _build_env_kwargs
     from tau2.utils.utils import get_now
 
     domain, chosen = suite.find(task)
+    variant = getattr(domain, "variant", None)
+    run = SimpleNamespace(domain=domain.name, retrieval_config=variant and variant.name)
     orchestrator._run_start_time, orchestrator._run_start_perf = get_now(), 0.0
     try:
         return evaluate_simulation(
@@ -116,6 +146,7 @@ def official_reward(suite, task, orchestrator) -> float:
             EvaluationType.ALL,
             domain.solo,
             domain.name,
+            env_kwargs=_build_env_kwargs(run, chosen),
         ).reward
     except ValueError:
         # It raises where an assertion is about an entry that the agent never made.

@@ -10,19 +10,25 @@ from hypothesis import strategies as st
 from rllib_llm_async.envs.agent_env import EpisodeError
 from rllib_llm_async.envs.registry import make_suite
 from tests.envs.tau2_agents import (
+    BYE,
+    ENDPOINT,
     KindJudge,
-    ScriptedUser,
     call,
+    make,
     play,
     reference_turns,
 )
 
 pytest.importorskip("tau2.registry", reason="tau2-bench is not installed")
 
-ENDPOINT = {"model": "m", "base_url": "http://127.0.0.1:9/v1", "api_key_env": None}
-BYE = {"role": "assistant", "content": "BYE"}
 #: Episodes that are compared with the package's evaluator, which takes 0.7 s for each.
-NUM_COMPARED = {"retail": 24, "telecom": 10, "airline": 20, "mock": 10}
+NUM_COMPARED = {
+    "retail": 24,
+    "telecom": 10,
+    "airline": 20,
+    "mock": 10,
+    "banking_knowledge": 20,
+}
 #: Where the package, too, gives its own reference actions a reward of 0.
 UNSOLVABLE = {
     "mock/update_task_with_user_tools",
@@ -32,27 +38,6 @@ UNSOLVABLE_SOLO = {
     "mock/update_task_with_user_tools",
     "mock/update_task_with_initialization_data",
 }
-
-
-def make(domain, **settings):
-    """The suite, with a scripted user and judge."""
-    env_config = {
-        "domains": [domain],
-        "judge": ENDPOINT,
-        "train_split": "base",
-        **({} if settings.get("solo") else {"user": ENDPOINT}),
-        **settings,
-    }
-    try:
-        suite = make_suite("tau2", env_config)
-    except ValueError as error:
-        if "data of tau2's domain" in str(error):
-            pytest.skip(str(error))
-        raise
-    suite.judge = KindJudge()
-    if suite.user is not None:
-        suite.user = ScriptedUser()
-    return suite
 
 
 @pytest.fixture(params=sorted(NUM_COMPARED))
@@ -319,10 +304,17 @@ json_values = st.recursive(
 ARGUMENT_NAMES = [
     *("order_id", "user_id", "customer_id", "line_id", "reservation_id", "task_id"),
     *("title", "expression", "requestor", "tool_name", "self"),
+    *("pattern", "query", "customer_name", "agent_tool_name", "arguments"),
+    "discoverable_tool_name",
+]
+ARGUMENT_VALUES = [
+    *("#W2890441", "9**9**9", "C1001", "L1001", "task_1"),
+    *("close_bank_account_7392", "get_referral_link", "(.*)*x{9}y", "(a{999}){999}"),
+    *('{"account_id": "x"}', r'{"reason": "\ud800"}', '{"reason": ' * 40 + "}" * 40),
 ]
 arguments = st.dictionaries(
     st.sampled_from(ARGUMENT_NAMES),
-    json_values | st.sampled_from(["#W2890441", "9**9**9", "C1001", "L1001", "task_1"]),
+    json_values | st.sampled_from(ARGUMENT_VALUES),
     max_size=3,
 )
 texts = st.text(st.characters(), max_size=20)  # lone surrogates, too
@@ -345,7 +337,7 @@ def agent_messages(draw, tool_names):
 
 
 def test_no_message_raises_or_corrupts_the_database(suite):
-    """250 episodes in each of 4 domains, up to 6 messages long."""
+    """250 episodes in each of 5 domains, up to 6 messages long."""
     (domain,) = suite.domains.values()
     before = domain._pristine.get_db_hash()
 
@@ -358,6 +350,8 @@ def test_no_message_raises_or_corrupts_the_database(suite):
             env = suite.make()
             start = await env.reset(task)
             names = [tool["function"]["name"] for tool in start.tools]
+            if domain.name == "banking_knowledge":
+                names += domain._pristine.tools.get_discoverable_tools()
             for _ in range(6):
                 message = data.draw(agent_messages(names))
                 step = await env.step(message)

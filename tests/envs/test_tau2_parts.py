@@ -2,7 +2,10 @@
 
 import contextlib
 import copy
+import re
 import sys
+import time
+import warnings
 
 import pytest
 from hypothesis import given
@@ -10,7 +13,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from rllib_llm_async.envs.registry import make_suite
+from rllib_llm_async.envs.tau2 import grep
 from rllib_llm_async.envs.tau2.calculator import calculate
+from rllib_llm_async.envs.tau2.grep import count_matches
 from rllib_llm_async.envs.tau2.shared_db import content, share, writing
 
 
@@ -60,6 +65,37 @@ def test_what_is_not_bounded_arithmetic_is_an_error(expression):
 def test_no_expression_takes_long_or_raises_anything_else(expression):
     with contextlib.suppress(ValueError, ArithmeticError):
         float(calculate(expression))
+
+
+TEXTS = {"fee": "Annual fee: $95 {e}\nno FEE in year 1, a{2 {}", "empty": "", "b": "b"}
+tokens = [*"aefin $^.*+?|(){}[],-19", "\\b", "\\d", "(?:", "fee", "{2}", "{,2}", "{1,}"]
+
+
+@given(st.lists(st.sampled_from(tokens), min_size=1, max_size=8).map("".join))
+def test_matches_are_counted_as_re_does(pattern):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            compiled = re.compile(pattern, re.IGNORECASE)
+        except re.error:
+            compiled = re.compile(re.escape(pattern), re.IGNORECASE)
+        counts = {key: len(compiled.findall(text)) for key, text in TEXTS.items()}
+        found = count_matches(pattern, TEXTS)
+    assert found == {key: count for key, count in counts.items() if count}
+
+
+@pytest.mark.parametrize("pattern", ["(a{1000}){1000}", "a" * 501, "((a{9,}){9}){99}"])
+def test_a_pattern_that_takes_much_memory_is_refused(pattern):
+    with pytest.raises(ValueError, match="the pattern"):
+        count_matches(pattern, TEXTS)
+
+
+def test_a_pattern_that_takes_for_ever_is_given_up(monkeypatch):
+    monkeypatch.setattr(grep, "_MAX_SECONDS", 0.2)
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        count_matches("(a.*){20}!", {i: "annual fee " * 99 for i in range(99)})
+    assert time.monotonic() - start < 5
 
 
 class Order(BaseModel):

@@ -31,16 +31,21 @@ class Domain:
     Args:
         name: As registered with the package.
         solo: The agent has the user's tools as well, and there is no user.
+        **settings: More of the package's arguments for the domain's environments.
 
     Raises:
         FileNotFoundError: If the package's data is not there.
         ValueError: If the domain cannot be played solo.
     """
 
-    def __init__(self, name: str, solo: bool) -> None:
+    #: Tools that take longer than other episodes should wait. They run in a thread, and
+    #: so must not share what they write to.
+    slow_tools: frozenset[str] = frozenset()
+
+    def __init__(self, name: str, solo: bool, **settings: Any) -> None:
         self.name = name
         self.solo = solo
-        self._construct = registry.get_env_constructor(name)
+        self._construct = partial(registry.get_env_constructor(name), **settings)
         self._pristine = self._construct(**({"solo_mode": True} if solo else {}))
         tasks = registry.get_tasks_loader(name)(None)
         if solo:
@@ -70,8 +75,8 @@ class Domain:
             if criteria is not None and RewardType.DB in criteria.reward_basis:
                 self.goal(task)
 
-    def make_environment(self, *, solo: bool) -> Environment:
-        """An environment of one's own, in the domain's initial state."""
+    def make_environment(self, task: Task, *, solo: bool) -> Environment:
+        """An environment of one's own, in the state that all tasks begin from."""
         settings: dict[str, Any] = {"solo_mode": True} if solo else {}
         pristine = self._pristine
         if pristine.user_tools is None:
@@ -82,7 +87,7 @@ class Domain:
             if "user_db" in inspect.signature(self._construct).parameters:
                 settings["user_db"] = deepcopy(pristine.user_tools.db)
         environment = self._construct(**settings)
-        _guard(environment.tools)
+        guard(environment.tools)
         return environment
 
     def make_agent(self, environment: Environment, task: Task) -> PushAgent:
@@ -118,7 +123,8 @@ class Domain:
         """A hash that is equal where the package's hashes of both databases are."""
         pristine = self._pristine
         state = {"agent": content(environment.tools.db, pristine.tools.db)}
-        if environment.user_tools is not None:
+        user_tools = environment.user_tools
+        if user_tools is not None and user_tools.db is not environment.tools.db:
             state["user"] = content(environment.user_tools.db, pristine.user_tools.db)
         return get_dict_hash(state)
 
@@ -129,7 +135,7 @@ class Domain:
             Its hash, and whether it differs from the one that the task begins with.
         """
         if task.id not in self._goal_of_task:
-            environment = self.make_environment(solo=False)
+            environment = self.make_environment(task, solo=False)
             initial = task.initial_state
             with writing(environment.tools.db):
                 environment.set_state(
@@ -152,16 +158,21 @@ class Domain:
 
 
 @cache
-def load_domain(name: str, solo: bool) -> Domain:
-    """`Domain`, loaded once in a process."""
-    domain = Domain(name, solo)
+def load_domain(name: str, solo: bool, retrieval_variant: str | None = None) -> Domain:
+    """`Domain`, loaded once in a process; with a variant, one that has documents."""
+    if retrieval_variant is None:
+        domain = Domain(name, solo)
+    else:
+        from rllib_llm_async.envs.tau2.knowledge import KnowledgeDomain
+
+        domain = KnowledgeDomain(name, solo, retrieval_variant)
     # Thousands of objects that live as long as the process: not to be visited again.
     gc.collect()
     gc.freeze()
     return domain
 
 
-def _guard(tools: ToolKitBase) -> None:
+def guard(tools: ToolKitBase) -> None:
     """Makes an episode's tools safe to be called by any agent."""
     if tools.has_tool("calculate"):
         tools.calculate = calculate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ class Tau2Env:
         self._domain, chosen = self._suite.find(task)
         self._num_malformed = 0
         domain, model = self._domain, self._suite.user
-        environment = domain.make_environment(solo=domain.solo)
+        environment = domain.make_environment(chosen, solo=domain.solo)
         agent = domain.make_agent(environment, chosen)
         self._orchestrator = Orchestrator(
             domain=domain.name,
@@ -97,8 +98,9 @@ class Tau2Env:
             self.orchestrator.initialize()
 
     def _advance(self) -> None:
-        self.orchestrator.step()
-        self.orchestrator._check_termination()
+        orchestrator = self.orchestrator
+        orchestrator.step()
+        orchestrator._check_termination()
 
     async def _until_agent_speaks(self) -> None:
         orchestrator = self.orchestrator
@@ -107,7 +109,17 @@ class Tau2Env:
                 await orchestrator.user.listen(
                     orchestrator.message, orchestrator.user_state
                 )
-            self._advance()
+            if self._is_slow():
+                await asyncio.to_thread(self._advance)
+            else:
+                self._advance()
+
+    def _is_slow(self) -> bool:
+        """Whether tools come next that would keep other episodes waiting."""
+        orchestrator, slow = self.orchestrator, self._domain.slow_tools
+        return orchestrator.to_role == Role.ENV and any(
+            call.name in slow for call in orchestrator.message.tool_calls or ()
+        )
 
     def _agent_sees(self, trajectory: list) -> list[Message]:
         return to_chat(

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from rllib_llm_async.envs.tau2.episode import Tau2Env
 
 
-#: Its environments differ from task to task and need a retrieval service.
-_UNSUPPORTED = ("banking_knowledge",)
+#: The domain whose agent searches documents.
+_KNOWLEDGE = "banking_knowledge"
+#: The best of the package's that runs without a service; its own default, `alltools`,
+#: needs embeddings and a shell.
+_DEFAULT_VARIANT = "bm25_grep"
 
 
 class Tau2Suite:
@@ -32,6 +35,8 @@ class Tau2Suite:
         train_split: The package's split that training draws from.
         max_steps: Messages after which an episode is truncated; the package's own
             number if None.
+        retrieval_variant: How the agent of `banking_knowledge` comes by what it has to
+            know, one of the package's ways; `bm25_grep` if None.
 
     Raises:
         ValueError: If the package, its data, or a setting is missing or wrong.
@@ -47,6 +52,7 @@ class Tau2Suite:
         solo: bool = False,
         train_split: str = "train",
         max_steps: int | None = None,
+        retrieval_variant: str | None = None,
     ) -> None:
         load_package()
         from tau2.config import DEFAULT_MAX_ERRORS, DEFAULT_MAX_STEPS
@@ -71,7 +77,18 @@ class Tau2Suite:
             self.user = make_chat_model(user, "env_config.user")
         if judge is not None:
             self.judge = make_chat_model(judge, "env_config.judge")
-        self.domains = {name: _load(name, solo) for name in _check_names(domains)}
+        _check_names(domains)
+        if _KNOWLEDGE in domains:
+            retrieval_variant = _check_variant(retrieval_variant)
+        elif retrieval_variant is not None:
+            raise ValueError(
+                f"env_config.retrieval_variant: got {retrieval_variant!r}, but only "
+                f"domain {_KNOWLEDGE!r} has documents to retrieve; leave the key out"
+            )
+        self.domains = {
+            name: _load(name, solo, retrieval_variant if name == _KNOWLEDGE else None)
+            for name in domains
+        }
         self._train_split = train_split
         self.tasks("train")
         if self.judge is None:
@@ -132,12 +149,12 @@ class Tau2Suite:
                 )
 
 
-def _check_names(domains: Sequence[str]) -> Sequence[str]:
+def _check_names(domains: Sequence[str]) -> None:
     from tau2.registry import registry
 
     if isinstance(domains, str) or not domains:
         raise ValueError(f"env_config.domains: got {domains!r}, must be a list")
-    known = [name for name in registry.get_domains() if name not in _UNSUPPORTED]
+    known = registry.get_domains()
     for name in domains:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
@@ -145,14 +162,27 @@ def _check_names(domains: Sequence[str]) -> Sequence[str]:
                 f"env_config.domains: unknown {name!r}, did you mean {near!r}? "
                 f"Valid: {', '.join(known)}"
             )
-    return domains
 
 
-def _load(name: str, solo: bool) -> Domain:
+def _check_variant(variant: str | None) -> str:
+    from rllib_llm_async.envs.tau2.knowledge import check_variant
+
+    variant = _DEFAULT_VARIANT if variant is None else variant
+    check_variant(variant)
+    return variant
+
+
+def _load(name: str, solo: bool, retrieval_variant: str | None) -> Domain:
     from rllib_llm_async.envs.tau2.domain import load_domain
 
     try:
-        return load_domain(name, solo)
+        return load_domain(name, solo, retrieval_variant)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"env_config.retrieval_variant: {retrieval_variant!r} needs the package "
+            f"{error.name!r}, which is not installed (docs/tau2.md); valid without it: "
+            "golden_retrieval, full_kb, no_knowledge"
+        ) from error
     except FileNotFoundError as error:
         raise ValueError(
             f"env_config.domains: the data of tau2's domain {name!r} is missing: "
