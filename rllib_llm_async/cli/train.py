@@ -102,13 +102,13 @@ def _run(
     )
     progress = Progress(experiment.stop.get("training_iteration"))
     callbacks: list[Any] = [progress]
+    path = os.path.join(storage_path, experiment.name)
     if wandb_project:
-        callbacks.append(_wandb_callback(wandb_project, experiment.name))
+        callbacks.append(_wandb_callback(wandb_project, experiment.name, path))
     # Tune's own tables would interleave with ours.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     # On Ctrl-C a trial gets this long to end by itself, then Ray ends it.
     os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "6")
-    path = os.path.join(storage_path, experiment.name)
     if resume:
         if not tune.Tuner.can_restore(path):
             raise InputError(f"--resume: no interrupted run in {path}")
@@ -144,6 +144,9 @@ def _run(
             click.echo(f"held-out success: {held_out[0]:.3f} -> {held_out[-1]:.3f}")
         click.echo(f"checkpoint: {result.checkpoint.path}")
         click.echo(f"evaluate:   rllib evaluate {result.checkpoint.path}")
+    if wandb_project and os.environ.get("WANDB_MODE") == "offline":
+        runs = os.path.join(os.environ.get("WANDB_DIR", path), "wandb", "offline-run-*")
+        click.echo(f"W&B:        wandb sync {runs}")
     if not experiment.swept:
         click.echo(f"plots:      rllib report {path}")
 
@@ -164,9 +167,17 @@ def _root_cause(error: BaseException) -> str:
     return lines[-1] if lines else repr(error)
 
 
-def _wandb_callback(project: str, group: str) -> Any:
+def _wandb_callback(project: str, group: str, path: str) -> Any:
     from rllib_llm_async.callbacks import WandbLogger
 
     if not (os.environ.get("WANDB_API_KEY") or Path("~/.netrc").expanduser().exists()):
         os.environ.setdefault("WANDB_MODE", "offline")
-    return WandbLogger(project=project, group=group)
+    # Ray's processes have the environment of before. Where they log from is removed
+    # with the cluster, so that the runs are kept beside the results.
+    os.makedirs(path, exist_ok=True)
+    return WandbLogger(
+        project=project,
+        group=group,
+        mode=os.environ.get("WANDB_MODE"),
+        dir=os.environ.get("WANDB_DIR", path),
+    )

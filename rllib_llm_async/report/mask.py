@@ -49,7 +49,9 @@ def mask_and_clip_section(groups: Sequence[Group]) -> Section:
     note = "Dotted lines: resets of the EWMA weights, in the colour of their run."
     if not num_resets:
         note = "The EWMA weights were not reset (or the source has none)."
-    return Section(heading, _mask_finding(groups), lay_out(figure, 520), note)
+    # The legend stands above the first panel's title, however many lines it takes.
+    figure = lay_out(figure, 520).update_layout(legend_y=1.08, margin_t=90)
+    return Section(heading, _mask_finding(groups), figure, note)
 
 
 def reset_iterations(run: Run) -> list[int]:

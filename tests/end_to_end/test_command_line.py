@@ -57,12 +57,9 @@ def tmp_path():
 
 
 def environment(tmp_path):
-    return {
-        **os.environ,
-        "WANDB_MODE": "offline",
-        "WANDB_DIR": str(tmp_path),
-        "RAY_TMPDIR": str(tmp_path),
-    }
+    # No account, and nothing about it in the environment.
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    return {**kept, "HOME": str(tmp_path), "RAY_TMPDIR": str(tmp_path)}
 
 
 def processes_mentioning(text):
@@ -109,7 +106,7 @@ def test_train_then_evaluate(tmp_path):
     checkpoint = re.search(r"^checkpoint: (.*)$", train.stdout, re.MULTILINE).group(1)
 
     promised = {f"{g}/{key}" for g, keys in CONTRACT.items() for key in keys.split()}
-    (wandb_file,) = tmp_path.rglob("*.wandb")
+    (wandb_file,) = (results / "mini_tau2_ppo_ewma_async").rglob("*.wandb")
     run, history, _ = read_run(wandb_file)
     assert run.project == "test" and run.run_group == "mini_tau2_ppo_ewma_async"
     assert [row["_step"] for row in history] == [1, 2]
@@ -203,7 +200,7 @@ def test_interrupt_ends_everything_and_resume_goes_on(tmp_path):
     ]
     assert iterations[-1] == 6
     # W&B was told all of it, as one run.
-    runs = [read_run(path) for path in sorted(tmp_path.rglob("*.wandb"))]
+    runs = [read_run(path) for path in sorted(results.rglob("*.wandb"))]
     assert len(runs) == 2 and len({run.run_id for run, _, _ in runs}) == 1
     steps = [{row["_step"] for row in history} for _, history, _ in runs]
     assert {1, 2} <= steps[0] and steps[0] | steps[1] == {1, 2, 3, 4, 5, 6}

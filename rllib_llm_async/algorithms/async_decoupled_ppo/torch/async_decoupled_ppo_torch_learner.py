@@ -368,6 +368,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
             {
                 **means,
                 **compared,
+                columns.OLD_LOGPROB_EXTRA_FORWARD_TOKENS: 0,  # unless the source says
                 **self._source.metrics(),
                 columns.STALENESS_MEAN: float(lags.float().mean())
                 if len(lags)
