@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from rllib_llm_async import NO_REGISTRATION
 from rllib_llm_async.cli import main
 from rllib_llm_async.cli.experiment_file import build_config, load_experiments
 from rllib_llm_async.cli.sweep import tune_config
@@ -39,7 +40,9 @@ def blocks(language):
 
 @pytest.mark.engine
 @pytest.mark.parametrize("text", blocks("python"))
-def test_python_runs(text, tmp_path):
+def test_python_runs(text, tmp_path, monkeypatch):
+    # An engine in this process, of an earlier test, would have left it behind.
+    monkeypatch.delenv(NO_REGISTRATION, raising=False)
     done = subprocess.run(
         [sys.executable, "-c", text],
         cwd=tmp_path,
