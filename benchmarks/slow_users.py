@@ -14,6 +14,7 @@ import ray
 
 from benchmarks.generation_vs_raw_vllm import NUM_CONCURRENT, started
 from benchmarks.row import Row, compare
+from rllib_llm_async import columns
 from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 
 USER_SECONDS = 0.2
@@ -54,7 +55,7 @@ class WatchedRunner(LLMEnvRunner):
         async def one_after_another() -> None:
             while True:
                 episode, _ = await self._player.play(next(tasks))
-                self._player.forget([episode.custom_data["episode_key"]])
+                self._player.forget([episode.custom_data[columns.EPISODE_KEY]])
 
         players = [
             asyncio.create_task(one_after_another()) for _ in range(NUM_CONCURRENT)
