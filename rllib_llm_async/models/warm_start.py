@@ -28,13 +28,10 @@ import numpy as np
 
 from rllib_llm_async import columns
 from rllib_llm_async.cli.cluster import ray_cluster
-from rllib_llm_async.envs.mini.demonstrations import Demonstration, demonstrate
 from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
 from rllib_llm_async.models.chat_format import ChatFormat
-from rllib_llm_async.packing import pack_rows
+from rllib_llm_async.models.cloning_data import cloning_batches, spoken_texts
 
-#: Dialogues that the tokenizer is built from.
-_NUM_TOKENIZER_TASKS = 1000
 _STEPS_PER_LINE = 50
 
 
@@ -175,7 +172,7 @@ def _train_loop(config: dict[str, Any]) -> None:
 
     recipe, progress = config["recipe"], config["progress"]
     suite = MiniMixtureSuite(recipe.domains)
-    tokenizer = build_tokenizer(_spoken_texts(suite))
+    tokenizer = build_tokenizer(spoken_texts(suite))
     model = build_model(tokenizer, recipe.seed)
     policy = CausalLMPolicy(model).to(get_device())
     optimizers = _optimizers(policy, recipe.lr)
@@ -187,7 +184,7 @@ def _train_loop(config: dict[str, Any]) -> None:
     ]
     losses: list[float] = []
     start = time.monotonic()
-    for columns_by_key in _batches(recipe, suite, ChatFormat(tokenizer)):
+    for columns_by_key in cloning_batches(recipe, suite, ChatFormat(tokenizer)):
         batch = {
             key: torch.from_numpy(column).to(get_device())
             for key, column in columns_by_key.items()
@@ -251,72 +248,6 @@ def _lr_factor(step: int, recipe: WarmStartRecipe) -> float:
     """Linear warm-up, constant, linear to zero while the demonstrator errs."""
     warmup = min(1.0, (step + 1) / recipe.warmup_steps)
     return min(warmup, (recipe.steps - step) / recipe.erring_steps)
-
-
-def _spoken_texts(suite: MiniMixtureSuite) -> Iterator[str]:
-    """What the tokenizer shall shorten: messages and the JSON of tool calls."""
-    for task in suite.tasks("train")[:_NUM_TOKENIZER_TASKS]:
-        for message in demonstrate(suite, task).messages:
-            yield f"{message['role']}\n{message['content'] or ''}"
-            for call in message.get("tool_calls") or []:
-                function = call["function"]
-                yield (
-                    f'\n{{"name": "{function["name"]}", '
-                    f'"arguments": {function["arguments"]}}}\n'
-                )
-
-
-def _batches(
-    recipe: WarmStartRecipe, suite: MiniMixtureSuite, chat_format: ChatFormat
-) -> Iterator[dict[str, np.ndarray]]:
-    """One row-packed batch of fresh dialogues per step, train split only."""
-    tasks = suite.tasks("train")
-    rng = np.random.default_rng(recipe.seed)
-    for step in range(recipe.steps):
-        errs = step >= recipe.steps - recipe.erring_steps
-        sequences = [
-            tokenize(
-                chat_format,
-                demonstrate(
-                    suite,
-                    tasks[rng.integers(len(tasks))],
-                    shortcut_rate=errs * recipe.shortcut_rate,
-                    slip_rate=errs * recipe.slip_rate,
-                    seed=int(rng.integers(2**31)),
-                ),
-            )
-            for _ in range(recipe.dialogues_per_step)
-        ]
-        yield pack_rows(sequences, min_row_tokens=640)
-
-
-def tokenize(
-    chat_format: ChatFormat, demonstration: Demonstration
-) -> dict[str, np.ndarray]:
-    """One dialogue as token columns; the loss is on what the agent says.
-
-    Tokens are put together as in a rollout, turn by turn.
-    """
-    messages = demonstration.messages
-    said = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-    tokens: list[int] = []
-    mask: list[bool] = []
-    last_turn: list[int] = []
-    for turn, index in enumerate(said):
-        if turn == 0:
-            seen = chat_format.start(messages[:index], demonstration.tools)
-        else:
-            seen = chat_format.extend(
-                messages[said[turn - 1] + 1 : index], last_turn=last_turn
-            )
-        last_turn = chat_format.assistant_turn(messages[index])
-        tokens += seen + last_turn
-        mask += [False] * len(seen) + [True] * len(last_turn)
-    return {
-        columns.TOKENS: np.asarray(tokens, dtype=np.int64),
-        columns.LOSS_MASK: np.asarray(mask),
-        columns.POSITION_IDS: np.arange(len(tokens)),
-    }
 
 
 def main() -> None:
