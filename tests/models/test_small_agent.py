@@ -1,6 +1,7 @@
-"""The shipped agent, and the command that builds one of its kind."""
+"""The shipped agent, and the command that built it."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -17,9 +18,14 @@ def test_the_shipped_weights_are_small_and_of_the_documented_kind():
     assert model.config.model_type == "qwen3"
     assert 1e6 <= sum(p.numel() for p in model.parameters()) <= 5e6
     assert (directory / "model.safetensors").stat().st_size <= 8e6
-    told = json.loads((directory / "warm_start.json").read_text())
-    suite = MiniMixtureSuite()
-    assert told["held_out_success"].keys() == {*suite.domains}
+
+
+def test_the_shipped_weights_come_from_the_default_recipe_and_leave_room_to_learn():
+    told = json.loads((small_agent_dir() / "warm_start.json").read_text())
+    success = told.pop("held_out_success")
+    assert told == json.loads(json.dumps(asdict(WarmStartRecipe())))
+    assert success.keys() == {*MiniMixtureSuite().domains}
+    assert all(0.2 < rate < 0.8 for rate in success.values())
 
 
 @pytest.mark.engine
