@@ -24,6 +24,8 @@ def make_learner_config():
                     "lr": 1e-3,
                     "episodes_per_update": 8,
                     "group_size": 4,
+                    # Episodes are random: a tighter mask may leave none of them.
+                    "eps_ti": 1e6,
                     "engine": {"dtype": "float32"},
                     **training,
                 }

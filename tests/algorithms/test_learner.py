@@ -41,7 +41,7 @@ def test_snapshot_old_equals_a_plain_forward_of_each_version(
     make_learner, make_episodes, lora
 ):
     rng = np.random.default_rng(0)
-    learner = make_learner(lora=lora, max_staleness=3, eps_ti=1e6)
+    learner = make_learner(lora=lora, max_staleness=3)
     weights = [saved_weights(learner)]
     for version in range(3):
         learner.update(
@@ -80,7 +80,7 @@ def test_snapshots_in_the_compute_dtype_are_small_and_exact(
     """Float32 master weights, bfloat16 passes: what is stored is what was used."""
     rng = np.random.default_rng(0)
     learner = make_learner(
-        compute_dtype="bfloat16", lora=lora, max_staleness=4, eps_ti=1e6, lr=1e-6
+        compute_dtype="bfloat16", lora=lora, max_staleness=4, lr=1e-6
     )
     masters = []
     for version in range(5):
@@ -174,7 +174,7 @@ def test_updates_raise_the_probability_of_what_was_rewarded(
     make_learner, make_episodes
 ):
     rng = np.random.default_rng(3)
-    learner = make_learner(lr=1e-3, eps_ti=1e6, old_logprob_source="current_recompute")
+    learner = make_learner(lr=1e-3, old_logprob_source="current_recompute")
     episodes = make_episodes(rng, [0])
 
     def gap():
@@ -221,9 +221,7 @@ def test_compared_sources_are_measured_and_leave_the_training_alone(
         "linear_prox",
     ]
     learners = [
-        make_learner(
-            old_logprob_source="ewma_prox", compare_sources=compared, eps_ti=1e6
-        )
+        make_learner(old_logprob_source="ewma_prox", compare_sources=compared)
         for compared in ([], names)
     ]
     for version in range(3):
@@ -254,9 +252,7 @@ def test_compared_sources_are_measured_and_leave_the_training_alone(
 def test_loss_normalizers_weigh_tokens_as_they_say(
     make_learner, make_episodes, normalizer
 ):
-    learner = make_learner(
-        loss_normalizer=normalizer, old_logprob_source="rollout", eps_ti=1e6
-    )
+    learner = make_learner(loss_normalizer=normalizer, old_logprob_source="rollout")
     episodes = make_episodes(np.random.default_rng(5), [0])
     batch = learner._build_batch(TrainingData(episodes=episodes))
     mask, sequences = batch[columns.LOSS_MASK], batch[columns.SEQUENCE_IDS]
@@ -277,9 +273,7 @@ def test_loss_normalizers_weigh_tokens_as_they_say(
 def test_kl_penalty_holds_the_policy_near_its_start(make_learner, make_episodes, lora):
     def distance(kl_coeff):
         torch.manual_seed(0)  # of the adapters
-        learner = make_learner(
-            kl_coeff=kl_coeff, lora=lora, lr=2e-3, eps_ti=1e6, minibatch_size=8
-        )
+        learner = make_learner(kl_coeff=kl_coeff, lora=lora, lr=2e-3, minibatch_size=8)
         start = saved_weights(learner)
         results = []
         for version in range(3):
@@ -324,8 +318,7 @@ def test_gae_gives_each_turn_its_advantage_and_trains_the_value_head(
         gamma=gamma,
         lambda_=lambda_,
         old_logprob_source="current_recompute",
-        eps_ti=1e6,
-        lr=3e-3,
+        lr=2e-4,
         max_staleness=10,
     )
     policy = learner._policy
@@ -361,7 +354,7 @@ def test_gae_gives_each_turn_its_advantage_and_trains_the_value_head(
         ]["vf_loss"].peek()
         for _ in range(6)
     ]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
     # The engine and the sources know nothing of the value head.
     assert not any("value_head" in name for name in saved_weights(learner))
     assert not any("value_head" in n for n in policy.trainable_parameters())

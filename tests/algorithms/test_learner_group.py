@@ -26,7 +26,6 @@ def test_two_learners_take_the_step_of_one(
     episodes = make_episodes(np.random.default_rng(0), [0])
     settings = {
         "old_logprob_source": "ppo_ewma_async",
-        "eps_ti": 1e6,
         "grad_clip": None,
         "lr": 1e-2,
         "micro_batch_tokens": micro_batch_tokens,
