@@ -56,6 +56,9 @@ logger = logging.getLogger(__name__)
 
 #: Dialogues that an evaluation during training keeps, of the same tasks every time.
 NUM_SAMPLE_DIALOGUES = 4
+#: Iterations of which generated tokens per second are the mean: an update whose groups
+#: were all there already hears nothing new of the engines.
+RATE_ITERATIONS = 5
 
 
 class AsyncDecoupledPPO(Algorithm):
@@ -91,10 +94,12 @@ class AsyncDecoupledPPO(Algorithm):
             if self.config.needs_old_logit_actors
             else None
         )
+        # Lifetime tokens, and when; empty until the first step, since a checkpoint may
+        # bring a total of its own.
+        self._generated: deque[tuple[float, float]] = deque(maxlen=RATE_ITERATIONS)
         self._publish_weights()
         self._say("waiting for the engines")
         self._connect_env_runners()
-        self._tokens_and_time = (0, time.monotonic())
 
     def _say(self, text: str) -> None:
         """Writes on the `StatusBoard` of the command that runs this trial, if any."""
@@ -111,6 +116,8 @@ class AsyncDecoupledPPO(Algorithm):
 
     @override(Algorithm)
     def step(self) -> dict[str, Any]:
+        if not self._generated:
+            self._note_generated_tokens()
         # What training starts from, to compare the later evaluations with.
         start = (
             self.evaluate()
@@ -198,17 +205,20 @@ class AsyncDecoupledPPO(Algorithm):
             self.metrics.peek(dropped, default=0),
             window=1,
         )
-        tokens = self.metrics.peek(
-            (ENV_RUNNER_RESULTS, columns.NUM_GENERATED_TOKENS_LIFETIME), default=0
-        )
-        now = time.monotonic()
-        tokens_before, before = self._tokens_and_time
-        self._tokens_and_time = (tokens, now)
+        tokens_before, before = self._generated[0]
+        self._note_generated_tokens()
+        tokens, now = self._generated[-1]
         self.metrics.log_value(
             (ENV_RUNNER_RESULTS, columns.GENERATED_TOKENS_PER_S),
             (tokens - tokens_before) / (now - before),
             window=1,
         )
+
+    def _note_generated_tokens(self) -> None:
+        tokens = self.metrics.peek(
+            (ENV_RUNNER_RESULTS, columns.NUM_GENERATED_TOKENS_LIFETIME), default=0
+        )
+        self._generated.append((tokens, time.monotonic()))
 
     def _collect_groups(self) -> list[FinishedGroup]:
         """Waits for one update's worth of whole groups.
