@@ -22,7 +22,8 @@ def test_a_short_run_improves_on_held_out_tasks(ray_cluster, learner_results):
     algorithm = build_config(experiment).build_algo()
     try:
         # The same 256 tasks before and after, 2 trials each: the standard error of
-        # the difference is about 0.03, the expected rise 0.25.
+        # the difference is about 0.03, the lower rise of two seeds was 0.18 after 10
+        # iterations and 0.25 after 20.
         before = algorithm.evaluate_tasks(num_trials=2)["env_runners"]["success_rate"]
         staleness, num_multi_version = [], 0
         for _ in range(NUM_ITERATIONS):
