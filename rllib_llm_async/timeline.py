@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rllib_llm_async import columns
+from rllib_llm_async import result_keys
 
 if TYPE_CHECKING:
     from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
@@ -82,4 +82,4 @@ class Timeline:
     def log_to(self, metrics: MetricsLogger, *key: str) -> None:
         """Logs what `take` returns; spans of several actors add up under one key."""
         for span in self.take():
-            metrics.log_value((*key, columns.TIMELINE), span, reduce="item_series")
+            metrics.log_value((*key, result_keys.TIMELINE), span, reduce="item_series")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ray.air.integrations.wandb import WandbLoggerCallback, _WandbLoggingActor
 
-from rllib_llm_async import columns
+from rllib_llm_async import result_keys
 from rllib_llm_async.core import NUM_RATIO_BINS, RATIO_BIN_EDGES
 from rllib_llm_async.transcripts import FILE_NAME, render_text
 
@@ -107,7 +107,7 @@ class _LoggingActor(_WandbLoggingActor):
         self._is_defined = True
 
     def _histograms(self, learner: dict) -> dict[str, Any]:
-        density = learner.get(columns.RATIO_DENSITY)
+        density = learner.get(result_keys.RATIO_DENSITY)
         if density is None:
             return {}
         counts = np.asarray(density).reshape(NUM_RATIO_BINS, NUM_RATIO_BINS)
@@ -125,7 +125,7 @@ class _LoggingActor(_WandbLoggingActor):
 
     def _marks(self, learner: dict) -> dict[str, int]:
         resets = learner.get("ewma_num_resets", self._num_resets)
-        version = learner.get(columns.POLICY_VERSION, self._version)
+        version = learner.get(result_keys.POLICY_VERSION, self._version)
         marks = {
             "marks/ewma_reset": int(resets > self._num_resets),
             "marks/new_version": int(version > self._version),

@@ -14,7 +14,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import EPISODE_LEN_MEAN, EPISODE_RETURN_MEAN
 
-from rllib_llm_async import columns
+from rllib_llm_async import columns, result_keys
 from rllib_llm_async.env_runners.engine import EngineOutput, VLLMEngine
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef, TaskSuite
 from rllib_llm_async.transcripts import DialogueRecord
@@ -56,7 +56,7 @@ class EpisodeOutcome:
             episode_return=episode.get_return(),
             num_turns=len(episode),
             num_versions=len(np.unique(np.concatenate(versions))),
-            num_malformed_tool_calls=info.get(columns.NUM_MALFORMED_TOOL_CALLS, 0),
+            num_malformed_tool_calls=info.get(result_keys.NUM_MALFORMED_TOOL_CALLS, 0),
             reward_breakdown=info.get("reward_breakdown", {}),
             reason=info.get("reason", ""),
         )
@@ -102,14 +102,16 @@ def mean_results(outcomes: Iterable[EpisodeOutcome]) -> dict[str, float]:
     """
     values: dict[str, list[float]] = defaultdict(list)
     for outcome in outcomes:
-        values[columns.SUCCESS_RATE].append(outcome.success)
-        values[f"{columns.SUCCESS_RATE}/{outcome.domain}"].append(outcome.success)
-        values[columns.RUBRIC_SCORE].append(outcome.rubric_score)
+        values[result_keys.SUCCESS_RATE].append(outcome.success)
+        values[f"{result_keys.SUCCESS_RATE}/{outcome.domain}"].append(outcome.success)
+        values[result_keys.RUBRIC_SCORE].append(outcome.rubric_score)
         for check, value in outcome.reward_breakdown.items():
-            values[f"{columns.CHECKS}/{outcome.domain}/{check}"].append(float(value))
+            values[f"{result_keys.CHECKS}/{outcome.domain}/{check}"].append(
+                float(value)
+            )
         values[EPISODE_RETURN_MEAN].append(outcome.episode_return)
         values[EPISODE_LEN_MEAN].append(outcome.num_turns)
-        values[columns.NUM_VERSIONS_PER_EPISODE].append(outcome.num_versions)
+        values[result_keys.NUM_VERSIONS_PER_EPISODE].append(outcome.num_versions)
     return {key: float(np.mean(numbers)) for key, numbers in values.items()}
 
 

@@ -37,7 +37,7 @@ from ray.rllib.utils.metrics import (
     NUM_EPISODES_LIFETIME,
 )
 
-from rllib_llm_async import columns
+from rllib_llm_async import columns, result_keys
 from rllib_llm_async.env_runners.engine import VLLMEngine
 from rllib_llm_async.env_runners.episodes import (
     EpisodeOutcome,
@@ -210,7 +210,7 @@ class LLMEnvRunner(EnvRunner):
         totals: dict[str, float] = (
             self.suite.metrics() if isinstance(self.suite, ReportsMetrics) else {}
         )
-        totals[columns.NUM_GENERATED_TOKENS_LIFETIME] = engine.num_generated_tokens
+        totals[result_keys.NUM_GENERATED_TOKENS_LIFETIME] = engine.num_generated_tokens
         with self._metrics_lock:
             for key, total in totals.items():
                 self.metrics.log_value(
@@ -220,16 +220,21 @@ class LLMEnvRunner(EnvRunner):
                 )
             self._reported_totals = totals
             # Counters that are there before the first event.
-            for key in (columns.NUM_ENV_FAILURES, columns.NUM_MALFORMED_TOOL_CALLS):
+            for key in (
+                result_keys.NUM_ENV_FAILURES,
+                result_keys.NUM_MALFORMED_TOOL_CALLS,
+            ):
                 self.metrics.log_value(key, 0, reduce="lifetime_sum")
             self.metrics.log_value(
-                columns.GENERATION_PAUSED_FRACTION,
+                result_keys.GENERATION_PAUSED_FRACTION,
                 engine.paused_seconds
                 / max(time.monotonic() - self._connected_at, 1e-9),
                 window=1,
             )
             for seconds in engine.sync_seconds:
-                self.metrics.log_value(columns.WEIGHT_SYNC_SECONDS, seconds, window=20)
+                self.metrics.log_value(
+                    result_keys.WEIGHT_SYNC_SECONDS, seconds, window=20
+                )
             engine.sync_seconds.clear()
             engine.timeline.log_to(self.metrics)
             return self.metrics.reduce()
@@ -281,7 +286,7 @@ class LLMEnvRunner(EnvRunner):
     async def _start_training_episodes(self) -> None:
         self._episode_slots = asyncio.Semaphore(self.config.num_concurrent_episodes)
         lost = await self._channel.register_runner.remote(self.worker_index)
-        self._count(columns.NUM_EPISODES_DROPPED_LOST, lost)
+        self._count(result_keys.NUM_EPISODES_DROPPED_LOST, lost)
         while self._installed_serial == 0:
             await self._install_newest()
         self._spawn(self._follow_weights())
@@ -452,7 +457,7 @@ class LLMEnvRunner(EnvRunner):
             )
 
     def _count_env_failure(self, error: EpisodeError) -> None:
-        self._count(columns.NUM_ENV_FAILURES, 1)
+        self._count(result_keys.NUM_ENV_FAILURES, 1)
         self._num_env_failures += 1
         # Once, twice, four times, ...: an endpoint that is down fails every episode.
         if self._num_env_failures.bit_count() == 1:
@@ -463,7 +468,9 @@ class LLMEnvRunner(EnvRunner):
     def _count_episode(self, outcome: EpisodeOutcome) -> None:
         self._count(NUM_EPISODES_LIFETIME, 1)
         self._count(NUM_ENV_STEPS_SAMPLED_LIFETIME, outcome.num_turns)
-        self._count(columns.NUM_MALFORMED_TOOL_CALLS, outcome.num_malformed_tool_calls)
+        self._count(
+            result_keys.NUM_MALFORMED_TOOL_CALLS, outcome.num_malformed_tool_calls
+        )
         self._count("num_multi_version_episodes_lifetime", outcome.num_versions > 1)
         with self._metrics_lock:
             self.metrics.log_value(NUM_EPISODES, 1, reduce="sum")

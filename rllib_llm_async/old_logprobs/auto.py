@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from rllib_llm_async import columns
+from rllib_llm_async import columns, result_keys
 from rllib_llm_async.core import compare_old_logp
 from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
 from rllib_llm_async.old_logprobs.ppo_ewma_async import PPOEWMAAsyncSource
@@ -111,7 +111,7 @@ class Auto(OldLogprobSource):
     def metrics(self):
         exact = self.exact.metrics()
         if not self.uses_exact:
-            exact[columns.OLD_LOGPROB_EXTRA_FORWARD_TOKENS] = 0
+            exact[result_keys.OLD_LOGPROB_EXTRA_FORWARD_TOKENS] = 0
         return {
             **exact,
             **self.proxy.metrics(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rllib_llm_async import columns
+from rllib_llm_async import columns, result_keys
 from rllib_llm_async.core.snapshots import SnapshotStore
 from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
 from rllib_llm_async.packing import select_prefixes
@@ -81,7 +81,7 @@ class SnapshotOld(OldLogprobSource):
 
     def metrics(self):
         return {
-            columns.OLD_LOGPROB_EXTRA_FORWARD_TOKENS: self._extra_forward_tokens,
+            result_keys.OLD_LOGPROB_EXTRA_FORWARD_TOKENS: self._extra_forward_tokens,
             "snapshot_bytes": self.store.nbytes,
             "snapshot_bytes_on_disk": self.store.nbytes_on_disk,
             "snapshot_num_versions": len(self.store.versions),

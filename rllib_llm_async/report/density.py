@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from rllib_llm_async import columns
+from rllib_llm_async import result_keys
 from rllib_llm_async.core import NUM_RATIO_BINS, RATIO_BIN_EDGES
 from rllib_llm_async.report.groups import LEARNER, Group
 from rllib_llm_async.report.load import Run
@@ -93,7 +93,7 @@ def _density(group: Group) -> np.ndarray | None:
         np.asarray(row[key]).reshape(NUM_RATIO_BINS, NUM_RATIO_BINS)
         for run in group.runs
         for row in run.rows
-        if len(row.get(key := f"{LEARNER}{columns.RATIO_DENSITY}") or ())
+        if len(row.get(key := f"{LEARNER}{result_keys.RATIO_DENSITY}") or ())
         == NUM_RATIO_BINS**2
     ]
     return np.sum(counts, axis=0) if counts else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from rllib_llm_async import columns
+from rllib_llm_async import result_keys
 from rllib_llm_async.report.groups import Group
 from rllib_llm_async.report.load import Run
 from rllib_llm_async.report.section import Section, lay_out, percent
@@ -38,7 +38,7 @@ _UPDATES_IN_VIEW = 4
 def timeline_section(groups: Sequence[Group]) -> Section:
     """A lane per engine and learner, for the first run that has a time line."""
     heading = "Who is busy when"
-    key = columns.TIMELINE
+    key = result_keys.TIMELINE
     run = next((r for g in groups for r in g.runs if r.rows[-1].get(key)), None)
     if run is None:
         return Section(
@@ -105,9 +105,9 @@ def _lane_order(lane: str) -> tuple[int, str]:
 
 def _view(run: Run, origin: float) -> list[float]:
     ends = [
-        max(end for _, _, _, end in row[columns.TIMELINE]) - origin
+        max(end for _, _, _, end in row[result_keys.TIMELINE]) - origin
         for row in run.rows
-        if row.get(columns.TIMELINE)
+        if row.get(result_keys.TIMELINE)
     ]
     first = ends[-1 - _UPDATES_IN_VIEW] if len(ends) > _UPDATES_IN_VIEW else 0.0
     return [first, ends[-1]]

@@ -7,7 +7,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from transformers import AutoModelForCausalLM
 
-from rllib_llm_async import columns
+from rllib_llm_async import columns, result_keys
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
     loss_divisor,
 )
@@ -138,7 +138,7 @@ def test_episodes_beyond_the_bound_are_masked_out_and_counted(
     trained = batch[columns.SEQUENCE_IDS][batch[columns.LOSS_MASK]].unique().tolist()
     assert trained == [0, 1, 2, 4, 5, 6, 7]
     results = learner.metrics.reduce()[DEFAULT_MODULE_ID]
-    assert results[columns.NUM_EPISODES_DROPPED_STALE].peek() == 1
+    assert results[result_keys.NUM_EPISODES_DROPPED_STALE].peek() == 1
 
 
 def test_a_non_finite_gradient_skips_the_step_and_publishes_nothing(

@@ -7,7 +7,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-from rllib_llm_async import columns
+from rllib_llm_async import result_keys
 
 pytestmark = pytest.mark.engine
 
@@ -46,9 +46,12 @@ def test_two_learners_take_the_step_of_one(
     # Counts of two learners are the counts of one: they are summed, not averaged.
     num_tokens = sum(len(turn) for e in episodes for turn in e.actions.data)
     for of_group in counts:
-        assert sum(of_group[columns.RATIO_DENSITY]) == num_tokens
-        assert of_group[columns.STALENESS_TOKENS] == (num_tokens, 0, 0, 0, 0)
-    assert [len({span[0] for span in c[columns.TIMELINE]}) for c in counts] == [1, 2]
+        assert sum(of_group[result_keys.RATIO_DENSITY]) == num_tokens
+        assert of_group[result_keys.STALENESS_TOKENS] == (num_tokens, 0, 0, 0, 0)
+    assert [len({span[0] for span in c[result_keys.TIMELINE]}) for c in counts] == [
+        1,
+        2,
+    ]
     (alone,), (first, second) = results
     for name, weight in alone.items():
         np.testing.assert_array_equal(first[name], second[name])

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from rllib_llm_async import columns
+from rllib_llm_async import columns, result_keys
 from rllib_llm_async.core.snapshots import MissingSnapshotError
 from rllib_llm_async.old_logprobs import SourceSettings, make_source, source_names
 
@@ -71,7 +71,7 @@ def test_snapshot_old_scores_every_token_under_its_own_version():
     assert torch.equal(old[mask], expected[mask].float())
     # Up to the last token of version 1: 3 tokens; of 2: 4 + 2; of 3: 4 + 4.
     assert trainer.tokens_passed == 17
-    assert source.metrics()[columns.OLD_LOGPROB_EXTRA_FORWARD_TOKENS] == 17 - 12
+    assert source.metrics()[result_keys.OLD_LOGPROB_EXTRA_FORWARD_TOKENS] == 17 - 12
 
 
 def test_snapshot_old_names_the_version_that_is_gone():

@@ -34,7 +34,7 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
-from rllib_llm_async import columns, transcripts
+from rllib_llm_async import result_keys, transcripts
 from rllib_llm_async.algorithms.async_decoupled_ppo.async_decoupled_ppo_config import (
     AsyncDecoupledPPOConfig,
 )
@@ -126,7 +126,7 @@ class AsyncDecoupledPPO(Algorithm):
         )
         results = super().step()
         results["semantics_warnings"] = self._new_warnings(results)
-        results[columns.TIMELINE] = self._collect_timeline(results)
+        results[result_keys.TIMELINE] = self._collect_timeline(results)
         if start is not None:
             results["evaluation_at_start"] = start
         return results
@@ -140,7 +140,7 @@ class AsyncDecoupledPPO(Algorithm):
         runners = results.get(ENV_RUNNER_RESULTS, {})
         spans = self._timeline.take()
         for part in (learner, runners):
-            spans += logged_spans(part.pop(columns.TIMELINE, []))
+            spans += logged_spans(part.pop(result_keys.TIMELINE, []))
         return tuple(sorted(spans, key=lambda span: span[2]))
 
     def _new_warnings(self, results: dict[str, Any]) -> list[str]:
@@ -198,10 +198,10 @@ class AsyncDecoupledPPO(Algorithm):
         dropped = (
             LEARNER_RESULTS,
             DEFAULT_MODULE_ID,
-            columns.NUM_EPISODES_DROPPED_STALE,
+            result_keys.NUM_EPISODES_DROPPED_STALE,
         )
         self.metrics.log_value(
-            (ENV_RUNNER_RESULTS, columns.NUM_EPISODES_DROPPED_STALE),
+            (ENV_RUNNER_RESULTS, result_keys.NUM_EPISODES_DROPPED_STALE),
             self.metrics.peek(dropped, default=0),
             window=1,
         )
@@ -209,14 +209,14 @@ class AsyncDecoupledPPO(Algorithm):
         self._note_generated_tokens()
         tokens, now = self._generated[-1]
         self.metrics.log_value(
-            (ENV_RUNNER_RESULTS, columns.GENERATED_TOKENS_PER_S),
+            (ENV_RUNNER_RESULTS, result_keys.GENERATED_TOKENS_PER_S),
             (tokens - tokens_before) / (now - before),
             window=1,
         )
 
     def _note_generated_tokens(self) -> None:
         tokens = self.metrics.peek(
-            (ENV_RUNNER_RESULTS, columns.NUM_GENERATED_TOKENS_LIFETIME), default=0
+            (ENV_RUNNER_RESULTS, result_keys.NUM_GENERATED_TOKENS_LIFETIME), default=0
         )
         self._generated.append((tokens, time.monotonic()))
 
@@ -280,7 +280,7 @@ class AsyncDecoupledPPO(Algorithm):
         dead = set(manager.actor_ids()) - set(manager.healthy_actor_ids())
         for runner in dead - self._dead_runners:
             self.metrics.log_value(
-                (ENV_RUNNER_RESULTS, columns.NUM_EPISODES_DROPPED_LOST),
+                (ENV_RUNNER_RESULTS, result_keys.NUM_EPISODES_DROPPED_LOST),
                 ray.get(self._channel.lose_runner.remote(runner)),
                 reduce="lifetime_sum",
             )

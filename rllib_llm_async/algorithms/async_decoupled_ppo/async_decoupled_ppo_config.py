@@ -44,6 +44,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.gradient_checkpointing = False
         self.engine: dict[str, Any] = {}
         self.chat_template_kwargs: dict[str, Any] = {}
+        self.tool_parser = "auto"
+        self.reasoning_parser = "auto"
         self.temperature = 1.0
         self.max_response_tokens = 64
         self.micro_batch_tokens = 16384
@@ -52,7 +54,11 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.old_logprob_source = "current_recompute"
         self.eps_ti = 1.05
         self.eps_stale = 1.2
+        self.eps_stale_low: float | None = None
+        self.dual_clip: float | None = None
         self.ratio_level = "token"
+        self.mask_level: str | None = None
+        self.discrepancy_weight = "ratio"
         self.is_cap: float | None = None
         self.prox_alpha: float | str = 0.5
         self.ewma_decay: float | str = "auto"
@@ -63,6 +69,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.loss_normalizer = "tokens"
         self.kl_coeff = 0.0
         self.kl_reference = "initial"
+        self.kl_estimator = "k3"
         self.compare_sources: list[str] = []
         self.old_logit_model: dict[str, Any] = {}
         self.snapshot_memory_bytes: int | None = None
@@ -71,6 +78,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         # The asynchronous loop.
         self.max_staleness = 4
         self.group_size = 8
+        self.drop_uniform_groups = False
         self.episodes_per_update = 128
         self.num_concurrent_episodes = 64
 
@@ -123,13 +131,19 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         gradient_checkpointing: bool | None = NotProvided,
         engine: dict[str, Any] | None = NotProvided,
         chat_template_kwargs: dict[str, Any] | None = NotProvided,
+        tool_parser: str | None = NotProvided,
+        reasoning_parser: str | None = NotProvided,
         temperature: float | None = NotProvided,
         max_response_tokens: int | None = NotProvided,
         micro_batch_tokens: int | None = NotProvided,
         old_logprob_source: str | None = NotProvided,
         eps_ti: float | None = NotProvided,
         eps_stale: float | None = NotProvided,
+        eps_stale_low: float | None = NotProvided,
+        dual_clip: float | None = NotProvided,
         ratio_level: str | None = NotProvided,
+        mask_level: str | None = NotProvided,
+        discrepancy_weight: str | None = NotProvided,
         is_cap: float | None = NotProvided,
         prox_alpha: float | str | None = NotProvided,
         ewma_decay: float | str | None = NotProvided,
@@ -140,12 +154,14 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         loss_normalizer: str | None = NotProvided,
         kl_coeff: float | None = NotProvided,
         kl_reference: str | None = NotProvided,
+        kl_estimator: str | None = NotProvided,
         compare_sources: list[str] | None = NotProvided,
         old_logit_model: dict[str, Any] | None = NotProvided,
         snapshot_memory_bytes: int | None = NotProvided,
         missing_snapshot: str | None = NotProvided,
         max_staleness: int | None = NotProvided,
         group_size: int | None = NotProvided,
+        drop_uniform_groups: bool | None = NotProvided,
         episodes_per_update: int | None = NotProvided,
         num_concurrent_episodes: int | None = NotProvided,
         **kwargs: Any,
@@ -166,6 +182,10 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 ``max_model_len``, ``tensor_parallel_size``.
             chat_template_kwargs: Further variables of the model's chat template, e.g.
                 ``{enable_thinking: false}`` for Qwen3.
+            tool_parser: Name of the vLLM tool parser that reads the agent's calls;
+                "auto" chooses by the model's chat template.
+            reasoning_parser: Name of the vLLM reasoning parser that takes thoughts
+                out of what the agent says; "auto" as above, None for none.
             temperature: Sampling temperature; the learner divides its logits by it.
             max_response_tokens: Upper bound of generated tokens in one turn.
             micro_batch_tokens: Tokens in one forward/backward pass of a learner;
@@ -175,11 +195,19 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             eps_ti: Bound above 1 of the discrepancy ratio; tokens outside
                 [1/eps_ti, eps_ti] are masked.
             eps_stale: Bound above 1 of the staleness ratio, clipped to
-                [2 - eps_stale, eps_stale].
+                [2 - eps_stale_low, eps_stale].
+            eps_stale_low: The same for the lower end, if it is another one; None
+                takes eps_stale.
+            dual_clip: Bound above 1 on the ratio of tokens with a negative advantage
+                (arXiv 1912.09729): their surrogate is at least dual_clip x advantage.
+                None leaves it out.
             ratio_level: "token", "turn" or "sequence": the unit whose geometric mean
                 forms both ratios.
-            is_cap: Upper bound of the importance weight r_d; None leaves the weight
-                out of the objective.
+            mask_level: The same for the ratio that the Train-Infer mask looks at; None
+                takes ratio_level.
+            discrepancy_weight: "ratio" weighs each token by min(r_d, is_cap), as
+                importance sampling asks for; "none" leaves the weight out.
+            is_cap: Upper bound of that weight; None sets no bound.
             prox_alpha: Weight of mu_old in `linear_prox` and `interp_prox_loglinear`,
                 in [0, 1], or "staleness": 1/d for a token d versions old.
             ewma_decay: Decay of the EWMA weights per version, in [0, 1), or "auto".
@@ -198,6 +226,9 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 pass out.
             kl_reference: "initial", the weights that training starts from (with LoRA
                 the base model with adapters off, at no extra memory).
+            kl_estimator: "k3", never negative and of little variance, with a gradient
+                that is the one of KL(pi_ref || pi_theta); "unbiased", weighted by
+                pi_theta / mu_old, with the gradient of KL(pi_theta || pi_ref) itself.
             compare_sources: Further sources, computed on the same batches only to be
                 measured: their error against the exact one is logged.
             old_logit_model: For the source of that name: ``num_actors`` (1) and their
@@ -209,6 +240,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             max_staleness: Bound on the age of a token at its update, in versions;
                 0 is synchronous.
             group_size: Episodes of the same task that form a group.
+            drop_uniform_groups: Leave groups whose episodes all earned the same out of
+                the batch and wait for others in their place; they are counted.
             episodes_per_update: Episodes that one update consumes, over all learners.
             num_concurrent_episodes: Episodes under way at once in one env runner.
             **kwargs: RLlib's own training settings. ``minibatch_size`` counts

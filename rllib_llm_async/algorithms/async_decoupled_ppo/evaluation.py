@@ -10,7 +10,7 @@ from typing import Any
 
 from ray.rllib.utils.metrics import NUM_EPISODES
 
-from rllib_llm_async import columns
+from rllib_llm_async import result_keys
 from rllib_llm_async.core import pass_at_k, pass_hat_k
 from rllib_llm_async.env_runners.episodes import EpisodeOutcome, Evaluated, mean_results
 from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
@@ -82,7 +82,7 @@ def summarise(
                 if num_trials > 1 and key.startswith("pass")
             },
             NUM_EPISODES: len(outcomes),
-            columns.NUM_ENV_FAILURES: num_failures,
+            result_keys.NUM_ENV_FAILURES: num_failures,
         },
         "dialogues": [asdict(d) for result in results for d in result.dialogues],
     }

@@ -22,7 +22,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from rllib_llm_async import columns
+from rllib_llm_async import columns, result_keys
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
     TokenMeans,
     loss_divisor,
@@ -181,7 +181,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         stale = batch[columns.LOSS_MASK] & (
             self._version - batch[columns.VERSIONS] > self.config.max_staleness
         )
-        self._drop_episodes(batch, stale, columns.NUM_EPISODES_DROPPED_STALE)
+        self._drop_episodes(batch, stale, result_keys.NUM_EPISODES_DROPPED_STALE)
         return batch
 
     def _drop_episodes(self, batch: Batch, tokens: Tensor, counter: str) -> None:
@@ -205,7 +205,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                 episodes += ray.get(reference)
             except ObjectLostError:
                 num_lost += self.config.group_size
-        self._log({columns.NUM_EPISODES_DROPPED_LOST: num_lost}, "lifetime_sum")
+        self._log({result_keys.NUM_EPISODES_DROPPED_LOST: num_lost}, "lifetime_sum")
         return TrainingData(episodes=episodes)
 
     def _old_logp(self, batch: Batch) -> Tensor:
@@ -213,11 +213,11 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         start = time.monotonic()
         with torch.no_grad():
             old_logp = self._source.old_logp(batch, self._forward, self._version)
-        self._log({columns.OLD_LOGPROB_SECONDS: time.monotonic() - start})
+        self._log({result_keys.OLD_LOGPROB_SECONDS: time.monotonic() - start})
         self._drop_episodes(
             batch,
             batch[columns.LOSS_MASK] & old_logp.isnan(),
-            columns.NUM_EPISODES_DROPPED_UNSCORED,
+            result_keys.NUM_EPISODES_DROPPED_UNSCORED,
         )
         return old_logp
 
@@ -368,17 +368,18 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
             {
                 **means,
                 **compared,
-                columns.OLD_LOGPROB_EXTRA_FORWARD_TOKENS: 0,  # unless the source says
+                # Unless the source says otherwise.
+                result_keys.OLD_LOGPROB_EXTRA_FORWARD_TOKENS: 0,
                 **self._source.metrics(),
-                columns.STALENESS_MEAN: float(lags.float().mean())
+                result_keys.STALENESS_MEAN: float(lags.float().mean())
                 if len(lags)
                 else 0.0,
-                columns.STALENESS_MAX: width,
-                columns.STALENESS_TOKENS: self._count_staleness(lags),
-                columns.RATIO_DENSITY: self._sum_to_tuple(self._density),
-                columns.POLICY_VERSION: self._version,
-                columns.TRAIN_TOKENS_PER_S: float(tokens.sum()) / seconds,
-                columns.PADDING_FRACTION: 1.0 - float(tokens.float().mean()),
+                result_keys.STALENESS_MAX: width,
+                result_keys.STALENESS_TOKENS: self._count_staleness(lags),
+                result_keys.RATIO_DENSITY: self._sum_to_tuple(self._density),
+                result_keys.POLICY_VERSION: self._version,
+                result_keys.TRAIN_TOKENS_PER_S: float(tokens.sum()) / seconds,
+                result_keys.PADDING_FRACTION: 1.0 - float(tokens.float().mean()),
                 "num_agent_tokens": float(mask.sum()),
                 "num_skipped_steps": self._num_skipped_steps,
             }
@@ -446,7 +447,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
             for source in self._sources():
                 if isinstance(source, InterruptSync):
                     seconds = self._publisher.score_outgoing(self._version, source)
-                    self._log({columns.INTERRUPTION_SECONDS: seconds})
+                    self._log({result_keys.INTERRUPTION_SECONDS: seconds})
         self._version += 1
         self._show_weights_to_sources()
         if self._publisher is not None:
