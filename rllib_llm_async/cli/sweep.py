@@ -8,11 +8,14 @@ experiment may have ``num_samples``, ``metric`` and ``mode``, ``scheduler`` (`as
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rllib_llm_async.cli.errors import InputError
+from rllib_llm_async.settings.check import check_value
+from rllib_llm_async.settings.names import nearest, unknown
 
 if TYPE_CHECKING:
     from rllib_llm_async.cli.experiment_file import Experiment
@@ -23,6 +26,11 @@ DEFAULT_METRIC = "env_runners/success_rate"
 #: bounds.
 _LISTS = ("grid_search", "choice")
 _RANGES = ("uniform", "loguniform", "randint")
+_BOUNDS = {
+    "uniform": "numbers, the smaller one first",
+    "loguniform": "numbers above 0, the smaller one first",
+    "randint": "whole numbers, the smaller one first (upper is never drawn)",
+}
 
 
 def is_space(value: Any) -> bool:
@@ -41,13 +49,48 @@ def candidates(key: str, value: Any) -> list[Any]:
         InputError: If a space is written wrongly.
     """
     if not is_space(value):
+        if isinstance(value, dict) and len(value) == 1:
+            (name,) = value
+            near = nearest(name, (*_LISTS, *_RANGES))
+            if near:
+                raise InputError(f"config: {key}: {name!r}, did you mean {near!r}?")
         return [value]
     ((kind, arguments),) = value.items()
     if not isinstance(arguments, list) or not arguments:
         raise InputError(f"config: {key}: {kind} needs a list of values")
-    if kind in _RANGES and not (len(arguments) == 2 and arguments[0] < arguments[1]):
-        raise InputError(f"config: {key}: {kind} needs [lower, upper]")
-    return list(arguments)
+    if kind in _LISTS:
+        return list(arguments)
+    number = int if kind == "randint" else int | float
+    if not (
+        len(arguments) == 2
+        and all(isinstance(n, number) and not isinstance(n, bool) for n in arguments)
+        and arguments[0] < arguments[1]
+        and (kind != "loguniform" or arguments[0] > 0)
+    ):
+        raise InputError(
+            f"config: {key}: got {kind}: {arguments!r}, {kind} needs [lower, upper], "
+            "two " + _BOUNDS[kind]
+        )
+    lower, upper = arguments
+    return [lower, upper - 1 if kind == "randint" else upper]
+
+
+def check_fractions(key: str, value: Any) -> None:
+    """Checks that what a range draws between its ends can be as well.
+
+    Raises:
+        InputError: For fractions of a setting that is a whole number.
+    """
+    if is_space(value) and set(value) <= {"uniform", "loguniform"}:
+        ((kind, (lower, upper)),) = value.items()
+        between = lower + (upper - lower) / math.pi
+        try:
+            check_value(key, between)
+        except ValueError as error:
+            raise InputError(
+                f"config: {key}: {kind} draws fractions, write randint for whole "
+                f"numbers ({error})"
+            ) from error
 
 
 def param_space(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,8 +146,8 @@ def tune_config(experiment: Experiment) -> Any:
 def _make(key: str, spec: Any, known: Mapping[str, Any], goal: dict[str, str]) -> Any:
     arguments = dict(spec) if isinstance(spec, dict) else {"type": spec}
     name = arguments.pop("type", None)
-    if name not in known:
-        raise InputError(f"{key}: unknown {name!r}, valid: {', '.join(sorted(known))}")
+    if not isinstance(name, str) or name not in known:
+        raise InputError(f"{key}: {unknown(name, sorted(known))}")
     cls = known[name]
     try:
         cls = cls() if inspect.isfunction(cls) else cls
