@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from rllib_llm_async.settings.reading import STRICT, read_settings
 
-_Decay = Annotated[float, Field(ge=0, lt=1)]
+
+def _no_int(value: Any) -> Any:
+    """AdamW takes no whole number here."""
+    if isinstance(value, int):
+        raise ValueError("a whole number")
+    return value
+
+
+_Decay = Annotated[float, BeforeValidator(_no_int), Field(ge=0, lt=1)]
 #: Arguments that it has and that cannot be given, and why.
 _REFUSED = {
     "lr": "lr is a setting of its own, beside optimizer",
@@ -26,14 +34,13 @@ class OptimizerSettings(BaseModel):
         [0.9, 0.999],
         min_length=2,
         max_length=2,
-        description="two numbers in [0, 1), e.g. [0.9, 0.999]",
+        description="two numbers with a decimal point in [0, 1), e.g. [0.9, 0.999]",
     )
     eps: float = Field(1e-8, ge=0, description="a number of 0 or more, e.g. 1.0e-8")
     weight_decay: float = Field(0.0, ge=0, description="a number of 0 or more")
     amsgrad: bool = Field(False, description="true or false")
     foreach: bool | None = Field(None, description="true, false or null")
     fused: bool | None = Field(None, description="true, false or null")
-    capturable: bool = Field(False, description="true or false")
 
 
 def check_optimizer(optimizer: Any) -> None:

@@ -65,7 +65,7 @@ def test_scheduler_and_searcher_take_the_goal_and_their_arguments(tmp_path):
         ({"eps_ti": {"uniform": [0.5, 1.2]}}, {}, "eps_ti: got 0.5"),
         ({"eps_ti": {"uniform": [1.2]}}, {}, r"uniform needs \[lower, upper\]"),
         ({"eps_ti": {"grid_search": 3}}, {}, "grid_search needs a list"),
-        ({}, {"scheduler": "asah"}, "scheduler: unknown 'asah', valid: .*asha"),
+        ({}, {"scheduler": "asah"}, "scheduler: unknown 'asah', did you mean 'asha'"),
         ({}, {"scheduler": {"type": "asha", "grace": 1}}, "asha takes no 'grace'"),
         ({}, {"search_alg": "optunna"}, "search_alg: unknown 'optunna'"),
         (

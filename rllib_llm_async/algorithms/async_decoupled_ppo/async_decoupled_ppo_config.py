@@ -262,7 +262,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         super().training(**kwargs)
         # A config as a dict has RLlib's own network settings under `model`.
         if model is not NotProvided and model != self.model:
-            self.model_name_or_path = model
+            self.model_name_or_path = model  # type: ignore[assignment]  # checked later
         for key, value in values.items():
             if value is not NotProvided:
                 setattr(self, key, value)
