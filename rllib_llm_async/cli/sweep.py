@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rllib_llm_async.cli.errors import InputError
+from rllib_llm_async.cli.stop import check_result_name
 from rllib_llm_async.settings.check import check_value
 from rllib_llm_async.settings.names import nearest, unknown
 
@@ -119,6 +120,7 @@ def tune_config(experiment: Experiment) -> Any:
     from ray.tune.search import SEARCH_ALG_IMPORT
 
     count, mode = experiment.num_samples, experiment.mode
+    check_result_name("metric", experiment.metric)
     if mode not in ("max", "min"):
         raise InputError(f"mode: got {mode!r}, must be max or min")
     if type(count) is not int or count < 1:
@@ -134,6 +136,11 @@ def tune_config(experiment: Experiment) -> Any:
         if spec is not None:
             parts[key] = _make(key, spec, known, goal)
     grids = [k for k in experiment.swept if "grid_search" in experiment.config[k]]
+    if "search_alg" in parts and not experiment.swept:
+        raise InputError(
+            f"search_alg: got {experiment.search_alg!r}, but no setting has a space to "
+            "search, e.g. lr: {loguniform: [1e-6, 1e-4]}"
+        )
     if grids and "search_alg" in parts:
         raise InputError(
             f"search_alg: chooses values itself, write `choice` for grid_search of "

@@ -19,6 +19,7 @@ from rllib_llm_async.cli.experiment_file import (
     load_experiments,
     parse_assignments,
 )
+from rllib_llm_async.cli.stop import check_stop
 from rllib_llm_async.cli.sweep import param_space, report_sweep, tune_config
 from rllib_llm_async.envs.registry import make_suite
 
@@ -34,7 +35,9 @@ def train() -> None:
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE")
 @click.option("--stop", "stop", multiple=True, metavar="KEY=VALUE")
 @click.option("--storage-path", default="results", show_default=True)
-@click.option("--checkpoint-freq", default=0, show_default=True)
+@click.option(
+    "--checkpoint-freq", type=click.IntRange(min=0), default=0, show_default=True
+)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @click.option("--wandb", "wandb_project", metavar="PROJECT")
 @click.option("--address", help="Address of a running Ray cluster.")
@@ -62,12 +65,19 @@ def train_file(
     for experiment in experiments:
         apply_settings(experiment.config, parse_assignments("--set", settings))
         experiment.stop |= parse_assignments("--stop", stop)
+        check_stop(experiment.stop)
         config = build_config(experiment)
         try:
             make_suite(config.env, config.env_config)
         except ValueError as error:  # a benchmark that is not installed
             raise InputError(error) from error
         tune_config(experiment)
+        _check_storage(storage_path, experiment.name)
+    if resume and not any(_can_resume(storage_path, e.name) for e in experiments):
+        raise InputError(
+            f"--resume: no interrupted run of {', '.join(e.name for e in experiments)} "
+            f"in {storage_path}"
+        )
     if wandb_project and importlib.util.find_spec("wandb") is None:
         raise InputError("--wandb: wandb is missing; pip install wandb")
     if check:
@@ -79,9 +89,33 @@ def train_file(
                 experiment,
                 storage_path=os.path.abspath(storage_path),
                 checkpoint_freq=checkpoint_freq,
-                resume=resume,
+                # One that was still to come when the command was interrupted starts.
+                resume=resume and _can_resume(storage_path, experiment.name),
                 wandb_project=wandb_project,
             )
+
+
+def _check_storage(storage_path: str, name: str) -> None:
+    """Results go to a folder of the experiment's name, which can be made, or is there.
+
+    Raises:
+        InputError: If it cannot be.
+    """
+    if name != os.path.basename(name) or name in ("", ".", ".."):
+        raise InputError(
+            f"{name!r}: an experiment's name is that of its folder in --storage-path; "
+            "leave out slashes and dots that lead elsewhere"
+        )
+    path = Path(os.path.abspath(storage_path), name)
+    for folder in (path, *path.parents):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--storage-path {storage_path}: {folder} is a file")
+
+
+def _can_resume(storage_path: str, name: str) -> bool:
+    from ray import tune
+
+    return tune.Tuner.can_restore(os.path.join(os.path.abspath(storage_path), name))
 
 
 def _run(
@@ -110,8 +144,6 @@ def _run(
     # On Ctrl-C a trial gets this long to end by itself, then Ray ends it.
     os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "6")
     if resume:
-        if not tune.Tuner.can_restore(path):
-            raise InputError(f"--resume: no interrupted run in {path}")
         tuner = tune.Tuner.restore(path, trainable=experiment.run)
     else:
         tuner = tune.Tuner(

@@ -162,9 +162,9 @@ ABSENT: dict[str, str] = {
 }
 
 
-def nearest(name: object, valid: Iterable[str]) -> str | None:
+def nearest(name: object, valid: Iterable[str], cutoff: float = _CUTOFF) -> str | None:
     """The valid name that looks most like ``name``, if any does."""
-    near = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=_CUTOFF)
+    near = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=cutoff)
     return near[0] if near else None
 
 

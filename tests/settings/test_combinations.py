@@ -85,7 +85,7 @@ def test_what_does_nothing_here_is_refused_in_python_as_well(make_config):
         with pytest.raises(ValueError, match=f"^{next(iter(settings))}: .*{words}"):
             make_config(**settings).validate()
     config = make_config().training(train_batch_size_per_learner=8)
-    with pytest.raises(ValueError, match="^train_batch_size_per_learner: "):
+    with pytest.raises(ValueError, match=r"^train_batch_size_per_learner: "):
         config.validate()
 
 

@@ -1,4 +1,4 @@
-"""Every setting takes what it should, and says in one line why it takes nothing else."""
+"""Every setting takes what it should, and says in one line why it takes no more."""
 
 import inspect
 from typing import get_args
