@@ -69,7 +69,7 @@ def check_result_name(option: str, key: Any) -> None:
         near = dotted if dotted.startswith(_GROUPS) else nearest(key, examples)
         hint = f", did you mean {near!r}?" if near else ""
         raise InputError(
-            f"{option}: {key}: no such result{hint} Results are {', '.join(_PLAIN)} and "
+            f"{option}: {key}: no such result{hint} Valid: {', '.join(_PLAIN)} and "
             f"what is under {', '.join(_GROUPS)}"
         )
     figure = key.removeprefix(group)
