@@ -12,12 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rllib_llm_async.cli.errors import InputError
-from rllib_llm_async.cli.sweep import (
-    DEFAULT_METRIC,
-    candidates,
-    check_fractions,
-    is_space,
-)
+from rllib_llm_async.cli.search_space import candidates, check_fractions, is_space
+from rllib_llm_async.cli.sweep import DEFAULT_METRIC
 from rllib_llm_async.cli.yaml_text import read_yaml
 from rllib_llm_async.settings.check import check_key, check_value
 from rllib_llm_async.settings.names import did_you_mean

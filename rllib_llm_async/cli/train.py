@@ -19,8 +19,10 @@ from rllib_llm_async.cli.experiment_file import (
     load_experiments,
     parse_assignments,
 )
+from rllib_llm_async.cli.search_space import param_space
 from rllib_llm_async.cli.stop import check_stop
-from rllib_llm_async.cli.sweep import param_space, report_sweep, tune_config
+from rllib_llm_async.cli.storage import can_resume, check_storage
+from rllib_llm_async.cli.sweep import report_sweep, tune_config
 from rllib_llm_async.envs.registry import make_suite
 
 
@@ -72,8 +74,8 @@ def train_file(
         except ValueError as error:  # a benchmark that is not installed
             raise InputError(error) from error
         tune_config(experiment)
-        _check_storage(storage_path, experiment.name)
-    if resume and not any(_can_resume(storage_path, e.name) for e in experiments):
+        check_storage(storage_path, experiment.name)
+    if resume and not any(can_resume(storage_path, e.name) for e in experiments):
         raise InputError(
             f"--resume: no interrupted run of {', '.join(e.name for e in experiments)} "
             f"in {storage_path}"
@@ -90,32 +92,9 @@ def train_file(
                 storage_path=os.path.abspath(storage_path),
                 checkpoint_freq=checkpoint_freq,
                 # One that was still to come when the command was interrupted starts.
-                resume=resume and _can_resume(storage_path, experiment.name),
+                resume=resume and can_resume(storage_path, experiment.name),
                 wandb_project=wandb_project,
             )
-
-
-def _check_storage(storage_path: str, name: str) -> None:
-    """Results go to a folder of the experiment's name, which can be made, or is there.
-
-    Raises:
-        InputError: If it cannot be.
-    """
-    if name != os.path.basename(name) or name in ("", ".", ".."):
-        raise InputError(
-            f"{name!r}: an experiment's name is that of its folder in --storage-path; "
-            "leave out slashes and dots that lead elsewhere"
-        )
-    path = Path(os.path.abspath(storage_path), name)
-    for folder in (path, *path.parents):
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"--storage-path {storage_path}: {folder} is a file")
-
-
-def _can_resume(storage_path: str, name: str) -> bool:
-    from ray import tune
-
-    return tune.Tuner.can_restore(os.path.join(os.path.abspath(storage_path), name))
 
 
 def _run(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -120,7 +120,7 @@ def _aliases() -> dict[str, ast.expr]:
 
 
 @cache
-def _config_modules() -> Iterable[ast.Module]:
+def _config_modules() -> list[ast.Module]:
     folder = source_folder("vllm")
     return [
         ast.parse(path.read_text(encoding="utf-8"))

@@ -39,7 +39,6 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "peft_config": "lora",
         "per_device_train_batch_size": "minibatch_size (episodes per optimizer step)",
         "scale_rewards": "advantage_estimator",
-        "steps_per_generation": "max_staleness (in versions)",
         "vllm_gpu_memory_utilization": "engine.gpu_memory_utilization",
         "vllm_importance_sampling_cap": "is_cap",
         "vllm_importance_sampling_correction": "discrepancy_weight",
@@ -155,6 +154,7 @@ ABSENT: dict[str, str] = {
     "run": _BESIDE,
     "save_freq": "`rllib train` takes it as --checkpoint-freq",
     "stop": _BESIDE,
+    "torch_skip_nan_gradients": "a step with such gradients is always left out",
     "top_k": _NOT_TRUNCATED,
     "top_p": _NOT_TRUNCATED,
     "use_kl_in_reward": "a penalty is part of the loss, kl_coeff weighs it",
@@ -187,7 +187,8 @@ def explain(key: object, valid: Iterable[str]) -> str:
     for library, names in ELSEWHERE.items():
         if name in names:
             ours, _, note = names[name].partition(" ")
-            return f"{name}: {library}'s is {ours!r} here{note and f' {note}'}"
+            note = note and f" {note}"
+            return f"{name}: {library}'s name, here it is {ours!r}{note}"
     if name in ABSENT:
         return f"{name}: no setting here; {ABSENT[name]}"
     if name in rllib_names():

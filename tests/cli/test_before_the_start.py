@@ -79,7 +79,7 @@ def test_valid(check, options, changes):
         (("--resume",), {}, "--resume: no interrupted run of mine in results"),
         (("--checkpoint-freq", "-1"), {}, "--checkpoint-freq"),
         (("--set", "training=1"), {}, "training.KEY=VALUE"),
-        (("--set", "learning_rate=1"), {}, "TRL's is 'lr' here"),
+        (("--set", "learning_rate=1"), {}, "TRL's name, here it is 'lr'"),
         (
             (),
             with_config(max_staleness={"uniform": [1, 4]}),

@@ -10,7 +10,8 @@ from ray.tune.search.optuna import OptunaSearch
 
 from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.cli.experiment_file import build_config, load_experiments
-from rllib_llm_async.cli.sweep import param_space, report_sweep, tune_config
+from rllib_llm_async.cli.search_space import param_space
+from rllib_llm_async.cli.sweep import report_sweep, tune_config
 
 
 def load(tmp_path, config, **keys):

@@ -141,7 +141,6 @@ TABLE = {
     "minibatch_size": count_or_null("a positive whole number of episodes"),
     "shuffle_batch_per_epoch": BOOL,
     "log_gradients": BOOL,
-    "torch_skip_nan_gradients": BOOL,
     "torch_ddp_kwargs": mapping("a mapping of DistributedDataParallel's"),
     "learner_config_dict": mapping("a mapping for a Learner of your own"),
     # The loop.
@@ -186,7 +185,6 @@ TABLE = {
     "num_cpus_per_learner": (["auto", 0, 2.5], says('or "auto"', "2", -1, None, True)),
     "num_gpus_per_learner": amount("a number of GPUs"),
     "custom_resources_per_learner": RESOURCES,
-    "local_gpu_idx": from_0("0 or more"),
     "num_cpus_for_main_process": amount("a number of CPUs"),
     "custom_resources_for_main_process": RESOURCES,
     "placement_strategy": choice("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"),

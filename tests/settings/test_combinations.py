@@ -103,7 +103,7 @@ def test_a_config_survives_its_dict(make_config):
 
 
 def test_an_unknown_argument_is_answered_with_ours(make_config):
-    with pytest.raises(TypeError, match="learning_rate: TRL's is 'lr' here"):
+    with pytest.raises(TypeError, match="learning_rate: TRL's name, here it is 'lr'"):
         make_config().training(learning_rate=1e-5)
     with pytest.raises(ValueError, match="optimizer: got 'adam', must be a mapping"):
         make_config().training(optimizer="adam")

@@ -8,7 +8,8 @@ import pytest
 from rllib_llm_async import AsyncDecoupledPPOConfig, PPOEWMAAsyncConfig
 from rllib_llm_async.core.ratios import RATIO_LEVELS
 from rllib_llm_async.settings.check import check_settings, check_value
-from rllib_llm_async.settings.schema import ATTRIBUTES, Level, Settings
+from rllib_llm_async.settings.kinds import Level
+from rllib_llm_async.settings.schema import ATTRIBUTES, Settings
 from tests.settings.table import TABLE
 
 

@@ -25,7 +25,7 @@ def test_a_name_of_another_library_leads_to_a_setting(name, here):
     ours = here.split(" ")[0]
     group, _, key = ours.partition(".")
     assert (key in _WITHIN[group]) if key else (ours in SETTINGS)
-    with pytest.raises(ValueError, match=f"^{name}: .*'{ours}' here"):
+    with pytest.raises(ValueError, match=f"^{name}: .*here it is '{ours}'"):
         check_key(name)
 
 
@@ -42,12 +42,15 @@ def test_one_name_means_one_thing():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("num_generations", "TRL's is 'group_size'"),
-        ("learning_rate", "TRL's is 'lr'"),
-        ("beta", "TRL's is 'kl_coeff'"),
-        ("clip_param", "RLlib's is 'eps_stale' here .a ratio bound: 1.2 for 0.2"),
-        ("num_workers", "RLlib's is 'num_env_runners'"),
-        ("train_batch_size", "RLlib's is 'episodes_per_update'"),
+        ("num_generations", "TRL's name, here it is 'group_size'"),
+        ("learning_rate", "TRL's name, here it is 'lr'"),
+        ("beta", "TRL's name, here it is 'kl_coeff'"),
+        (
+            "clip_param",
+            "RLlib's name, here it is 'eps_stale' .a ratio bound: 1.2",
+        ),
+        ("num_workers", "RLlib's name, here it is 'num_env_runners'"),
+        ("train_batch_size", "RLlib's name, here it is 'episodes_per_update'"),
         ("entropy_coeff", "no setting here; there is no entropy bonus"),
         ("top_p", "no setting here; .*whole distribution"),
         ("env", "beside config"),
