@@ -138,7 +138,7 @@ def test_a_linear_proxy_mixes_probabilities():
     batch = make_batch()
     mask, behavior = batch[columns.LOSS_MASK], batch[columns.BEHAVIOR_LOGP]
     current = trainer.forward(batch, None) - 10.0
-    old = source.interpolate(batch, current, 3)
+    old = source.at_step(batch, current, 3)
     expected = 0.25 * behavior.double().exp() + 0.75 * current.double().exp()
     torch.testing.assert_close(old[mask].double().exp(), expected[mask])
 

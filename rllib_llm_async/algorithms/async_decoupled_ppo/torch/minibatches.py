@@ -1,8 +1,7 @@
-"""A batch of rows to optimizer steps: the shares, their normaliser, their means."""
+"""A batch of rows to optimizer steps: the shares and their normaliser."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -64,26 +63,3 @@ def loss_divisor(
     if normalizer == "sequences":
         divisor[mask] = lengths[sequences[mask]].float()
     return divisor, (lengths > 0).sum()
-
-
-class TokenMeans:
-    """Means over tokens of metrics that come as means over micro-batches."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = defaultdict(float)
-        self._weights: dict[str, float] = defaultdict(float)
-
-    def add(self, metrics: Mapping[str, Tensor], num_tokens: Tensor) -> None:
-        """Adds a micro-batch's means, scalars, over ``num_tokens``."""
-        weight = float(num_tokens)
-        for key, value in metrics.items():
-            self._sums[key] += float(value) * weight
-            self._weights[key] += weight
-
-    def means(self) -> dict[str, float]:
-        """Means over all tokens; a metric that saw none is left out."""
-        return {
-            key: total / self._weights[key]
-            for key, total in self._sums.items()
-            if self._weights[key]
-        }
