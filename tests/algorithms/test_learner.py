@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from rllib_llm_async import columns, result_keys
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
     loss_divisor,
+    standardise_turns,
 )
 from rllib_llm_async.models.small_agent import small_agent_dir
 from tests.algorithms.conftest import SPACES
@@ -340,6 +341,7 @@ def test_gae_gives_each_turn_its_advantage_and_trains_the_value_head(
         policy.value_head.weight.normal_(std=0.3)
     episodes = make_episodes(np.random.default_rng(6), [0])
     batch = learner._build_batch(TrainingData(episodes=episodes))
+    standardise_turns(batch)
     with torch.no_grad():
         values = policy(batch).values
 

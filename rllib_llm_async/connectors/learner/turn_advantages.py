@@ -14,7 +14,6 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 
 from rllib_llm_async import columns
-from rllib_llm_async.core.collectives import standardised
 from rllib_llm_async.packing import micro_batches
 
 
@@ -22,8 +21,8 @@ class TurnAdvantages(ConnectorV2):
     """Generalised advantage estimation (arXiv 1506.02438) over agent turns.
 
     The value of a turn is the value head's at its first token, before the agent says
-    anything. All tokens of a turn share its advantage, standardised over the batches
-    of all learners together; each of them has to be there, with or without episodes.
+    anything. All tokens of a turn share its advantage. The Learner standardises it,
+    over the turns that all learners train on: this connector sees those of one alone.
     An episode that was truncated counts as ended: what would have followed is not
     part of it. Place it after `PackEpisodes`.
 
@@ -67,10 +66,8 @@ class TurnAdvantages(ConnectorV2):
         values[turns.cpu().numpy()] = token_values[is_first].cpu().numpy()
 
         targets = self._value_targets(values, episodes)
-        advantages = standardised(
-            torch.from_numpy(targets - values).double().to(mask.device), min_std=1e-4
-        )
-        packed[columns.ADVANTAGES][mask] = advantages.float()[turn_ids[mask]]
+        advantages = torch.from_numpy(targets - values).to(mask.device)
+        packed[columns.ADVANTAGES][mask] = advantages[turn_ids[mask]]
         for key, of_turn in (
             (columns.VALUE_TARGETS, torch.from_numpy(targets).to(mask.device)),
             (

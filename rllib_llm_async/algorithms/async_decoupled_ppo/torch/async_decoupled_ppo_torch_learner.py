@@ -36,6 +36,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.loss import (
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
     loss_divisor,
     minibatches,
+    standardise_turns,
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.train_episodes import (
     fetch_episodes,
@@ -155,6 +156,8 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         self._weights_seq_no += 1
         batch = self._build_batch(training_data or TrainingData(**kwargs))
         compared = self._add_logps(batch)
+        if self.config.advantage_estimator == "gae":
+            standardise_turns(batch)
         metrics = UpdateMetrics(self._device)
         with self._timeline.phase("training"):
             steps = Counter(

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 from rllib_llm_async import columns
+from rllib_llm_async.core.collectives import max_over_learners, sum_over_learners
+
+#: Advantages that deviate less are not blown up any further.
+MIN_DEVIATION = 1e-4
 
 
 def minibatches(
@@ -41,6 +45,33 @@ def minibatches(
             if not len(share):
                 minibatch[columns.LOSS_MASK].zero_()
             yield minibatch
+
+
+def standardise_turns(batch: dict[str, Tensor]) -> None:
+    """Shifts and scales advantages to mean 0 and deviation 1 over the turns trained on.
+
+    Those of all learners together, which have to call it together. Where all are the
+    same they become exact zeros: the rounding of a mean is no signal.
+
+    Args:
+        batch: Row-packed columns, with those of `TurnAdvantages`; changed.
+    """
+    mask, advantages = batch[columns.LOSS_MASK], batch[columns.ADVANTAGES].double()
+    of_turns = advantages[mask & (batch[columns.VALUE_WEIGHTS] > 0)]
+    ends = of_turns.new_full((2,), -torch.inf)
+    if len(of_turns):
+        ends = torch.stack([of_turns.max(), -of_turns.min()])
+    highest, lowest = max_over_learners(ends)
+    count, total = sum_over_learners(
+        torch.stack([of_turns.new_tensor(len(of_turns)), of_turns.sum()])
+    )
+    mean = total / count.clamp(min=1)
+    squares = sum_over_learners((of_turns - mean).square().sum())
+    deviation = (squares / count.clamp(min=1)).sqrt().clamp(min=MIN_DEVIATION)
+    standardised = torch.where(
+        mask & (highest != -lowest), (advantages - mean) / deviation, 0.0
+    )
+    batch[columns.ADVANTAGES] = standardised.float()
 
 
 def loss_divisor(
