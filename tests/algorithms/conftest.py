@@ -26,6 +26,8 @@ def make_learner_config():
                     "group_size": 4,
                     # Episodes are random: a tighter mask may leave none of them.
                     "eps_ti": 1e6,
+                    # ... and a weight of up to 1e6 would drown all but a few tokens.
+                    "discrepancy_weight": "none",
                     "engine": {"dtype": "float32"},
                     **training,
                 }

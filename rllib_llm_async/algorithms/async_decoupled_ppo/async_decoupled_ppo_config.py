@@ -332,6 +332,21 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             },
         )
 
+    @override(AlgorithmConfig)
+    def build_learner_group(
+        self, *, env=None, spaces=None, rl_module_spec=None, placement_group=None
+    ):
+        from rllib_llm_async.algorithms.async_decoupled_ppo.torch.learner_group import (
+            AsyncLearnerGroup,
+        )
+
+        return AsyncLearnerGroup(
+            config=self.copy(),
+            module_spec=rl_module_spec
+            or self.get_multi_rl_module_spec(env=env, spaces=spaces),
+            placement_group=placement_group,
+        )
+
     @property
     @override(AlgorithmConfig)
     def _model_config_auto_includes(self) -> dict[str, Any]:
