@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from rllib_llm_async.settings.combinations import check_combinations
@@ -76,7 +77,9 @@ def check_settings(config: Any) -> None:
     """
     if config.in_evaluation:  # RLlib's copy of a config that was checked
         return
-    values = {key: getattr(config, ATTRIBUTES.get(key, key)) for key in SETTINGS}
+    values = {
+        key: _plain(getattr(config, ATTRIBUTES.get(key, key))) for key in SETTINGS
+    }
     try:
         Settings.model_validate(values)
     except ValidationError as error:
@@ -85,6 +88,11 @@ def check_settings(config: Any) -> None:
         check(values[key])
     _check_what_does_nothing(config)
     check_combinations(values)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers, which searchers of Ray Tune draw, as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check_what_does_nothing(config: Any) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from rllib_llm_async.models.resolve import resolve_model
 from rllib_llm_async.settings.names import did_you_mean
 from rllib_llm_async.settings.reading import refused
 
@@ -46,12 +49,29 @@ def _sizes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "episodes_per_update", f"a multiple of group_size x learners = {unit}"
     if values["num_concurrent_episodes"] < group_size:
         yield "num_concurrent_episodes", f"at least group_size = {group_size}"
-    context = values["engine"].get("max_model_len")
-    if context not in (None, -1) and values["max_response_tokens"] >= context:
+    length, source = _context(values)
+    if length is not None and values["max_response_tokens"] >= length:
         yield (
             "max_response_tokens",
-            f"below engine.max_model_len = {context}, which holds the prompt as well",
+            f"below {source} = {length}, which holds the prompt as well",
         )
+
+
+def _context(values: Mapping[str, Any]) -> tuple[int | None, str]:
+    """The longest dialogue in tokens, as far as it is known, and what says so."""
+    length = values["engine"].get("max_model_len")
+    if length not in (None, -1):
+        return length, "engine.max_model_len"
+    path = Path(resolve_model(values["model"]), "config.json")
+    if not path.exists():  # on a hub
+        return None, ""
+    try:
+        length = json.loads(path.read_text())["max_position_embeddings"]
+    except KeyError:
+        return None, ""
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model: {path} is no model's config ({error})") from error
+    return length, "the model's max_position_embeddings"
 
 
 def _sources(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

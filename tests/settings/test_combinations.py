@@ -1,5 +1,6 @@
 """Settings that cannot be together are refused, and those that can are not."""
 
+import numpy as np
 import pytest
 
 
@@ -30,6 +31,10 @@ import pytest
         (
             {"max_response_tokens": 512, "engine": {"max_model_len": 512}},
             "max_response_tokens: got 512, must be below engine.max_model_len = 512",
+        ),
+        (
+            {"max_response_tokens": 32768},
+            "max_response_tokens: got 32768, .* the model's max_position_embeddings = ",
         ),
         (
             {"old_logprob_source": "snapshots"},
@@ -64,7 +69,8 @@ def test_what_cannot_be_together(make_config, settings, words):
         {"episodes_per_update": 32, "group_size": 8, "num_learners": 2},
         {"num_concurrent_episodes": 8},
         {"max_response_tokens": 511, "engine": {"max_model_len": 512}},
-        {"max_response_tokens": 4096, "engine": {"max_model_len": -1}},
+        {"max_response_tokens": 4096, "model": "Qwen/Qwen3-4B"},
+        {"eps_ti": np.float32(1.5), "group_size": np.int64(16)},
         {"compare_sources": ["rollout"], "old_logprob_source": "snapshot_old"},
         {"lambda": 0.9},
         {"callbacks": "ray.rllib.callbacks.callbacks.RLlibCallback"},
@@ -72,6 +78,15 @@ def test_what_cannot_be_together(make_config, settings, words):
 )
 def test_what_can_be_together(make_config, settings):
     make_config(**settings).validate()
+
+
+def test_a_model_directory_without_a_config_of_a_model(make_config, tmp_path):
+    for text, words in (("{", "Expecting"), ("[]", "indices"), ("", "empty")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=rf"^model: .*config\.json .*{words}"):
+            make_config(model=str(tmp_path)).validate()
+    (tmp_path / "config.json").write_text("{}")
+    make_config(model=str(tmp_path)).validate()
 
 
 def test_what_does_nothing_here_is_refused_in_python_as_well(make_config):
