@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -144,9 +145,9 @@ def _read_subscript(
         except ValueError:
             return Any, ""
         words = "one of " + ", ".join(map(repr, values))
-        # A value with a placeholder, as in "pissa_niter_[number of iters]".
-        is_open = any("[" in str(value) for value in values)
-        return (str if is_open else Literal[values]), words
+        if any("[" in str(value) for value in values):
+            return Annotated[str, Field(pattern=_placeholders(values))], words
+        return Literal[values], words
     if name == "Optional":
         return _union([*inner, ast.Constant(None)], aliases)
     if name == "Union":
@@ -155,6 +156,12 @@ def _read_subscript(
         item, words = read_type(inner[0], aliases)
         return list[item], f"a list, each {words}" if words else "a list"  # type: ignore[valid-type]
     return _BUILTINS.get(name, (Any, ""))
+
+
+def _placeholders(values: Iterable[Any]) -> str:
+    """A pattern of all values, where "pissa_niter_[number of iters]" is one of them."""
+    patterns = [re.sub(r"\\\[.*?\\\]", ".+", re.escape(str(v))) for v in values]
+    return f"^({'|'.join(patterns)})$"
 
 
 def _union(

@@ -178,8 +178,8 @@ class ClusterSettings(BaseModel):
     )
     max_requests_in_flight_per_env_runner: Count = says("a positive whole number")
     validate_env_runners_after_construction: bool = boolean()
-    seed: Annotated[int, Field(ge=0)] | None = says(
-        "a whole number of 0 or more, or null"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = says(
+        "a whole number of 0 or more (below 2**32), or null"
     )
     log_level: Literal["DEBUG", "INFO", "WARN", "ERROR"] = one_of(
         "DEBUG", "INFO", "WARN", "ERROR"

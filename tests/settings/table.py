@@ -197,7 +197,7 @@ TABLE = {
     "num_consecutive_env_runner_failures_tolerance": from_0("0 or more"),
     "max_requests_in_flight_per_env_runner": count("a positive whole number"),
     "validate_env_runners_after_construction": BOOL,
-    "seed": ([None, 0, 42], says("0 or more, or null", -1, 1.5, "1", True)),
+    "seed": ([None, 0, 42], says("below 2**32), or null", -1, 2**32, 1.5, "1", True)),
     "log_level": choice("DEBUG", "INFO", "WARN", "ERROR"),
     "log_sys_usage": BOOL,
 }

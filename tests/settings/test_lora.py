@@ -42,6 +42,15 @@ def test_takes(lora):
         ({"r": 0}, "lora.r: got 0, must be a whole number at least 1"),
         ({"r": True}, "lora.r: got True"),
         ({"lora_alpha": -1}, "lora.lora_alpha: got -1, .*above 0"),
+        (
+            {"init_lora_weights": "gausian"},
+            "got 'gausian', .*'pissa'",
+        ),
+        (
+            {"init_lora_weights": "pissa_niter_"},
+            "got 'pissa_niter_'",
+        ),
+        ({"init_lora_weights": None}, "init_lora_weights: got None"),
         ({"bias": "some"}, "lora.bias: got 'some', must be one of 'none', 'all'"),
         ({"use_dora": "yes"}, "lora.use_dora: got 'yes', must be true or false"),
         ({"target_modules": 3}, "lora.target_modules: got 3, must be a list"),
