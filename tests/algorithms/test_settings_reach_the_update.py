@@ -50,7 +50,7 @@ ROWS = {
     "loss_normalizer": ({}, "tokens", "sequences"),
     "kl_coeff": ({}, 0.0, 5.0),
     "kl_estimator": (KL, "k3", "unbiased"),
-    "temperature": ({}, 1.0, 0.7),
+    "temperature": ({}, 1.0, 0.98),
     "lora": ({}, None, LORA),
     "compute_dtype": ({}, None, "bfloat16"),
     "max_staleness": ({}, 0, 4),
@@ -102,7 +102,7 @@ def batches():
     rng = np.random.default_rng(0)
     result = []
     for versions in ([0], [0, 1], [0, 1, 2]):
-        episodes = random_episodes(rng, versions, max_turn_tokens=90)
+        episodes = random_episodes(rng, versions, max_turn_tokens=70)
         batch = learner._build_batch(TrainingData(episodes=episodes))
         logp = learner._forward(batch, None)
         for number, episode in enumerate(episodes):
