@@ -224,6 +224,49 @@ def test_state_goes_through_a_checkpoint(make_learner, make_episodes, tmp_path):
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
+@pytest.mark.parametrize("source", ["ppo_ewma_async", "snapshot_old", "auto"])
+def test_a_checkpoint_holds_what_the_source_has_become(
+    make_learner, make_episodes, tmp_path, source
+):
+    """Not its initial state: averages, widths, versions, skipped steps, shadows."""
+    settings = {
+        "old_logprob_source": source,
+        "compare_sources": ["snapshot_old", "ppo_ewma_async"],
+        "max_staleness": 3,
+    }
+    learner = make_learner(**settings)
+    for version in range(3):
+        versions = [*range(version + 1)]
+        episodes = make_episodes(np.random.default_rng(version), versions)
+        learner.update(training_data=TrainingData(episodes=episodes))
+    learner._num_skipped_steps = 5
+    state = learner.get_state()["async_decoupled_ppo"]
+    path = learner.save_to_path(str(tmp_path / "learner"))
+    learner.update(  # what follows changes nothing that was saved
+        training_data=TrainingData(
+            episodes=make_episodes(np.random.default_rng(9), [3])
+        )
+    )
+    other = make_learner(**settings)
+    other.restore_from_path(path)
+    restored = other.get_state()["async_decoupled_ppo"]
+    assert flat(restored) == flat(state)
+    assert restored["num_skipped_steps"] == 5 and restored["version"] == 3
+    assert flat(make_learner(**settings).get_state()["async_decoupled_ppo"]) != flat(
+        state
+    )
+
+
+def flat(state, name=""):
+    """Nested mappings and sequences as ``{path: value}``, tensors as their bytes."""
+    if isinstance(state, torch.Tensor):
+        return {name: (tuple(state.shape), state.numpy().tobytes())}
+    if isinstance(state, dict | list | tuple):
+        items = state.items() if isinstance(state, dict) else enumerate(state)
+        return {k: v for key, x in items for k, v in flat(x, f"{name}/{key}").items()}
+    return {name: state}
+
+
 def test_compared_sources_are_measured_and_leave_the_training_alone(
     make_learner, make_episodes
 ):
