@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -12,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from rllib_llm_async import columns
+from rllib_llm_async.settings.names import unknown
 
 #: ``forward(batch, parameters) -> log pi [rows, length]`` without gradient;
 #: ``parameters=None`` means the trainer's current weights.
@@ -185,9 +185,5 @@ def make_source(name: str, settings: SourceSettings) -> OldLogprobSource:
         ValueError: If the name is unknown; lists the valid ones.
     """
     if name not in _SOURCES:
-        near = difflib.get_close_matches(name, _SOURCES, n=1, cutoff=0.0)
-        raise ValueError(
-            f"old_logprob_source: unknown {name!r}, did you mean {near[0]!r}? "
-            f"Valid: {', '.join(source_names())}"
-        )
+        raise ValueError(f"old_logprob_source: {unknown(name, source_names())}")
     return _SOURCES[name](settings)
