@@ -31,7 +31,7 @@ CHECKS = "checks"
 GENERATED_TOKENS_PER_S = "generated_tokens_per_s"
 NUM_GENERATED_TOKENS_LIFETIME = "num_generated_tokens_lifetime"
 WEIGHT_SYNC_SECONDS = "weight_sync_seconds"
-#: Root mean square of log p_engine - log p_trainer on a fixed prompt, after a transfer.
+#: Median of |log p_engine - log p_trainer| on a fixed prompt, after a transfer.
 WEIGHT_PROBE_ERROR = "weight_probe_error"
 #: Transfers that did not arrive; each is tried twice, then the engine is replaced.
 NUM_WEIGHT_MISMATCHES = "num_weight_mismatches"

@@ -198,12 +198,12 @@ class VLLMEngine:
         )
         (checkpoint, *_) = [*filter(None, per_rank), {}]
         layout = WeightLayout(
-            {name: Fingerprint(*bits) for name, (_, *bits) in checkpoint.items()},
-            {name: home for name, (home, *_) in checkpoint.items()},
+            {name: Fingerprint(*bits) for name, (_, bits) in checkpoint.items()},
+            {name: home for name, (home, _) in checkpoint.items()},
             await self._held_fingerprints(),
         )
         dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
-        return ArrivalCheck(dtype, layout)
+        return ArrivalCheck(dtype, layout, await self._stale_linears(0))
 
     async def _held_fingerprints(self) -> list[dict[str, Fingerprint]]:
         """Of each rank's live parameters."""
@@ -211,6 +211,12 @@ class VLLMEngine:
         return [
             {name: Fingerprint(*bits) for name, bits in rank.items()} for rank in ranks
         ]
+
+    async def _stale_linears(self, seed: int) -> list[str]:
+        ranks = await self._llm.collective_rpc(
+            "rllib_llm_async_stale_linears", args=(seed,)
+        )
+        return sorted({name for rank in ranks for name in rank})
 
     @property
     def max_model_len(self) -> int:
@@ -318,7 +324,7 @@ class VLLMEngine:
     async def _swap(
         self, version: int, path: Path, expected: ExpectedArrival | None
     ) -> str | None:
-        """Returns which bits are wrong, if any; the check comes before the first token."""
+        """Returns which bits are wrong, if any; no token is sampled before that."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         start = time.monotonic()
@@ -336,7 +342,10 @@ class VLLMEngine:
             if expected is None:
                 return None
             return self._arrival_check.wrong_bits(
-                version, expected, await self._held_fingerprints()
+                version,
+                expected,
+                await self._held_fingerprints(),
+                await self._stale_linears(version),
             )
         finally:
             await self._llm.resume_generation()

@@ -19,10 +19,9 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
-from vllm.model_executor.model_loader import get_model_loader
 from vllm.platforms import current_platform
 
-from rllib_llm_async.core.fingerprint import Fingerprint, fingerprint
+from rllib_llm_async.env_runners import worker_weights
 
 BACKEND = "safetensors_file"
 
@@ -83,43 +82,15 @@ class EngineWorkerExtension:
     """
 
     def rllib_llm_async_held_fingerprints(self) -> dict[str, tuple[int, int]]:
-        """`Fingerprint` of each live parameter, tied ones once."""
-        return {
-            name.replace(".base_layer.", "."): self._rllib_llm_async_bits(parameter)
-            for name, parameter in self.get_model().named_parameters()
-        }
+        return worker_weights.held_fingerprints(self)
 
     def rllib_llm_async_checkpoint_fingerprints(
         self,
-    ) -> dict[str, tuple[str, int, int]]:
-        """Of each tensor of the model's checkpoint its parameter and `Fingerprint`.
+    ) -> dict[str, tuple[str, tuple[int, int]]]:
+        return worker_weights.checkpoint_fingerprints(self)
 
-        Empty on all ranks but the first, and where the weights are not files.
-        """
-        loader = get_model_loader(self.load_config)
-        if self.rank != 0 or not hasattr(loader, "get_all_weights"):
-            return {}
-        model = self.get_model()
-        return {
-            name: (_home(model, name), *self._rllib_llm_async_bits(weight))
-            for name, weight in loader.get_all_weights(self.model_config, model)
-        }
-
-    def _rllib_llm_async_bits(self, weight: torch.Tensor) -> Fingerprint:
-        """What vLLM keeps in a wider dtype than the model's came in the model's."""
-        if weight.is_floating_point() and weight.element_size() > 1:
-            weight = weight.to(self.model_config.dtype)
-        return fingerprint(weight)
-
-
-def _home(model: torch.nn.Module, name: str) -> str:
-    """The parameter that a checkpoint's tensor is part of, as far as vLLM says."""
-    mapper = getattr(model, "hf_to_vllm_mapper", None)
-    name = next(iter(mapper.apply_list([name])), name) if mapper else name
-    for fused, pieces in getattr(model, "packed_modules_mapping", {}).items():
-        for piece in pieces:
-            name = name.replace(f".{piece}.", f".{fused}.")
-    return name
+    def rllib_llm_async_stale_linears(self, seed: int) -> list[str]:
+        return worker_weights.stale_linears(self, seed)
 
 
 def _keep_cpu_linears_unpacked() -> None:
