@@ -15,7 +15,7 @@ class Trainer:
 
     def __init__(self, directory, dtype="float32"):
         self._directory = directory
-        self._dtype = getattr(torch, dtype)
+        self.dtype = dtype
         self._generator = torch.Generator().manual_seed(0)
         self.policy = CausalLMPolicy.from_config(
             {
@@ -39,7 +39,7 @@ class Trainer:
         Args:
             leave_out: Names of tensors that the file lacks.
         """
-        weights, expected = weights_to_send(self.policy, self._dtype)
+        weights, expected = weights_to_send(self.policy, getattr(torch, self.dtype))
         path = self._directory / f"{self.version}.safetensors"
         save_file({n: w for n, w in weights.items() if n not in leave_out}, path)
         return self.version, path, expected

@@ -24,7 +24,10 @@ def checkpoint(seed):
     def random(*shape):
         return torch.randn(shape, generator=generator).to(torch.bfloat16)
 
-    tensors = {"model.embed_tokens.weight": random(10, 8), "model.norm.weight": random(8)}
+    tensors = {
+        "model.embed_tokens.weight": random(10, 8),
+        "model.norm.weight": random(8),
+    }
     for layer in range(LAYERS):
         at = f"model.layers.{layer}."
         tensors[at + "input_layernorm.weight"] = random(8)
