@@ -80,8 +80,8 @@ class ArrivalCheck:
         stale = sorted({*stale_linears} - self._inexact_linears)
         if not differing and stale:
             return (
-                f"{len(stale)} layers compute with something else than their "
-                f"parameters ({_shown(stale)}), such as a packed copy of older ones"
+                "layers that compute with something else than their parameters, such "
+                f"as a packed copy of older ones: {_shown(stale)}"
             )
         if not differing:
             self._last_arrival = version, published
@@ -112,12 +112,15 @@ class ArrivalCheck:
         )
 
     def _warn_once(self, expected: ExpectedArrival) -> None:
+        if self._has_warned:
+            return
+        self._has_warned = True
         unchecked = [
             *self._layout.not_comparable,
             *self._layout.not_published(expected.fingerprints),
             *self._inexact_linears,
         ]
-        if unchecked and not self._has_warned:
+        if unchecked:
             logger.warning(
                 "%d parameters of the engine cannot be compared with the trainer's bit "
                 "by bit (%s): vLLM keeps them in a form of its own, or the checkpoint "
@@ -126,7 +129,6 @@ class ArrivalCheck:
                 len(unchecked),
                 _shown(unchecked),
             )
-        self._has_warned = True
 
 
 def probe_error(expected: ExpectedArrival, logp: np.ndarray) -> float:
