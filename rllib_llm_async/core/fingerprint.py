@@ -2,8 +2,8 @@
 
 An inference engine stacks what a checkpoint keeps apart (q, k and v; gate and up;
 the experts of a mixture) and pads the vocabulary with zeros. A hash of bytes differs
-then; a sum over hashed words does not, and it adds up over tensors: the fingerprint
-of a stack is the sum of the fingerprints of its parts.
+then; a sum over hashed elements does not, and it adds up over tensors: the
+fingerprint of a stack is the sum of the fingerprints of its parts.
 """
 
 from __future__ import annotations
@@ -14,42 +14,41 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: Words hashed at a time: what fits a core's cache, and what keeps a GPU busy.
+#: Elements hashed at a time: what fits a core's cache, and what keeps a GPU busy.
 _CPU_CHUNK = 1 << 16
 _ACCELERATOR_CHUNK = 1 << 24
 _UNSIGNED = (1 << 32) - 1
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
 
 
 class Fingerprint(NamedTuple):
-    """Sums modulo 2^32 over a tensor's words.
+    """Sums modulo 2^32 over a tensor's hashed elements.
 
-    ``words`` does not change when words change places; ``rows`` weighs each by its
-    place in the last dimension, so that whole rows alone may.
+    ``elements`` does not change when they change places, as in a transposition;
+    ``rows`` weighs each by its place in the last dimension: whole rows alone may move.
     """
 
-    words: int
+    elements: int
     rows: int
 
 
 def fingerprint(tensor: Tensor) -> Fingerprint:
-    """Hashes every bit of a tensor, in place and chunk by chunk, where it lives.
+    """Hashes every bit of a tensor, chunk by chunk, where it lives.
 
-    A single changed word always changes ``words``, a swap of two different words of a
-    row changes ``rows`` but for one case in some 2^32. Zeros count nothing; -0.0 is
-    not zero, and a NaN equals itself. A word is 32 bits along the last dimension; a
-    vector, or a row that 32 bits do not divide, has an element per word.
+    A single changed element always changes both sums, a swap of two within a row
+    changes ``rows`` but for one case in some 2^32. Zeros count nothing; -0.0 is not
+    zero, and a NaN equals itself. An element of 64 bits counts as two.
 
     Args:
         tensor: Any shape and dtype, on any device.
     """
     tensor = tensor.detach()
     rows = tensor.reshape(-1, tensor.shape[-1] if tensor.dim() > 1 else 1)
-    num_words = max(1, rows.shape[1] * rows.element_size() // 4)
     chunk = _CPU_CHUNK if tensor.device.type == "cpu" else _ACCELERATOR_CHUNK
     columns: Tensor | None = None
-    for part in rows.split(max(1, chunk // num_words)):
-        sums = _mix(_words(part)).sum(0, dtype=torch.int32)
+    for part in rows.split(max(1, chunk // max(1, rows.shape[1]))):
+        integers = part.contiguous().view(_INTEGERS[part.element_size()])
+        sums = _mix(integers.to(torch.int32)).sum(0, dtype=torch.int32)
         columns = sums if columns is None else columns.add_(sums)
     if columns is None or not columns.numel():
         return Fingerprint(0, 0)
@@ -63,30 +62,19 @@ def fingerprint(tensor: Tensor) -> Fingerprint:
 
 def add_fingerprints(fingerprints: Iterable[Fingerprint]) -> Fingerprint:
     """Fingerprint of tensors stacked along any dimension but the last."""
-    words = rows = 0
+    elements = rows = 0
     for one in fingerprints:
-        words, rows = words + one.words, rows + one.rows
-    return Fingerprint(words & _UNSIGNED, rows & _UNSIGNED)
+        elements, rows = elements + one.elements, rows + one.rows
+    return Fingerprint(elements & _UNSIGNED, rows & _UNSIGNED)
 
 
-def _words(rows: Tensor) -> Tensor:
-    """``[rows, columns]`` of any dtype as int32 ``[rows, words]``."""
-    size = rows.element_size()
-    if rows.shape[1] * size % 4:
-        return rows.contiguous().view(_INTEGERS[size]).to(torch.int32)
-    rows = rows.contiguous()
-    if rows.storage_offset() * size % 4:  # a view of wider elements has to be aligned
-        rows = rows.clone()
-    return rows.view(torch.int32)
-
-
-def _mix(words: Tensor) -> Tensor:
+def _mix(integers: Tensor) -> Tensor:
     """An invertible map of int32 to int32, far from linear, that leaves 0 alone.
 
     The finaliser of MurmurHash3: without it, one weight's step up would hide another's
     step down. The masks turn arithmetic shifts into logical ones.
     """
-    mixed = (words >> 16).bitwise_and_(0xFFFF).bitwise_xor_(words)
+    mixed = (integers >> 16).bitwise_and_(0xFFFF).bitwise_xor_(integers)
     mixed *= -2048144789
     mixed ^= (mixed >> 13).bitwise_and_(0x7FFFF)
     mixed *= -1028477387

@@ -54,7 +54,7 @@ class Part:
         if not self.whole_on_each_rank:
             held = [add_fingerprints(held)]
         if not self.keeps_rows:
-            return {one.words for one in held} == {expected.words}
+            return {one.elements for one in held} == {expected.elements}
         return set(held) == {expected}
 
 
