@@ -123,14 +123,14 @@ def test_a_compared_source_makes_its_settings_count(make_learner_config):
     assert list(config_warnings(config)) == []
 
 
-@pytest.mark.parametrize(("num_learners", "is_dead"), [(1, True), (2, False)])
+@pytest.mark.parametrize(("num_learners", "is_dead"), [(1, False), (2, True)])
 def test_a_minibatch_is_of_one_learner(make_learner_config, num_learners, is_dead):
-    """4 of 8 episodes are one step's share with two learners, not with one."""
+    """8 episodes each of two learners are all 16 of an update, 8 of one are half."""
     config = make_learner_config(
         num_learners=num_learners,
         old_logprob_source="current_recompute",
-        minibatch_size=4 if num_learners == 2 else 8,
-        episodes_per_update=8 if is_dead else 16,
+        minibatch_size=8,
+        episodes_per_update=16,
     )
     assert bool(list(config_warnings(config))) == is_dead
 

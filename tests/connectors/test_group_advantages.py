@@ -15,9 +15,9 @@ GROUPS = [3, 8, 3, 8, 8, 3, 5, 5]  # groups lie mixed in a batch
 RETURNS = [1.0, 0.0, 0.0, 1.0, 1.0, 0.25, 1.0, 1.0]
 
 
-def advantages(connector):
+def advantages(connector, groups=GROUPS, returns=RETURNS):
     episodes = []
-    for group, reward in zip(GROUPS, RETURNS, strict=True):
+    for group, reward in zip(groups, returns, strict=True):
         episode = SingleAgentEpisode(len_lookback_buffer=0)
         episode.custom_data[columns.GROUP_ID] = group
         episode.add_env_reset(np.zeros(2, np.int64))
@@ -48,3 +48,12 @@ def test_group_relative_standardises_within_the_group():
         expected = (RETURNS[i] - np.mean(group)) / (np.std(group) + 1e-6)
         assert result[i] == pytest.approx(expected, abs=1e-6)
     assert result[6] == result[7] == 0  # equal returns
+
+
+@pytest.mark.parametrize("connector", [GroupRelativeAdvantages, LeaveOneOutAdvantages])
+@pytest.mark.parametrize(("size", "reward"), [(3, 0.1), (6, 0.1), (7, 0.3), (8, 1.0)])
+def test_equal_returns_give_exact_zeros(connector, size, reward):
+    """(0.1 + 0.1 + 0.1) / 3 is not 0.1, and an optimizer would scale the rest up."""
+    groups = [1] * size + [2, 2]
+    result = advantages(connector(), groups, [reward] * size + [0.0, 1.0])
+    assert (result[:size] == 0.0).all() and (result[size:] != 0.0).all()
