@@ -14,7 +14,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.settings_check import (
 from rllib_llm_async.models.resolve import resolve_model
 
 if TYPE_CHECKING:
-    from rllib_llm_async.models.chat_format import ChatFormat
+    from rllib_llm_async.chat import ChatFormat
 
 
 class AsyncDecoupledPPOConfig(AlgorithmConfig):
@@ -329,7 +329,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
 
     def build_chat_format(self) -> ChatFormat:
         """How the agent's model is spoken to."""
-        from rllib_llm_async.models.chat_format import ChatFormat
+        from rllib_llm_async.chat import ChatFormat
 
         return ChatFormat.from_pretrained(
             self.model_path, self.chat_template_kwargs, self.trust_remote_code

@@ -8,7 +8,7 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 
 from rllib_llm_async import columns
-from rllib_llm_async.models.chat_format import ChatFormat
+from rllib_llm_async.chat import ChatFormat
 
 
 class ParseAssistantMessage(ConnectorV2):
