@@ -14,6 +14,8 @@ import re
 import secrets
 from typing import Any
 
+from rllib_llm_async.envs.tool_calls import encodable
+
 
 class ControlTokens:
     """The strings that a tokenizer reads as one token, and text that holds them.
@@ -55,7 +57,12 @@ class ControlTokens:
         )
 
     def break_up(self, text: str) -> str:
-        """``text`` with a number inside every control token, for `encode` to find."""
+        """``text`` with a number inside every control token, for `encode` to find.
+
+        Lone surrogates, which no tokenizer takes, become question marks.
+        """
+        if not text.isascii():
+            text = encodable(text)
         if self._matches_normalized and not self._id_set.isdisjoint(self._plain(text)):
             return self._break.join(text)
         pieces, start = [], 0
@@ -72,7 +79,7 @@ class ControlTokens:
             return self.break_up(value)
         if isinstance(value, dict):
             return {
-                self.break_up_in(key): self.break_up_in(inner)
+                self.break_up(str(key)): self.break_up_in(inner)
                 for key, inner in value.items()
             }
         if isinstance(value, list | tuple):

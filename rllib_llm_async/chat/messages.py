@@ -13,7 +13,6 @@ from typing import Any
 
 from rllib_llm_async.chat.control_tokens import ControlTokens
 from rllib_llm_async.envs.agent_env import Message
-from rllib_llm_async.envs.tool_calls import encodable
 
 #: Mistral's templates want ids of exactly nine letters and digits.
 _SHORT_ID_LENGTH = 9
@@ -40,10 +39,10 @@ def text_of(content: Any) -> str:
     if content is None:
         return ""
     if isinstance(content, str):
-        return encodable(content)
+        return content
     if isinstance(content, list) and content and all(map(_is_part, content)):
         return "".join(text_of(part["text"]) for part in content)
-    return encodable(json.dumps(content, ensure_ascii=False, default=str))
+    return json.dumps(content, ensure_ascii=False, default=str)
 
 
 def _is_part(part: Any) -> bool:
@@ -63,7 +62,7 @@ def prepare(
         ValueError: For a part of its content that is no text.
     """
     prepared = {
-        key: control_tokens.break_up_in(_encodable(value))
+        key: control_tokens.break_up_in(value)
         for key, value in message.items()
         if key not in ("content", "tool_calls") and value is not None
     }
@@ -91,8 +90,8 @@ def _prepare_call(call: dict[str, Any], style: CallStyle) -> dict[str, Any]:
         "id": _short_id(call_id) if style.short_ids else call_id,
         "type": "function",
         "function": {
-            "name": encodable(str(function["name"])),
-            "arguments": _encodable(arguments),
+            "name": str(function["name"]),
+            "arguments": arguments,
         },
     }
 
@@ -109,17 +108,6 @@ def _decoded(arguments: str) -> dict[str, Any]:
 def _short_id(call_id: str) -> str:
     letters = "".join(filter(str.isalnum, call_id))
     return letters[-_SHORT_ID_LENGTH:].rjust(_SHORT_ID_LENGTH, "0")
-
-
-def _encodable(value: Any) -> Any:
-    """JSON-like data whose strings can be tokenised."""
-    if isinstance(value, str):
-        return encodable(value)
-    if isinstance(value, dict):
-        return {encodable(str(key)): _encodable(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_encodable(inner) for inner in value]
-    return value
 
 
 def orders_to_try(messages: list[Message]) -> Iterator[list[Message]]:

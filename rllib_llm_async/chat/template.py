@@ -181,6 +181,8 @@ class ChatTemplate:
         return None
 
     def _finds_tools_shown(self) -> bool:
+        if self.call_style is None:
+            return False
         try:
             return MARKER in self.render([ASKED], prompt=True, tools=[_PROBE_TOOL])
         except ValueError:
@@ -200,6 +202,8 @@ class ChatTemplate:
             before = self.render([system, ASKED], prompt=False, tools=tools)
         except ValueError:
             return False  # said when such messages come
+        if not asked.startswith(before):
+            return False
         header = asked.partition(MARKER)[0].removeprefix(before)
         return not first.partition(MARKER)[0].endswith(header)
 

@@ -42,6 +42,7 @@ _SIGNS = {
     "deepseek_v31": r"<｜tool▁call▁begin｜>f<｜tool▁sep｜>",
     "gemma4": r"<\|tool_call>call:f\{",
     "lfm2": r"<\|tool_call_start\|>\[f\(",
+    "muse_glimmer": r'<atem:invoke name="f">',
     "llama3_json": r'\A\s*\{"name": "f", "parameters": ',
 }
 

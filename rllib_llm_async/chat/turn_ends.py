@@ -28,14 +28,16 @@ class TurnEnd:
 def turn_ends(
     template: ChatTemplate, control_tokens: ControlTokens
 ) -> dict[str, TurnEnd]:
-    """The ends of turns of "text" and, if the template knows calls, of "calls".
+    """The ends of turns of "text" and of "calls".
+
+    There is none of calls where what follows a turn is the same for both.
 
     Raises:
         ValueError: If the template ends turns with no control token.
     """
     text = _find(template, control_tokens, stand_in(None), ASKED, opens_next=False)
     ends = {"text": text}
-    if template.call_style is not None:
+    if _calls_matter(template, text):
         opens_next = text.generated not in template.turn(stand_in(None))
         call, result = stand_in([("f", "call_0")]), {"role": "tool", "content": ""}
         result["tool_call_id"] = "call_0"
@@ -43,6 +45,28 @@ def turn_ends(
             template, control_tokens, call, result, opens_next=opens_next
         )
     return ends
+
+
+def _calls_matter(template: ChatTemplate, text: TurnEnd) -> bool:
+    """Whether a template shows results otherwise after calls than after text."""
+    if template.call_style is None:
+        return False
+    called = [("f", "call_0"), ("g", "call_1")]
+    results = [
+        {"role": "tool", "content": name, "tool_call_id": call_id}
+        for name, call_id in called
+    ]
+    shown = []
+    for turn in (stand_in(None), stand_in(called)):
+        try:
+            rendered = template.render([ASKED, turn, *results], prompt=True)
+        except ValueError:
+            return True
+        _, end, after = rendered.rpartition(MARKER)[2].partition(text.in_history)
+        if not end:
+            return True
+        shown.append(after)
+    return shown[0] != shown[1]
 
 
 def stand_in(calls: list[tuple[str, str]] | None) -> Message:
