@@ -34,6 +34,7 @@ from rllib_llm_async.envs.agent_env import Message, ToolSchema
 _ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")
 #: What a call opens with, if that is not a control token.
 _OPENING = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]|\{")
+_NEVER = re.compile(r"(?!)")
 #: Tokens at the end of a prompt among which the opening of a thought would be.
 _NUM_PROMPT_TOKENS = 12
 
@@ -65,8 +66,8 @@ class ChatFormat:
     ) -> None:
         if not isinstance(getattr(tokenizer, "chat_template", None), str):
             raise ValueError(
-                f"chat template: {type(tokenizer).__name__} has none; give a model whose "
-                "tokenizer has a chat template"
+                f"chat template: {type(tokenizer).__name__} has none; give a model "
+                "whose tokenizer has a chat template"
             )
         self.tokenizer = tokenizer
         self._control_tokens = ControlTokens(tokenizer)
@@ -74,15 +75,15 @@ class ChatFormat:
             tokenizer, template_kwargs or {}, self._control_tokens
         )
         self._ends = turn_ends(self._template, self._control_tokens)
-        self._call_start = _call_start(self._template.own_call)
         self.tool_parser = self._choose_tool_parser(tool_parser)
-        self._parse_calls = make_tool_parser(
-            self.tool_parser, tokenizer, self._call_start
-        )
         # Harmony is calls and thoughts in one.
         reasoning = None if self.tool_parser == "openai" else reasoning_parser
         self._reasoning = make_reasoning(reasoning, tokenizer, tokenizer.chat_template)
         self._opens_thought = self._reasoning.is_opened_by(self._template.prompt)
+        self._call_start = self._find_call_start()
+        self._parse_calls = make_tool_parser(
+            self.tool_parser, tokenizer, self._call_start
+        )
         ids = self._control_tokens.ids
         #: The token that ends what is said.
         self.eos_token_id: int = ids[self._ends["text"].generated]
@@ -246,8 +247,8 @@ class ChatFormat:
         if own_call is None:
             if name not in ("auto", "hermes"):
                 raise ValueError(
-                    f"tool_parser: got {name!r}, but the model's chat template writes no "
-                    "calls, which are then said as text in Hermes style; auto or hermes"
+                    f"tool_parser: got {name!r}, but the model's chat template writes "
+                    "no calls, which are then text in Hermes style; auto or hermes"
                 )
             return "hermes"
         if name != "auto":
@@ -260,6 +261,24 @@ class ChatFormat:
                 f"that reads them: {', '.join(tool_parser_names())}"
             )
         return chosen
+
+    def _find_call_start(self) -> re.Pattern:
+        """Finds where a call begins, also one that cannot be read."""
+        own_call = self._template.own_call
+        if own_call is None:
+            return re.compile("<tool_call>")
+        if self.tool_parser == "openai":
+            return re.compile(re.escape(HARMONY_CALL))
+        opened = self._opens_thought
+        call = self._reasoning.said(
+            self._reasoning.closed(own_call, opened=opened),
+            opened=opened,
+            call_start=_NEVER,
+        )
+        opening = _OPENING.search(call)
+        if opening is None or opening.group() == "{":
+            return re.compile(r"\A\s*(?:\{|<\|python_tag\|>)")
+        return re.compile(re.escape(opening.group()))
 
     def _render_after(self, turn: Message, messages: list[Message]) -> str:
         try:
@@ -293,15 +312,3 @@ def _with_their_calls(
             message = {**message, "tool_call_id": call_id}
         answered.append(message)
     return answered, stand_in(calls)
-
-
-def _call_start(own_call: str | None) -> re.Pattern:
-    """Finds where a call begins, also one that cannot be read."""
-    if own_call is None:
-        return re.compile("<tool_call>")
-    if HARMONY_CALL in own_call:
-        return re.compile(re.escape(HARMONY_CALL))
-    opening = _OPENING.search(own_call)
-    if opening is None or opening.group() == "{":
-        return re.compile(r"\A\s*(?:\{|<\|python_tag\|>)")
-    return re.compile(re.escape(opening.group()))

@@ -41,9 +41,10 @@ class ControlTokens:
         self._break = f"_{secrets.randbelow(10**18):018d}_"
         backend = getattr(tokenizer, "backend_tokenizer", None)
         #: Whether text may become a control token that does not look like one.
-        self._matches_normalized = (
-            getattr(backend, "normalizer", None) is not None
-            and any(added[token_id].normalized for token_id in self.ids.values())
+        self._matches_normalized = getattr(
+            backend, "normalizer", None
+        ) is not None and any(
+            added[token_id].normalized for token_id in self.ids.values()
         )
         # What follows an anchor is not taken for the beginning of a text, before
         # which some tokenizers put a space.

@@ -12,7 +12,9 @@ import re
 
 #: Opens a call, in either order of recipient and channel.
 HARMONY_CALL = "to=functions."
-_MESSAGE = re.compile(r"(?:<\|start\|>)?([^<]*(?:<\|(?!message)\w+\|>[^<]*)*)<\|message\|>")
+_MESSAGE = re.compile(
+    r"(?:<\|start\|>)?([^<]*(?:<\|(?!message)\w+\|>[^<]*)*)<\|message\|>"
+)
 _END = re.compile(r"<\|(?:end|call|return|start)\|>")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 _RECIPIENT = re.compile(r"to=functions\.([^\s<]+)")

@@ -7,10 +7,10 @@ happens once, when a `ChatTemplate` is made.
 
 from __future__ import annotations
 
-import os
+import itertools
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from rllib_llm_async.chat.control_tokens import ControlTokens
 from rllib_llm_async.chat.messages import (
@@ -38,6 +38,16 @@ _PROBE_TOOL: ToolSchema = {
         },
     },
 }
+
+S = TypeVar("S", str, list[str])
+
+
+def common_prefix(first: S, second: S) -> S:
+    """What both begin with."""
+    same = itertools.takewhile(
+        lambda pair: pair[0] == pair[1], zip(first, second, strict=False)
+    )
+    return first[: sum(1 for _ in same)]
 
 
 def call_of(name: str, value: str, call_id: str = "call_0") -> dict[str, Any]:
@@ -142,10 +152,8 @@ class ChatTemplate:
             return rendered[len(prompt) :]
         # A prompt that opens or leaves out a thought, which history does not show so.
         split = self._control_tokens.split
-        parts = split(rendered)
-        begun = os.path.commonprefix([split(prompt), parts])
-        position = sum(map(len, begun))
-        common = os.path.commonprefix([prompt[position:], rendered[position:]])
+        position = sum(map(len, common_prefix(split(prompt), split(rendered))))
+        common = common_prefix(prompt[position:], rendered[position:])
         return rendered[position + len(common.rpartition("\n")[0]) :].lstrip("\n")
 
     def _apply(

@@ -33,7 +33,9 @@ def describe_tools(
         tools: OpenAI schemas.
         example: The template's own way to write a call; None for Hermes JSON.
     """
-    lines = [json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools]
+    lines = [
+        json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools
+    ]
     text = "\n".join(
         [
             "You can call these functions, each given by its JSON schema:",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from rllib_llm_async.chat.control_tokens import ControlTokens
-from rllib_llm_async.chat.template import ASKED, MARKER, ChatTemplate, call_of
+from rllib_llm_async.chat.template import (
+    ASKED,
+    MARKER,
+    ChatTemplate,
+    call_of,
+    common_prefix,
+)
 from rllib_llm_async.envs.agent_env import Message
 
 
@@ -95,7 +100,7 @@ def _find(
     last = template.render([ASKED, turn], prompt=False).rpartition(MARKER)[2]
     followed = template.render([ASKED, turn, answer], prompt=True).rpartition(MARKER)[2]
     alone, going_on = control_tokens.split(last), control_tokens.split(followed)
-    common = os.path.commonprefix([alone, going_on])
+    common = common_prefix(alone, going_on)
     if len(common) > 1 and not opens_next:
         end = common[1::2][-1]
         closing = "".join(common[: len(common) - common[::-1].index(end) - 1])

@@ -1,7 +1,4 @@
-"""The real Qwen vocabulary, and the templates of many models, from installed packages.
-
-Both come with development dependencies; nothing of them is in this repository.
-"""
+"""The real Qwen vocabulary, from a package that is a development dependency."""
 
 from __future__ import annotations
 
@@ -15,13 +12,20 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
+from tests.chat.templates import TEMPLATES
+
 #: Special tokens of Qwen3 in the order of their ids, from 151643 on.
-_SPECIAL = """<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|>
-    <|object_ref_end|> <|box_start|> <|box_end|> <|quad_start|> <|quad_end|>
-    <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>""".split()
-_OTHERS = """<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|>
-    <|fim_pad|> <|repo_name|> <|file_sep|> <tool_response> </tool_response> <think>
-    </think>""".split()
+_SPECIAL = re.findall(
+    r"\S+",
+    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> "
+    "<|box_start|> <|box_end|> <|quad_start|> <|quad_end|> <|vision_start|> "
+    "<|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>",
+)
+_OTHERS = re.findall(
+    r"\S+",
+    "<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> "
+    "<|repo_name|> <|file_sep|> <tool_response> </tool_response> <think> </think>",
+)
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -45,19 +49,6 @@ _FAMILIES = {
 }
 
 
-def package_templates() -> dict[str, Path]:
-    """Templates of many models by name, as TRL ships them."""
-    spec = find_spec("trl")
-    if spec is None:
-        return {}
-    folder = Path(spec.submodule_search_locations[0]) / "chat_templates"
-    return {
-        path.stem: path
-        for path in sorted(folder.glob("*.jinja"))
-        if not path.stem.endswith("_training")
-    }
-
-
 @pytest.fixture(scope="session")
 def qwen_bpe():
     """The tokenizer of Qwen3 but for its name."""
@@ -76,8 +67,8 @@ def make_tokenizer(qwen_bpe):
     """Makes a tokenizer with a given template and the control tokens in templates."""
     control = {"<|python_tag|>", "<|eom_id|>"}
     control |= {token for ends in _FAMILIES.values() for token in ends}
-    for path in package_templates().values():
-        control |= set(_CONTROL.findall(path.read_text()))
+    for template in TEMPLATES.values():
+        control |= set(_CONTROL.findall(template))
     control -= {*_SPECIAL, *_OTHERS}
     qwen_bpe.add_special_tokens(
         [_token(name, special=True) for name in sorted(control)]

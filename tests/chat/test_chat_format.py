@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from rllib_llm_async.chat import ChatFormat
 from rllib_llm_async.envs.mini.demonstrations import demonstrate
 from rllib_llm_async.envs.mini_tau2 import MiniTau2Suite
-from rllib_llm_async.chat import ChatFormat
 from rllib_llm_async.models.small_agent import small_agent_dir
 
 
