@@ -18,6 +18,9 @@ _TAGS = (
 )
 
 
+_NEVER = re.compile(r"(?!)")
+
+
 class Reasoning(Protocol):
     """Takes thoughts out of turns."""
 
@@ -126,3 +129,12 @@ def make_reasoning(name: str | None, tokenizer: Any, template: str) -> Reasoning
             if end in known:
                 return TaggedThoughts(start, end)
     return TaggedThoughts(*_TAGS[0])
+
+
+def without_thoughts(text: str) -> str:
+    """What a model behind an endpoint says, where the server leaves its thoughts in."""
+    for start, end in _TAGS:
+        if start in text or end in text:
+            thoughts = TaggedThoughts(start, end)
+            text = thoughts.said(text, opened=False, call_start=_NEVER).strip()
+    return text

@@ -50,9 +50,11 @@ def common_prefix(first: S, second: S) -> S:
     return first[: sum(1 for _ in same)]
 
 
-def call_of(name: str, value: str, call_id: str = "call_0") -> dict[str, Any]:
+def call_of(
+    name: str, value: str, call_id: str = "call_0", argument: str = "a"
+) -> dict[str, Any]:
     """An OpenAI tool call with one argument."""
-    function = {"name": name, "arguments": {"a": value}}
+    function = {"name": name, "arguments": {argument: value}}
     return {"id": call_id, "type": "function", "function": function}
 
 
@@ -216,8 +218,10 @@ class ChatTemplate:
         return not first.partition(MARKER)[0].endswith(header)
 
     def _example(self) -> str | None:
+        """A call in the template's own way, without the end of the turn."""
         if self.call_style is None:
             return None
-        call = call_of("function_name", "value")
+        call = call_of("function_name", "value", argument="argument")
         message = {"role": "assistant", "content": "", "tool_calls": [call]}
-        return self.turn(message)
+        end = self.turn({"role": "assistant", "content": MARKER}).partition(MARKER)[2]
+        return self.turn(message).removesuffix(end)

@@ -75,9 +75,9 @@ def make_tool_parser(name: str, tokenizer: Any, call_start: re.Pattern) -> ToolP
 
 
 def check_tool_parser_name(name: str) -> None:
-    """Raises a ValueError that lists the valid names."""
+    """Raises a ValueError that lists the valid names; takes any without vLLM."""
     names = tool_parser_names()
-    if name not in names:
+    if name not in names and vllm_parser_names("tool_parsers"):
         raise ValueError(
             f"tool_parser: got {name!r}, must be one of auto, {', '.join(names)}"
         )

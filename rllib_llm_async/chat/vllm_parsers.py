@@ -104,9 +104,9 @@ class VLLMToolParser:
 
 
 def check_reasoning_parser_name(name: str) -> None:
-    """Raises a ValueError that lists the valid names."""
+    """Raises a ValueError that lists the valid names; takes any without vLLM."""
     names = vllm_parser_names("reasoning")
-    if name not in names:
+    if names and name not in names:
         raise ValueError(
             f"reasoning_parser: got {name!r}, must be null or one of auto, "
             f"{', '.join(sorted(names))}"

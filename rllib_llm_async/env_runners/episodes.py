@@ -16,11 +16,15 @@ from ray.rllib.utils.metrics import EPISODE_LEN_MEAN, EPISODE_RETURN_MEAN
 
 from rllib_llm_async import columns, result_keys
 from rllib_llm_async.env_runners.engine import EngineOutput, VLLMEngine
-from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef, TaskSuite
+from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef, TaskSuite, ToolSchema
 from rllib_llm_async.transcripts import DialogueRecord
 
 #: How often a task is tried again after its environment failed, before it is dropped.
 MAX_ENV_RETRIES = 2
+
+
+class PromptTooLongError(EpisodeError):
+    """A task's first prompt fills the model's context."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,8 @@ class EpisodePlayer:
             keep_messages: Whether the episode's `EPISODE_MESSAGES` hold the dialogue.
 
         Raises:
-            EpisodeError: If the environment fails again and again.
+            EpisodeError: If the environment fails again and again, or the task's first
+                prompt does not fit into the model's context.
         """
         async with self._starting:
             # Episodes that are asked for together start one per turn of the loop: a
@@ -172,7 +177,8 @@ class EpisodePlayer:
                 return await self._try(task, keep_messages)
             except EpisodeError as error:
                 self._on_env_failure(error)
-                if attempt == MAX_ENV_RETRIES:
+                # A task begins alike whenever it is tried.
+                if attempt == MAX_ENV_RETRIES or isinstance(error, PromptTooLongError):
                     raise
         raise AssertionError("unreachable")
 
@@ -192,11 +198,12 @@ class EpisodePlayer:
                 episode.custom_data[columns.EPISODE_MESSAGES] = messages
             batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
             transcript.see(self._to_tokens(batch, episode))
+            self._check_length(task, len(transcript.tokens))
             episode.add_env_reset(np.asarray(transcript.tokens, dtype=np.int64))
             self._on_event("on_episode_start", episode, env)
             while True:
                 output = await self._engine.generate(transcript.tokens, transcript.say)
-                batch = self._from_output(output, episode)
+                batch = self._from_output(output, start.tools, episode)
                 step = await _env_call(env.step(batch[columns.ASSISTANT_MESSAGE]))
                 messages += [batch[columns.ASSISTANT_MESSAGE], *step.messages]
                 batch[columns.MESSAGES] = step.messages
@@ -231,19 +238,32 @@ class EpisodePlayer:
         finally:
             await env.aclose()
 
-    def _to_tokens(self, batch: dict, episode: SingleAgentEpisode) -> list[int]:
-        return self._env_to_module(
-            rl_module=None,
-            batch=batch,
-            episodes=[episode],
-            explore=True,
-            shared_data={},
-        )[columns.NEW_TOKENS]
+    def _check_length(self, task: TaskRef, num_tokens: int) -> None:
+        limit = self._engine.max_model_len
+        if num_tokens >= limit:
+            raise PromptTooLongError(
+                f"task {task.id!r} begins with a prompt of {num_tokens} tokens, which "
+                f"leaves no room for an answer within engine.max_model_len = {limit}"
+            )
 
-    def _from_output(self, output, episode: SingleAgentEpisode) -> dict[str, Any]:
+    def _to_tokens(self, batch: dict, episode: SingleAgentEpisode) -> list[int]:
+        try:
+            return self._env_to_module(
+                rl_module=None,
+                batch=batch,
+                episodes=[episode],
+                explore=True,
+                shared_data={},
+            )[columns.NEW_TOKENS]
+        except ValueError as error:  # what the environment says cannot be rendered
+            raise EpisodeError(f"messages of the environment: {error}") from error
+
+    def _from_output(
+        self, output, tools: list[ToolSchema], episode: SingleAgentEpisode
+    ) -> dict[str, Any]:
         return self._module_to_env(
             rl_module=None,
-            batch={columns.ENGINE_OUTPUT: output},
+            batch={columns.ENGINE_OUTPUT: output, columns.TOOLS: tools},
             episodes=[episode],
             explore=True,
             shared_data={},

@@ -99,7 +99,8 @@ class ModelServer:
         except Exception:
             await self._end_if_engine_is_dead()
             raise
-        return self._format.parse(output.token_ids), len(prompt), len(output.token_ids)
+        message = self._format.parse(output.token_ids, tools or (), prompt=prompt)
+        return message, len(prompt), len(output.token_ids)
 
     async def _end_if_engine_is_dead(self) -> None:
         try:

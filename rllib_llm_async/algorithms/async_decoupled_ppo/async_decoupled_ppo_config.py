@@ -332,7 +332,11 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         from rllib_llm_async.chat import ChatFormat
 
         return ChatFormat.from_pretrained(
-            self.model_path, self.chat_template_kwargs, self.trust_remote_code
+            self.model_path,
+            self.chat_template_kwargs,
+            self.trust_remote_code,
+            tool_parser=self.tool_parser,
+            reasoning_parser=self.reasoning_parser,
         )
 
     @override(AlgorithmConfig)

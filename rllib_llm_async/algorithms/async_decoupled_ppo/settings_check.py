@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from rllib_llm_async.chat.check import check_chat_format
 from rllib_llm_async.core.ratios import RATIO_LEVELS
 from rllib_llm_async.env_runners.engine_settings import check_engine_settings
 from rllib_llm_async.envs.registry import check_suite
@@ -140,6 +141,13 @@ def check_settings(config: Any) -> None:
     _check_numbers_that_belong_together(config)
     _check_optimizer(config)
     resolve_model(config.model_name_or_path)
+    check_chat_format(
+        config.model_path,
+        config.chat_template_kwargs,
+        config.tool_parser,
+        config.reasoning_parser,
+        config.trust_remote_code,
+    )
     if isinstance(config.env, str):
         check_suite(config.env, config.env_config)
 
