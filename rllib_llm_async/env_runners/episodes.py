@@ -182,6 +182,30 @@ class EpisodePlayer:
                     raise
         raise AssertionError("unreachable")
 
+    async def check_that_some_task_fits(self, tasks: Iterable[TaskRef]) -> None:
+        """Begins one task after the other until one leaves room for an answer.
+
+        Raises:
+            PromptTooLongError: If none of them does.
+        """
+        too_long = None
+        for task in tasks:
+            env = self._suite.make()
+            try:
+                start = await _env_call(env.reset(task))
+                batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
+                tokens = self._to_tokens(batch, SingleAgentEpisode())
+                self._check_length(task, len(tokens))
+                return
+            except PromptTooLongError as error:
+                too_long = error
+            except EpisodeError:
+                return  # counted when it is played
+            finally:
+                await env.aclose()
+        if too_long is not None:
+            raise too_long
+
     async def _try(
         self, task: TaskRef, keep_messages: bool
     ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
