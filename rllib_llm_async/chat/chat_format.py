@@ -12,29 +12,18 @@ first stood: no token that was sampled under one context is trained under anothe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rllib_llm_async.chat.control_tokens import ControlTokens
-from rllib_llm_async.chat.harmony import HARMONY_CALL
-from rllib_llm_async.chat.reasoning import make_reasoning
 from rllib_llm_async.chat.template import ASKED, MARKER, ChatTemplate
-from rllib_llm_async.chat.tool_parsers import (
-    decode_twice,
-    make_tool_parser,
-    parser_of,
-    tool_parser_names,
-)
 from rllib_llm_async.chat.turn_ends import stand_in, turn_ends
+from rllib_llm_async.chat.turn_parser import TurnParser
 from rllib_llm_async.envs.agent_env import Message, ToolSchema
 
 #: Ends a text in the vocabularies of many models, whatever their templates say.
 _ENDS_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")
-#: What a call opens with, if that is not a control token.
-_OPENING = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]|\{")
-_NEVER = re.compile(r"(?!)")
 #: Tokens at the end of a prompt among which the opening of a thought would be.
 _NUM_PROMPT_TOKENS = 12
 
@@ -75,15 +64,10 @@ class ChatFormat:
             tokenizer, template_kwargs or {}, self._control_tokens
         )
         self._ends = turn_ends(self._template, self._control_tokens)
-        self.tool_parser = self._choose_tool_parser(tool_parser)
-        # Harmony is calls and thoughts in one.
-        reasoning = None if self.tool_parser == "openai" else reasoning_parser
-        self._reasoning = make_reasoning(reasoning, tokenizer, tokenizer.chat_template)
-        self._opens_thought = self._reasoning.is_opened_by(self._template.prompt)
-        self._call_start = self._find_call_start()
-        self._parse_calls = make_tool_parser(
-            self.tool_parser, tokenizer, self._call_start
+        self._parser = TurnParser(
+            tokenizer, self._template, tool_parser, reasoning_parser
         )
+        self.tool_parser = self._parser.name
         ids = self._control_tokens.ids
         #: The token that ends what is said.
         self.eos_token_id: int = ids[self._ends["text"].generated]
@@ -173,9 +157,7 @@ class ChatFormat:
         end = self._ends["calls" if calls else "text"].generated
         text = self._template.turn(message)
         said, _, _ = text.rpartition(end) if end in text else (text, "", "")
-        return self._control_tokens.encode(
-            self._reasoning.closed(said, opened=self._opens_thought) + end
-        )
+        return self._control_tokens.encode(self._parser.closed(said) + end)
 
     def parse(
         self,
@@ -199,31 +181,12 @@ class ChatFormat:
         ids = list(token_ids)
         while ids and ids[-1] in self.stop_token_ids:
             ids.pop()
-        text = self.tokenizer.decode(ids)
-        opened = self._opens_thought
-        if prompt is not None:
-            end = self.tokenizer.decode(list(prompt[-_NUM_PROMPT_TOKENS:]))
-            opened = self._reasoning.is_opened_by(end)
-        text = self._reasoning.said(text, opened=opened, call_start=self._call_start)
-        said, calls = self._parse_calls(text, tools)
-        said = said.removesuffix(self._ends["text"].closing).strip()
-        if not calls:
-            return {"role": "assistant", "content": said}
-        return {
-            "role": "assistant",
-            "content": said or None,
-            "tool_calls": [
-                {
-                    "id": f"call_{number}",
-                    "type": "function",
-                    "function": {
-                        "name": call.name,
-                        "arguments": decode_twice(call.arguments),
-                    },
-                }
-                for number, call in enumerate(calls)
-            ],
-        }
+        end = None if prompt is None else list(prompt[-_NUM_PROMPT_TOKENS:])
+        return self._parser.message(
+            self.tokenizer.decode(ids).removesuffix(self._ends["text"].closing),
+            tools,
+            prompt_end=None if end is None else self.tokenizer.decode(end),
+        )
 
     def check_tool_parser(self) -> None:
         """Raises a ValueError if a call as the template writes it cannot be read.
@@ -231,54 +194,8 @@ class ChatFormat:
         Imports vLLM for parsers of vLLM's.
         """
         call = self._template.own_call
-        if call is None:
-            return
-        ids = self._encode(call)
-        calls = self.parse(ids, prompt=[]).get("tool_calls", [])
-        if [call["function"]["name"] for call in calls] != ["f"]:
-            raise ValueError(
-                f"tool_parser: {self.tool_parser} cannot read a call as the model's "
-                f"chat template writes it ({call!r}); auto, or one of "
-                f"{', '.join(tool_parser_names())}"
-            )
-
-    def _choose_tool_parser(self, name: str) -> str:
-        own_call = self._template.own_call
-        if own_call is None:
-            if name not in ("auto", "hermes"):
-                raise ValueError(
-                    f"tool_parser: got {name!r}, but the model's chat template writes "
-                    "no calls, which are then text in Hermes style; auto or hermes"
-                )
-            return "hermes"
-        if name != "auto":
-            return name
-        chosen = parser_of(own_call.replace(MARKER, "1"))
-        if chosen is None:
-            raise ValueError(
-                "tool_parser: auto knows no parser for the calls of this model's chat "
-                f"template ({own_call.replace(MARKER, '1')!r}); name the one of vLLM's "
-                f"that reads them: {', '.join(tool_parser_names())}"
-            )
-        return chosen
-
-    def _find_call_start(self) -> re.Pattern:
-        """Finds where a call begins, also one that cannot be read."""
-        own_call = self._template.own_call
-        if own_call is None:
-            return re.compile("<tool_call>")
-        if self.tool_parser == "openai":
-            return re.compile(re.escape(HARMONY_CALL))
-        opened = self._opens_thought
-        call = self._reasoning.said(
-            self._reasoning.closed(own_call, opened=opened),
-            opened=opened,
-            call_start=_NEVER,
-        )
-        opening = _OPENING.search(call)
-        if opening is None or opening.group() == "{":
-            return re.compile(r"\A\s*(?:\{|<\|python_tag\|>)")
-        return re.compile(re.escape(opening.group()))
+        if call is not None:
+            self._parser.check_reads(self.parse(self._encode(call), prompt=[]), call)
 
     def _render_after(self, turn: Message, messages: list[Message]) -> str:
         try:
@@ -302,7 +219,8 @@ def _with_their_calls(
         call["id"]: call["function"]["name"] for call in said.get("tool_calls", ())
     }
     left = iter(functions)
-    calls, answered = [], []
+    calls: list[tuple[str, str]] = []
+    answered = []
     for message in messages:
         if message["role"] == "tool":
             in_order = next(left, f"call_{len(calls)}")

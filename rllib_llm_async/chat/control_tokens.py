@@ -46,16 +46,7 @@ class ControlTokens:
         ) is not None and any(
             added[token_id].normalized for token_id in self.ids.values()
         )
-        # What follows an anchor is not taken for the beginning of a text, before
-        # which some tokenizers put a space.
-        self._anchor = next(
-            (
-                token.content
-                for token_id, token in added.items()
-                if token_id in self._id_set and not (token.rstrip or token.normalized)
-            ),
-            "",
-        )
+        self._anchor = self._find_anchor(added)
 
     def break_up(self, text: str) -> str:
         """``text`` with a number inside every control token, for `encode` to find.
@@ -92,7 +83,7 @@ class ControlTokens:
         first, *others = text.split(self._break)
         ids = self._plain(first)
         for piece in others:
-            ids += self._plain(self._anchor + piece)[bool(self._anchor) :]
+            ids += self._continued(piece)
         return ids
 
     def split(self, text: str) -> list[str]:
@@ -102,6 +93,25 @@ class ControlTokens:
             parts += [text[position : found.start()], found.group()]
             position = found.end()
         return [*parts, text[position:]]
+
+    def _find_anchor(self, added: dict[int, Any]) -> str:
+        """A control token behind which a text does not begin anew.
+
+        Some tokenizers put a space before the beginning of a text, which the second
+        half of a control token is not. Empty for all others.
+        """
+        for token, token_id in self.ids.items():
+            if not (added[token_id].rstrip or added[token_id].normalized):
+                needed = self._plain(f"{token}a")[1:] != self._plain("a")
+                return token if needed else ""
+        return ""
+
+    def _continued(self, piece: str) -> list[int]:
+        if self._anchor:
+            first, *ids = self._plain(self._anchor + piece)
+            if first == self.ids[self._anchor]:
+                return ids
+        return self._plain(piece)
 
     def _plain(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -89,9 +89,11 @@ class ChatTemplate:
             raise ValueError("chat template: does not show what an assistant has said")
         self.call_style = self._find_call_style()
         self._shows_tools = self._finds_tools_shown()
-        self._wants_user_first = self._mistakes_a_first_answer()
         #: What stands before an assistant's turn.
         self.prompt = self.render([ASKED], prompt=True)
+        self._wants_user_first = (
+            self._loses_a_lone_system_message() or self._mistakes_a_first_answer()
+        )
         #: A call of ``f`` alone, None if the template knows none.
         self.own_call: str | None = None
         if self.call_style is not None:
@@ -197,6 +199,16 @@ class ChatTemplate:
             return MARKER in self.render([ASKED], prompt=True, tools=[_PROBE_TOOL])
         except ValueError:
             return False
+
+    def _loses_a_lone_system_message(self) -> bool:
+        system = {"role": "system", "content": MARKER}
+        try:
+            rendered = self.render([system], prompt=True)
+        except ValueError:
+            return False  # said when such messages come
+        split = self._control_tokens.split
+        opened = split(rendered)[-2:] == split(self.prompt)[-2:]
+        return MARKER not in rendered or not opened
 
     def _mistakes_a_first_answer(self) -> bool:
         """Whether an assistant's message that comes first is shown as another's."""

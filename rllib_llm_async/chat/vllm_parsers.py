@@ -31,7 +31,9 @@ def vllm_parser_names(registry: str) -> tuple[str, ...]:
     for folder in spec.submodule_search_locations or () if spec else ():
         source = (Path(folder) / registry / "__init__.py").read_text()
         for node in ast.parse(source).body:
-            target = node.targets[0] if isinstance(node, ast.Assign) else None
+            if not isinstance(node, ast.Assign):
+                continue
+            (target,) = node.targets
             if isinstance(target, ast.Name) and target.id.endswith("_TO_REGISTER"):
                 return tuple(ast.literal_eval(node.value))
     return ()

@@ -37,7 +37,8 @@ CONTROL = [
 ]
 
 # A tokenizer joins whitespace across the border between a prompt and what is said.
-words = st.text(st.characters(codec="utf-8"), max_size=30).map(lambda t: f"a{t}z")
+characters = st.characters(codec="utf-8", exclude_characters="<[")
+words = st.text(characters, max_size=30).map(lambda t: f"a{t}z")
 arguments = st.fixed_dictionaries(
     {"order": words}, optional={"times": st.integers(0, 99)}
 )

@@ -147,6 +147,29 @@ def test_a_dialogue_with_tools(name, chat_format):
     assert prompt[-1] == asked[-1]  # the agent speaks next
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [
+        POLICY[:1],  # a ticket, no user
+        [POLICY[0], {"role": "assistant", "content": "how can I help?"}, POLICY[1]],
+        [{"role": "assistant", "content": "how can I help?"}, POLICY[1]],
+        [POLICY[1], POLICY[1]],
+    ],
+)
+def test_however_an_episode_begins(name, chat_format, messages):
+    """What a template objects to is put otherwise; nothing that was said is lost."""
+    shown = chat_format.tokenizer.decode(chat_format.start(messages, TOOLS))
+    for message in messages:
+        assert message["content"] in shown
+    assert "cancels an order" in shown
+    before, greeting, _ = shown.partition("how can I help?")
+    if greeting:  # said by the assistant, not by the user
+        header = before[-60:].lower()
+        others = max(map(header.rfind, ("user", "system")))
+        speakers = ("assistant", "model", "chatbot", "[/inst]")
+        assert max(map(header.rfind, speakers)) > others
+
+
 def test_a_call_that_cannot_be_read_is_one_all_the_same(name, chat_format):
     turn = chat_format.assistant_turn(calling("find"))
     text = chat_format.tokenizer.decode(turn[:-1])
