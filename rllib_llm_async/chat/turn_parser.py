@@ -50,7 +50,7 @@ class TurnParser:
         reasoning = None if self.name == "openai" else reasoning_parser
         self._reasoning = make_reasoning(reasoning, tokenizer, tokenizer.chat_template)
         self._opened = self._reasoning.is_opened_by(template.prompt)
-        self._call_start = self._find_call_start(own_call)
+        self._call_start = self._find_call_start(tokenizer, template)
         self._parse_calls = make_tool_parser(self.name, tokenizer, self._call_start)
 
     def message(
@@ -101,14 +101,18 @@ class TurnParser:
                 f"of {', '.join(tool_parser_names())}"
             )
 
-    def _find_call_start(self, own_call: str | None) -> re.Pattern:
+    def _find_call_start(self, tokenizer: Any, template: ChatTemplate) -> re.Pattern:
         """Finds where a call begins, also one that cannot be read."""
+        own_call = template.own_call
         if own_call is None:
             return re.compile("<tool_call>")
         if self.name == "openai":
             return re.compile(re.escape(HARMONY_CALL))
-        call = self._reasoning.said(
-            self.closed(own_call), opened=self._opened, call_start=_NEVER
+        # The template may put a thought before it, whether thoughts are told or not.
+        thoughts = make_reasoning("auto", tokenizer, tokenizer.chat_template)
+        opened = thoughts.is_opened_by(template.prompt)
+        call = thoughts.said(
+            thoughts.closed(own_call, opened=opened), opened=opened, call_start=_NEVER
         )
         opening = _OPENING.search(call)
         if opening is None or opening.group() == "{":

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rllib_llm_async.chat.check import check_chat_format
 from rllib_llm_async.env_runners.engine_settings import check_engine_settings
 from rllib_llm_async.envs.agent_env import EpisodeError, Message, ToolSchema
 from rllib_llm_async.models.resolve import resolve_model
@@ -49,6 +50,9 @@ class ServedModelSettings(BaseModel):
     max_tokens: int = Field(512, gt=0)
     #: For the model's chat template, e.g. ``{enable_thinking: false}``.
     chat_template_kwargs: dict[str, Any] = {}
+    #: What reads its calls and takes out its thoughts, by vLLM's names.
+    tool_parser: str = "auto"
+    reasoning_parser: str | None = "auto"
     #: One answer, the engine's start and restarts included.
     timeout_seconds: float = Field(900.0, gt=0)
 
@@ -66,7 +70,12 @@ class ModelServer:
         from rllib_llm_async.env_runners.engine import VLLMEngine
 
         model = resolve_model(settings.served_model)
-        self._format = ChatFormat.from_pretrained(model, settings.chat_template_kwargs)
+        self._format = ChatFormat.from_pretrained(
+            model,
+            settings.chat_template_kwargs,
+            tool_parser=settings.tool_parser,
+            reasoning_parser=settings.reasoning_parser,
+        )
         self._engine = VLLMEngine(
             model,
             settings.engine,
@@ -117,7 +126,7 @@ class ServedModel:
         key: Where the settings stand in the experiment file, for error messages.
 
     Raises:
-        ValueError: If the model or an engine argument cannot be.
+        ValueError: If the model, its chat template or an engine argument cannot be.
     """
 
     def __init__(self, settings: ServedModelSettings, key: str) -> None:
@@ -125,7 +134,12 @@ class ServedModel:
         self._key = key
         try:
             check_engine_settings(settings.engine)
-            resolve_model(settings.served_model)
+            check_chat_format(
+                resolve_model(settings.served_model),
+                settings.chat_template_kwargs,
+                settings.tool_parser,
+                settings.reasoning_parser,
+            )
         except ValueError as error:
             raise ValueError(f"{key}: {error}") from error
         digest = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:16]

@@ -209,3 +209,36 @@ def test_other_templates_are_refused_with_the_reason(name, make_tokenizer):
         pytest.skip(f"trl ships no template {name}")
     with pytest.raises(ValueError, match="chat template: refuses messages of user"):
         ChatFormat(make_tokenizer(TEMPLATES[name]))
+
+
+@pytest.mark.parametrize(
+    "name, parser, thought",
+    [
+        ("qwen3", "qwen3", "<think>which?</think>"),
+        ("qwen3", "deepseek_r1", "<think>which?</think>"),
+        ("gemma4_v5", "gemma4", "<|channel>thought\nwhich?<channel|>"),
+        ("gemma4_v5", "auto", "<|channel>thought\nwhich?<channel|>"),
+        ("glm4moe", "glm45", "<think>which?</think>"),
+        ("cohere2", "auto", "<think>which?</think>"),
+    ],
+)
+def test_thoughts_by_vllms_parsers(name, parser, thought, make_tokenizer):
+    if name not in TEMPLATES:
+        pytest.skip(f"trl ships no template {name}")
+    tokenizer = make_tokenizer(TEMPLATES[name])
+    chat_format = ChatFormat(tokenizer, reasoning_parser=parser)
+    said = chat_format._encode(f"{thought}\n\nWhich order?")
+    assert chat_format.parse(said)["content"] == "Which order?"
+    silent = ChatFormat(tokenizer, reasoning_parser=None)
+    assert "which?" in silent.parse(said)["content"]
+
+
+def test_a_named_parser_that_goes_with_the_template(make_tokenizer):
+    if "qwen3_5_think" not in TEMPLATES:
+        pytest.skip("trl ships no template qwen3_5_think")
+    tokenizer = make_tokenizer(TEMPLATES["qwen3_5_think"])
+    chat_format = ChatFormat(tokenizer, tool_parser="qwen3_xml")
+    chat_format.check_tool_parser()
+    wrong = ChatFormat(tokenizer, tool_parser="hermes")
+    with pytest.raises(ValueError, match="tool_parser: hermes cannot read"):
+        wrong.check_tool_parser()

@@ -355,7 +355,10 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         )
 
         pipeline = super().build_module_to_env_connector(env, spaces)
-        pipeline.prepend(ParseAssistantMessage(chat_format=self.build_chat_format()))
+        chat_format = self.build_chat_format()
+        # Imports what reads calls, which the event loop should not wait for later.
+        chat_format.check_tool_parser()
+        pipeline.prepend(ParseAssistantMessage(chat_format=chat_format))
         pipeline.prepend(AttachVersionedLogprobs())
         return pipeline
 
