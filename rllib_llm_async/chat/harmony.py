@@ -12,9 +12,7 @@ import re
 
 #: Opens a call, in either order of recipient and channel.
 HARMONY_CALL = "to=functions."
-_MESSAGE = re.compile(
-    r"(?:<\|start\|>)?([^<]*(?:<\|(?!message)\w+\|>[^<]*)*)<\|message\|>"
-)
+_START, _MESSAGE = "<|start|>", "<|message|>"
 _END = re.compile(r"<\|(?:end|call|return|start)\|>")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 _RECIPIENT = re.compile(r"to=functions\.([^\s<]+)")
@@ -28,15 +26,16 @@ def parse_harmony(text: str) -> tuple[str, list[tuple[str, str]]]:
     """
     said, calls = [], []
     position = 0
-    while header := _MESSAGE.search(text, position):
-        body, position = _body(text, header.end())
-        channel = _CHANNEL.search(header.group(1))
-        recipient = _RECIPIENT.search(header.group(1))
+    while (message := text.find(_MESSAGE, position)) >= 0:
+        header = text[position:message].rpartition(_START)[2]
+        body, position = _body(text, message + len(_MESSAGE))
+        channel = _CHANNEL.search(header)
+        recipient = _RECIPIENT.search(header)
         if recipient:
             calls.append((recipient.group(1), body.strip()))
         elif channel is None or channel.group(1) != "analysis":
             said.append(body)
-    if position == 0 and "<|" not in text:
+    if position == 0 and "<|" not in text and HARMONY_CALL not in text:
         said.append(text)
     return "\n".join(said), calls
 

@@ -23,6 +23,17 @@ class Call(NamedTuple):
     arguments: str
 
 
+class CallMarks(NamedTuple):
+    """What calls begin and end with, as far as a template tells.
+
+    ``start`` also finds a call that cannot be read; ``end`` is empty if calls end with
+    no tag.
+    """
+
+    start: re.Pattern
+    end: str
+
+
 #: From text without thoughts, and the tools on offer, to what is said and called.
 ToolParser = Callable[[str, Sequence[ToolSchema]], tuple[str, list[Call]]]
 
@@ -57,13 +68,13 @@ def parser_of(rendered_call: str) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
-def make_tool_parser(name: str, tokenizer: Any, call_start: re.Pattern) -> ToolParser:
+def make_tool_parser(name: str, tokenizer: Any, marks: CallMarks) -> ToolParser:
     """The parser of a name.
 
     Args:
         name: One of `tool_parser_names`.
         tokenizer: Of the model.
-        call_start: Finds where a call begins, also one that cannot be read.
+        marks: Of the model's calls.
 
     Raises:
         ValueError: For any other name.
@@ -71,7 +82,7 @@ def make_tool_parser(name: str, tokenizer: Any, call_start: re.Pattern) -> ToolP
     check_tool_parser_name(name)
     if name in _OWN:
         return _OWN[name]
-    return _WithMalformed(VLLMToolParser(name, tokenizer), call_start)
+    return _WithMalformed(VLLMToolParser(name, tokenizer), marks)
 
 
 def check_tool_parser_name(name: str) -> None:
@@ -136,21 +147,28 @@ _OWN: dict[str, ToolParser] = {
 
 
 class _WithMalformed:
-    """Reports a call that a parser of vLLM's could not read, rather than say it."""
+    """Reports calls that a parser of vLLM's cannot read, or that were cut.
 
-    def __init__(self, parser: VLLMToolParser, call_start: re.Pattern) -> None:
-        self._parser, self._call_start = parser, call_start
+    By itself such a parser says the first kind aloud, and fills the arguments of the
+    second with what is there.
+    """
+
+    def __init__(self, parser: VLLMToolParser, marks: CallMarks) -> None:
+        self._parser, self._marks = parser, marks
 
     def __call__(
         self, text: str, tools: Sequence[ToolSchema]
     ) -> tuple[str, list[Call]]:
-        begun = self._call_start.search(text)
-        if begun is None:
+        starts = [found.start() for found in self._marks.start.finditer(text)]
+        if not starts:
             return text, []
         said, calls = self._parser(text, tools)
         if not calls:
-            return text[: begun.start()], [Call("", text[begun.start() :].strip())]
-        return said, [Call(*call) for call in calls]
+            return text[: starts[0]], [Call("", text[starts[0] :].strip())]
+        read = [Call(*call) for call in calls]
+        if self._marks.end not in text[starts[-1] :]:
+            read[-1] = Call("", text[starts[-1] :].strip())
+        return said, read
 
 
 def decode_twice(arguments: str) -> str:

@@ -10,6 +10,7 @@ from rllib_llm_async.chat.harmony import HARMONY_CALL
 from rllib_llm_async.chat.reasoning import make_reasoning
 from rllib_llm_async.chat.template import MARKER, ChatTemplate
 from rllib_llm_async.chat.tool_parsers import (
+    CallMarks,
     decode_twice,
     make_tool_parser,
     parser_of,
@@ -19,6 +20,8 @@ from rllib_llm_async.envs.agent_env import Message, ToolSchema
 
 #: What a call opens with.
 _OPENING = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]|\{")
+#: What a call closes with.
+_CLOSING = re.compile(r"</[^<>\s]+>|<[^<>\s/]+[|｜]>")
 _NEVER = re.compile(r"(?!)")
 
 
@@ -50,8 +53,9 @@ class TurnParser:
         reasoning = None if self.name == "openai" else reasoning_parser
         self._reasoning = make_reasoning(reasoning, tokenizer, tokenizer.chat_template)
         self._opened = self._reasoning.is_opened_by(template.prompt)
-        self._call_start = self._find_call_start(tokenizer, template)
-        self._parse_calls = make_tool_parser(self.name, tokenizer, self._call_start)
+        marks = self._find_marks(tokenizer, template)
+        self._call_start = marks.start
+        self._parse_calls = make_tool_parser(self.name, tokenizer, marks)
 
     def message(
         self, text: str, tools: Sequence[ToolSchema], *, prompt_end: str | None
@@ -101,13 +105,12 @@ class TurnParser:
                 f"of {', '.join(tool_parser_names())}"
             )
 
-    def _find_call_start(self, tokenizer: Any, template: ChatTemplate) -> re.Pattern:
-        """Finds where a call begins, also one that cannot be read."""
+    def _find_marks(self, tokenizer: Any, template: ChatTemplate) -> CallMarks:
         own_call = template.own_call
         if own_call is None:
-            return re.compile("<tool_call>")
+            return CallMarks(re.compile("<tool_call>"), "")
         if self.name == "openai":
-            return re.compile(re.escape(HARMONY_CALL))
+            return CallMarks(re.compile(re.escape(HARMONY_CALL)), "")
         # The template may put a thought before it, whether thoughts are told or not.
         thoughts = make_reasoning("auto", tokenizer, tokenizer.chat_template)
         opened = thoughts.is_opened_by(template.prompt)
@@ -116,8 +119,13 @@ class TurnParser:
         )
         opening = _OPENING.search(call)
         if opening is None or opening.group() == "{":
-            return re.compile(r"\A\s*(?:\{|<\|python_tag\|>)")
-        return re.compile(re.escape(opening.group()))
+            return CallMarks(re.compile(r"\A\s*(?:\{|<\|python_tag\|>)"), "")
+        text = template.turn({"role": "assistant", "content": MARKER})
+        call = call.removesuffix(text.partition(MARKER)[2])
+        closing = _CLOSING.findall(call.partition(MARKER)[2])
+        return CallMarks(
+            re.compile(re.escape(opening.group())), closing[-1] if closing else ""
+        )
 
 
 def _choose_tool_parser(name: str, own_call: str | None) -> str:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from rllib_llm_async.chat import ChatFormat
+from rllib_llm_async.envs.tool_calls import parse_call
 from tests.chat.templates import TEMPLATES
 
 #: Tool parser, and the tokens with which the model ends text and calls.
@@ -170,17 +171,19 @@ def test_however_an_episode_begins(name, chat_format, messages):
         assert max(map(header.rfind, speakers)) > others
 
 
-def test_a_call_that_cannot_be_read_is_one_all_the_same(name, chat_format):
+def test_a_call_that_was_cut_is_malformed(name, chat_format):
+    """Wherever it was cut, it is not carried out with half of its arguments."""
+    whole = calling("find")["tool_calls"][0]
     turn = chat_format.assistant_turn(calling("find"))
     text = chat_format.tokenizer.decode(turn[:-1])
-    cut = chat_format._encode(text[: text.index("o17") + 1])
-    message = chat_format.parse(cut, TOOLS, prompt=[])
-    (call,) = message["tool_calls"]
-    try:
-        arguments = json.loads(call["function"]["arguments"])
-    except ValueError:
-        arguments = None
-    assert not isinstance(arguments, dict) or "o17" not in arguments.values()
+    for end in range(text.index("find") + 2, text.index("o17") + 3):
+        cut = chat_format._encode(text[:end])
+        message = chat_format.parse(cut, TOOLS, prompt=[])
+        if name == "gptoss" and end < text.index("{"):
+            continue  # a header that was cut, or a call without arguments
+        (call,) = message["tool_calls"]
+        name_read, arguments = parse_call(call)
+        assert arguments is None or not name_read or call == whole
 
 
 def test_text_that_looks_like_control_tokens_is_text(name, chat_format):
