@@ -70,6 +70,11 @@ class FinishedGroup:
     outcomes: list[EpisodeOutcome]
     ticket: Ticket
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all episodes earned the same: relative to the group, nothing."""
+        return len({outcome.episode_return for outcome in self.outcomes}) == 1
+
 
 class LLMEnvRunner(EnvRunner):
     """Serves ``num_concurrent_episodes`` episodes of agent environments.
@@ -377,10 +382,12 @@ class LLMEnvRunner(EnvRunner):
             *(self._run_in_slot(task) for _ in range(ticket.num_episodes)),
             return_exceptions=True,
         )
-        failures = [r for r in results if isinstance(r, BaseException)]
-        for failure in failures:
-            if not isinstance(failure, EpisodeError):
-                raise failure
+        failures = []
+        for result in results:
+            if isinstance(result, EpisodeError):
+                failures.append(result)
+            elif isinstance(result, BaseException):
+                raise result
         if failures:
             self._player.forget(
                 episode.custom_data[columns.EPISODE_KEY]
@@ -388,7 +395,8 @@ class LLMEnvRunner(EnvRunner):
                 if not isinstance(result, BaseException)
                 for episode in result[:1]
             )
-            self._count("num_episodes_dropped_env_failure", len(results))
+            # Under the reason of the first failure: one is enough to lose the group.
+            self._count(f"num_episodes_dropped_{failures[0].reason}", len(results))
             await self._consume(ticket)
             return
         episodes, outcomes = map(list, zip(*results, strict=True))

@@ -15,8 +15,7 @@ from torch import Tensor
 from rllib_llm_async import columns
 from rllib_llm_async.env_runners.weight_channel import PublishedWeights
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
-from rllib_llm_async.old_logprobs.base import Forward
-from rllib_llm_async.old_logprobs.interrupt_sync import InterruptSync, Scores
+from rllib_llm_async.old_logprobs.base import Forward, OldLogprobSource, Scores
 from rllib_llm_async.packing import pack_rows
 
 #: Length of the fixed prompt that checks the arrival of weights.
@@ -70,7 +69,7 @@ class WeightPublisher:
         )
         ray.get(self._channel.publish.remote([published]))
 
-    def score_outgoing(self, version: int, source: InterruptSync) -> float:
+    def score_outgoing(self, version: int, source: OldLogprobSource) -> float:
         """Stops the engines and scores what they sampled under the outgoing version.
 
         Every learner scores its share; all get all scores. The engines go on with the
