@@ -90,12 +90,20 @@ class ChatFormat:
         tool_parser: str = "auto",
         reasoning_parser: str | None = "auto",
     ) -> ChatFormat:
-        """Loads the tokenizer of a model directory or hub name."""
+        """Loads the tokenizer of a model directory or hub name.
+
+        Raises:
+            OSError: If the model cannot be found or reached.
+            ValueError: If it has no tokenizer, and as the class does.
+        """
         from transformers import AutoTokenizer, GenerationConfig
 
-        tokenizer = AutoTokenizer.from_pretrained(
-            model, trust_remote_code=trust_remote_code
-        )
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                model, trust_remote_code=trust_remote_code
+            )
+        except ValueError as error:
+            raise ValueError(f"model: {model} has no tokenizer ({error})") from error
         try:
             ends = GenerationConfig.from_pretrained(model).eos_token_id or []
         except OSError:  # a model need not have one

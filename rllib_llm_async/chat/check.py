@@ -53,7 +53,8 @@ def check_chat_format(
             chat_format.check_tool_parser()
     except (OSError, ImportError) as error:
         if Path(model_path).is_dir() and isinstance(error, OSError):
-            raise ValueError(_in_one_line("model: no tokenizer", error)) from error
+            what = f"model: {model_path} has no tokenizer"
+            raise ValueError(_in_one_line(what, error)) from error
         unchecked = f"chat template of {model_path}: not checked until the run starts"
         logger.warning(_in_one_line(unchecked, error))
     except ValueError as error:
