@@ -99,8 +99,9 @@ class ChatFormat:
         from transformers import AutoTokenizer, GenerationConfig
 
         try:
+            # Beside a tokenizer with a chat template, Mistral ships one without.
             tokenizer = AutoTokenizer.from_pretrained(
-                model, trust_remote_code=trust_remote_code
+                model, trust_remote_code=trust_remote_code, mistral_format=False
             )
         except ValueError as error:
             raise ValueError(f"model: {model} has no tokenizer ({error})") from error

@@ -71,6 +71,14 @@ def test_templates_that_cannot_be_used(model, template, reason):
     assert reason in refusal(model, template)
 
 
+def test_of_two_tokenizers_the_one_with_a_chat_template_is_taken(model):
+    (model / "config.json").write_text('{"model_type": "mistral"}')
+    (model / "tekken.json").write_text("{}")
+    template = (small_agent_dir() / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").write_text(template)
+    check_chat_format(str(model))
+
+
 def test_a_tokenizer_without_a_template(model):
     settings = json.loads((model / "tokenizer_config.json").read_text())
     settings.pop("chat_template", None)
