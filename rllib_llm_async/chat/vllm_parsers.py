@@ -10,11 +10,14 @@ import ast
 import functools
 import importlib.util
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rllib_llm_async.envs.agent_env import ToolSchema
+
+logger = logging.getLogger(__name__)
 
 #: Parsers are kept for so many different lists of tools.
 _MAX_PARSERS = 64
@@ -59,6 +62,8 @@ class VLLMToolParser:
     ) -> tuple[str, list[tuple[str, str]]]:
         """What is said aloud, and the calls by name and arguments.
 
+        No calls come from text on which the parser itself fails.
+
         Args:
             text: A turn without thoughts.
             tools: OpenAI schemas; XML formats take the types of arguments from them.
@@ -67,14 +72,24 @@ class VLLMToolParser:
             ValueError: If the parser cannot be had for this tokenizer.
         """
         parser, request = self._parser_of(tools)
-        found = parser.extract_tool_calls(text, request)
+        try:
+            found = parser.extract_tool_calls(text, request)
+        except Exception:  # whatever a model writes must not end the run
+            logger.warning("tool parser %s failed on a turn", self._name, exc_info=True)
+            return text, []
         if not found.tools_called:
             return text, []
         calls = [(c.function.name, c.function.arguments) for c in found.tool_calls]
         return found.content or "", calls
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_parsers": {}}
+        state = {**self.__dict__, "_parsers": {}}
+        state.pop("_cached_tokenizer", None)
+        return state
+
+    @functools.cached_property
+    def _cached_tokenizer(self) -> Any:
+        return _with_cached_vocabulary(self._tokenizer)
 
     def _parser_of(self, tools: Sequence[ToolSchema]) -> Any:
         key = json.dumps(tools, default=str)
@@ -90,10 +105,14 @@ class VLLMToolParser:
         )
         from vllm.tool_parsers import ToolParserManager
 
-        request = ChatCompletionRequest(messages=[], model="", tools=tools or None)
+        try:
+            request = ChatCompletionRequest(messages=[], model="", tools=tools or None)
+        except ValueError as error:
+            logger.warning("tool schemas that vLLM does not take: %s", error)
+            request = ChatCompletionRequest(messages=[], model="")
         cls = ToolParserManager.get_tool_parser(self._name)
         try:
-            parser = cls(_with_cached_vocabulary(self._tokenizer), request.tools)
+            parser = cls(self._cached_tokenizer, request.tools)
         except Exception as error:
             raise ValueError(
                 f"tool_parser: {self._name} does not go with this model's tokenizer "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import pytest
 
@@ -245,3 +246,31 @@ def test_a_named_parser_that_goes_with_the_template(make_tokenizer):
     wrong = ChatFormat(tokenizer, tool_parser="hermes")
     with pytest.raises(ValueError, match="tool_parser: hermes cannot read"):
         wrong.check_tool_parser()
+
+
+def test_whatever_happens_in_vllms_parser_the_run_goes_on(make_tokenizer, monkeypatch):
+    if "qwen3_5_think" not in TEMPLATES:
+        pytest.skip("trl ships no template qwen3_5_think")
+    chat_format = ChatFormat(make_tokenizer(TEMPLATES["qwen3_5_think"]))
+    turn = chat_format.assistant_turn(calling("find"))
+    # Schemas that vLLM does not take: arguments stay text.
+    (call,) = chat_format.parse(turn, [{"type": "function"}])["tool_calls"]
+    assert parse_call(call) == ("find", {"order": "o17", "times": "0"})
+
+    from vllm.tool_parsers.qwen3_engine_tool_parser import Qwen3EngineToolParser
+
+    def fail(*_):
+        raise RecursionError
+
+    monkeypatch.setattr(Qwen3EngineToolParser, "extract_tool_calls", fail)
+    (call,) = chat_format.parse(turn, TOOLS)["tool_calls"]
+    assert call["function"]["name"] == "" and "o17" in call["function"]["arguments"]
+
+
+def test_a_format_can_be_sent_to_another_process(make_tokenizer):
+    chat_format = ChatFormat(make_tokenizer(TEMPLATES["mistral"]))
+    turn = chat_format.assistant_turn(calling("find"))
+    assert chat_format.parse(turn, TOOLS) == calling("find")
+    copied = pickle.loads(pickle.dumps(chat_format))
+    assert copied.parse(turn, TOOLS) == calling("find")
+    assert copied.start(POLICY, TOOLS) == chat_format.start(POLICY, TOOLS)
