@@ -13,6 +13,9 @@ from rllib_llm_async.chat.vllm_parsers import check_reasoning_parser_name
 
 logger = logging.getLogger(__name__)
 
+#: How long a check waits for the hub.
+HUB_TIMEOUT_SECONDS = 5.0
+
 
 def check_chat_format(
     model_path: str,
@@ -43,7 +46,7 @@ def check_chat_format(
         check_reasoning_parser_name(str(reasoning_parser))
     try:
         chat_format = ChatFormat.from_pretrained(
-            model_path,
+            _at_hand(model_path),
             template_kwargs,
             trust_remote_code,
             tool_parser=tool_parser,
@@ -59,6 +62,29 @@ def check_chat_format(
         logger.warning(_in_one_line(unchecked, error))
     except ValueError as error:
         raise ValueError(_in_one_line("", error)) from error
+
+
+def _at_hand(model: str) -> str:
+    """A directory with the model's tokenizer, or its name if the hub answers at once.
+
+    Raises:
+        OSError: If the hub does not; `from_pretrained` would try for a minute.
+    """
+    if Path(model).is_dir():
+        return model
+    from huggingface_hub import constants, get_session, try_to_load_from_cache
+
+    files = [
+        try_to_load_from_cache(model, name)
+        for name in ("tokenizer.json", "tokenizer_config.json")
+    ]
+    if all(isinstance(path, str) for path in files):
+        return str(Path(str(files[0])).parent)
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT_SECONDS)
+    except Exception as error:  # of whatever HTTP library the client stands on
+        raise OSError(f"{constants.ENDPOINT} does not answer: {error}") from error
+    return model
 
 
 def _in_one_line(what: str, error: Exception) -> str:

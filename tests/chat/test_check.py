@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 
@@ -95,6 +96,31 @@ def test_a_directory_without_a_tokenizer(tmp_path):
 
 
 def test_a_hub_that_cannot_be_reached_is_a_warning(caplog, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    started = time.monotonic()
     check_chat_format("nobody/has-this-model")
-    assert "not checked until the run starts" in caplog.text
+    assert time.monotonic() - started < 10
+    (line,) = caplog.messages
+    assert "nobody/has-this-model: not checked until the run starts" in line
+    assert "\n" not in line
+
+
+def test_a_model_that_was_fetched_before_is_checked_without_the_hub(
+    model, monkeypatch, tmp_path
+):
+    template = (small_agent_dir() / "chat_template.jinja").read_text()
+    snapshot = tmp_path / "models--some--model" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for path in list(model.iterdir()):
+        if path.is_file():
+            shutil.copy(path, snapshot)
+    refs = tmp_path / "models--some--model" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    (snapshot / "chat_template.jinja").write_text(XML)
+    with pytest.raises(ValueError, match="auto knows no parser"):
+        check_chat_format("some/model")
+    (snapshot / "chat_template.jinja").write_text(template)
+    check_chat_format("some/model")
