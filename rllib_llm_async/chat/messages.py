@@ -79,7 +79,7 @@ def prepare(
 
 def _prepare_call(call: dict[str, Any], style: CallStyle) -> dict[str, Any]:
     function = call["function"]
-    arguments: Any = function["arguments"]
+    arguments: Any = function.get("arguments") or {}
     if isinstance(arguments, str):
         if not style.arguments_as_text:
             arguments = _decoded(arguments)
