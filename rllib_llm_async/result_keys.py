@@ -42,6 +42,10 @@ CHECKS = "checks"
 GENERATED_TOKENS_PER_S = "generated_tokens_per_s"
 NUM_GENERATED_TOKENS_LIFETIME = "num_generated_tokens_lifetime"
 WEIGHT_SYNC_SECONDS = "weight_sync_seconds"
+#: Median of |log p_engine - log p_trainer| on a fixed prompt, after a transfer.
+WEIGHT_PROBE_ERROR = "weight_probe_error"
+#: Transfers that did not arrive; each is tried twice, then the engine is replaced.
+NUM_WEIGHT_MISMATCHES = "num_weight_mismatches"
 GENERATION_PAUSED_FRACTION = "generation_paused_fraction"
 NUM_VERSIONS_PER_EPISODE = "num_versions_per_episode"
 #: All episodes of their group earned the same; with ``drop_uniform_groups``.

@@ -220,6 +220,7 @@ class LLMEnvRunner(EnvRunner):
             self.suite.metrics() if isinstance(self.suite, ReportsMetrics) else {}
         )
         totals[result_keys.NUM_GENERATED_TOKENS_LIFETIME] = engine.num_generated_tokens
+        totals[result_keys.NUM_WEIGHT_MISMATCHES] = engine.num_weight_mismatches
         with self._metrics_lock:
             for key, total in totals.items():
                 self.metrics.log_value(
@@ -240,11 +241,13 @@ class LLMEnvRunner(EnvRunner):
                 / max(time.monotonic() - self._connected_at, 1e-9),
                 window=1,
             )
-            for seconds in engine.sync_seconds:
-                self.metrics.log_value(
-                    result_keys.WEIGHT_SYNC_SECONDS, seconds, window=20
-                )
-            engine.sync_seconds.clear()
+            for key, values in (
+                (result_keys.WEIGHT_SYNC_SECONDS, engine.sync_seconds),
+                (result_keys.WEIGHT_PROBE_ERROR, engine.probe_errors),
+            ):
+                for value in values:
+                    self.metrics.log_value(key, value, window=20)
+                values.clear()
             engine.timeline.log_to(self.metrics)
             return self.metrics.reduce()
 
@@ -359,7 +362,7 @@ class LLMEnvRunner(EnvRunner):
         # In a thread: gigabytes take seconds, and the loop has episodes to serve.
         await asyncio.to_thread(path.write_bytes, await published.weights)
         try:
-            await self.engine.install(published.version, path, published.probe)
+            await self.engine.install(published.version, path, published.expected)
         finally:
             path.unlink()
         await self._channel.installed.remote(self.worker_index, published.version)

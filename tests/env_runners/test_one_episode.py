@@ -1,0 +1,200 @@
+"""One episode, turn by turn, with an engine and an environment on command."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from ray.rllib.core.columns import Columns
+
+from rllib_llm_async import columns, result_keys
+from rllib_llm_async.env_runners.engine import EngineOutput
+from rllib_llm_async.env_runners.episodes import (
+    MAX_ENV_RETRIES,
+    EpisodePlayer,
+    mean_results,
+)
+from rllib_llm_async.envs.agent_env import (
+    BadRewardError,
+    EpisodeError,
+    Start,
+    Step,
+    TaskRef,
+)
+
+TASK = TaskRef("suite", "7", "train")
+
+
+class Engine:
+    """Says two tokens a turn, of the versions that it is told."""
+
+    def __init__(self, versions=((0, 0),) * 9, max_model_len=100):
+        self.max_model_len = max_model_len
+        self._versions = iter(versions)
+        self.contexts = []
+
+    async def generate(self, context, on_piece):
+        self.contexts.append(list(context))
+        output = EngineOutput(
+            [50, 51],
+            np.array([-0.5, -0.25], np.float32),
+            np.array(next(self._versions)),
+            "stop",
+        )
+        on_piece(output)
+        return output
+
+
+class Env:
+    """Ends after ``num_turns``; an exception among ``steps`` is raised instead."""
+
+    def __init__(self, steps):
+        self._steps = iter(steps)
+        self.closed = False
+
+    async def reset(self, task):
+        return Start([{"role": "user", "content": "hi"}], [], {"domain": "shop"})
+
+    async def step(self, message):
+        step = next(self._steps)
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    async def aclose(self):
+        self.closed = True
+
+
+def goes_on():
+    return Step([{"role": "user", "content": "more"}])
+
+
+def ends(**info):
+    info = {"success": True, "num_malformed_tool_calls": 3, **info}
+    return Step([], reward=1.0, terminated=True, info=info)
+
+
+def to_tokens(*, batch, **_):
+    return {columns.NEW_TOKENS: [1, 2, 3]}
+
+
+def from_output(*, batch, **_):
+    output = batch[columns.ENGINE_OUTPUT]
+    return {
+        columns.ASSISTANT_MESSAGE: {"role": "assistant", "content": "so"},
+        Columns.ACTIONS: np.asarray(output.token_ids),
+        columns.EPISODE_BEHAVIOR_LOGP: output.logp,
+        columns.EPISODE_VERSIONS: output.versions,
+    }
+
+
+def play(*attempts, engine=None, times=1):
+    """Plays; each attempt is a list of steps. Returns results, player and envs."""
+    envs = [Env(steps) for steps in attempts]
+    waiting = iter(envs)
+    suite = type("Suite", (), {"make": lambda self: next(waiting)})()
+    failures = []
+    player = EpisodePlayer(
+        suite,
+        engine or Engine(),
+        to_tokens,
+        from_output,
+        lambda *_: None,
+        failures.append,
+    )
+
+    async def main():
+        return await asyncio.gather(
+            *(player.play(TASK) for _ in range(times)), return_exceptions=True
+        )
+
+    return asyncio.run(main()), player, envs, failures
+
+
+def test_an_episode_holds_what_was_seen_and_said():
+    engine = Engine()
+    ((episode, outcome),), player, (env,), _ = play([goes_on(), ends()], engine=engine)
+    assert [o.tolist() for o in episode.observations.data] == [[1, 2, 3], [1, 2, 3], []]
+    assert [a.tolist() for a in episode.actions.data] == [[50, 51], [50, 51]]
+    assert engine.contexts == [[1, 2, 3], [1, 2, 3, 50, 51, 1, 2, 3]]
+    assert (outcome.success, outcome.domain, outcome.num_turns) == (True, "shop", 2)
+    assert outcome.episode_return == 1.0 and outcome.num_malformed_tool_calls == 3
+    assert episode.is_terminated and env.closed
+    (transcript,) = player.transcripts.values()
+    assert transcript.tokens == [1, 2, 3, 50, 51, 1, 2, 3, 50, 51]
+    assert transcript.versions == [-1, -1, -1, 0, 0, -1, -1, -1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("versions", "number"),
+    [([(4, 4), (4, 4)], 1), ([(4, 4), (4, 5)], 2), ([(4, 5), (6, 7)], 4)],
+)
+def test_versions_of_an_episode_are_counted_over_its_turns(versions, number):
+    ((_, outcome),), *_ = play([goes_on(), ends()], engine=Engine(versions))
+    assert outcome.num_versions == number
+    mean = mean_results([outcome])
+    assert mean[result_keys.NUM_VERSIONS_PER_EPISODE] == number
+
+
+def test_a_full_context_truncates_before_the_engine_is_asked_again():
+    # 3 of the prompt, 2 said, 3 more: 8 tokens leave no room within 8.
+    engine = Engine(max_model_len=8)
+    ((episode, outcome),), *_ = play([goes_on(), ends()], engine=engine)
+    assert len(engine.contexts) == 1
+    assert episode.is_truncated and not episode.is_terminated
+    assert outcome.reason == "context_full" and not outcome.success
+    engine = Engine(max_model_len=9)
+    ((episode, _),), *_ = play([goes_on(), ends()], engine=engine)
+    assert len(engine.contexts) == 2 and episode.is_terminated
+
+
+def test_an_environment_that_fails_is_replaced_and_its_tokens_are_forgotten():
+    first = [goes_on(), RuntimeError("down")]
+    ((episode, _),), player, envs, failures = play(first, [ends()])
+    assert len(failures) == 1 and "RuntimeError('down')" in str(failures[0])
+    assert all(env.closed for env in envs)
+    assert [*player.transcripts] == [episode.custom_data[columns.EPISODE_KEY]]
+    player.forget([*player.transcripts])
+    assert player.transcripts == {}
+
+
+def test_it_is_given_up_after_the_last_retry():
+    attempts = [[RuntimeError("down")] for _ in range(MAX_ENV_RETRIES + 2)]
+    (error,), player, envs, failures = play(*attempts)
+    assert type(error) is EpisodeError and error.reason == "env_failure"
+    assert len(failures) == MAX_ENV_RETRIES + 1 == sum(env.closed for env in envs)
+    assert player.transcripts == {}
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), None, "1"])
+def test_a_reward_that_is_no_number_fails_the_try(reward):
+    bad = Step([], reward=reward, terminated=True)
+    attempts = [[bad] for _ in range(MAX_ENV_RETRIES + 1)]
+    (error,), *_ = play(*attempts)
+    assert isinstance(error, BadRewardError) and error.reason == "bad_reward"
+    assert repr(reward) in str(error)
+    ((_, outcome),), *_ = play([bad], [ends()])
+    assert outcome.episode_return == 1.0
+
+
+def test_parts_of_a_reward_that_were_not_judged_are_left_out():
+    ((_, outcome),), *_ = play([ends(reward_breakdown={"state": 1.0, "judge": None})])
+    assert outcome.rubric_score == 1.0
+    means = mean_results([outcome])
+    assert f"{result_keys.CHECKS}/shop/state" in means
+    assert f"{result_keys.CHECKS}/shop/judge" not in means
+
+
+def test_events_of_rllib_come_in_their_order():
+    events = []
+    suite = type("Suite", (), {"make": lambda self: Env([goes_on(), ends()])})()
+    player = EpisodePlayer(
+        suite, Engine(), to_tokens, from_output, lambda e, *_: events.append(e), None
+    )
+    asyncio.run(player.play(TASK))
+    assert events == [
+        "on_episode_created",
+        "on_episode_start",
+        "on_episode_step",
+        "on_episode_step",
+        "on_episode_end",
+    ]
