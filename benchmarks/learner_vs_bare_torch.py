@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.row import Row, compare
 from rllib_llm_async import AsyncDecoupledPPOConfig, columns
+from rllib_llm_async.chat import ChatFormat
 from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
 from rllib_llm_async.envs.mini.demonstrations import demonstrate
 from rllib_llm_async.envs.mini_tau2 import MiniTau2Suite
-from rllib_llm_async.models.chat_format import ChatFormat
 from rllib_llm_async.models.small_agent import small_agent_dir
 
 NUM_EPISODES = 64

@@ -44,7 +44,7 @@ TURN_IDS = "turn_ids"
 # --- What travels through the env runner's connectors (one episode at a time) ----
 #: list[dict], OpenAI chat messages that the environment has just returned.
 MESSAGES = "messages"
-#: list[dict], OpenAI tool schemas; present at the start of an episode only.
+#: list[dict], OpenAI tool schemas that the episode began with.
 TOOLS = "tools"
 #: list[int], token ids to append to the episode's context.
 NEW_TOKENS = "new_tokens"

@@ -21,12 +21,17 @@ from rllib_llm_async.envs.agent_env import (
     EpisodeError,
     TaskRef,
     TaskSuite,
+    ToolSchema,
     is_reward,
 )
 from rllib_llm_async.transcripts import DialogueRecord
 
 #: How often a task is tried again after its environment failed, before it is dropped.
 MAX_ENV_RETRIES = 2
+
+
+class PromptTooLongError(EpisodeError):
+    """A task's first prompt fills the model's context."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,8 @@ class EpisodePlayer:
             keep_messages: Whether the episode's `EPISODE_MESSAGES` hold the dialogue.
 
         Raises:
-            EpisodeError: If the environment fails again and again.
+            EpisodeError: If the environment fails again and again, or the task's first
+                prompt does not fit into the model's context.
         """
         async with self._starting:
             # Episodes that are asked for together start one per turn of the loop: a
@@ -184,9 +190,34 @@ class EpisodePlayer:
                 return await self._try(task, keep_messages)
             except EpisodeError as error:
                 self._on_env_failure(error)
-                if attempt == MAX_ENV_RETRIES:
+                # A task begins alike whenever it is tried.
+                if attempt == MAX_ENV_RETRIES or isinstance(error, PromptTooLongError):
                     raise
         raise AssertionError("unreachable")
+
+    async def check_that_some_task_fits(self, tasks: Iterable[TaskRef]) -> None:
+        """Begins one task after the other until one leaves room for an answer.
+
+        Raises:
+            PromptTooLongError: If none of them does.
+        """
+        too_long = None
+        for task in tasks:
+            env = self._suite.make()
+            try:
+                start = await _env_call(env.reset(task))
+                batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
+                tokens = self._to_tokens(batch, SingleAgentEpisode())
+                self._check_length(task, len(tokens))
+                return
+            except PromptTooLongError as error:
+                too_long = error
+            except EpisodeError:
+                return  # counted when it is played
+            finally:
+                await env.aclose()
+        if too_long is not None:
+            raise too_long
 
     async def _try(
         self, task: TaskRef, keep_messages: bool
@@ -204,11 +235,12 @@ class EpisodePlayer:
                 episode.custom_data[columns.EPISODE_MESSAGES] = messages
             batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
             transcript.see(self._to_tokens(batch, episode))
+            self._check_length(task, len(transcript.tokens))
             episode.add_env_reset(np.asarray(transcript.tokens, dtype=np.int64))
             self._on_event("on_episode_start", episode, env)
             while True:
                 output = await self._engine.generate(transcript.tokens, transcript.say)
-                batch = self._from_output(output, episode)
+                batch = self._from_output(output, start.tools, episode)
                 step = await _env_call(env.step(batch[columns.ASSISTANT_MESSAGE]))
                 if not is_reward(step.reward):
                     raise BadRewardError(f"environment gave reward {step.reward!r}")
@@ -245,19 +277,32 @@ class EpisodePlayer:
         finally:
             await env.aclose()
 
-    def _to_tokens(self, batch: dict, episode: SingleAgentEpisode) -> list[int]:
-        return self._env_to_module(
-            rl_module=None,
-            batch=batch,
-            episodes=[episode],
-            explore=True,
-            shared_data={},
-        )[columns.NEW_TOKENS]
+    def _check_length(self, task: TaskRef, num_tokens: int) -> None:
+        limit = self._engine.max_model_len
+        if num_tokens >= limit:
+            raise PromptTooLongError(
+                f"task {task.id!r} begins with a prompt of {num_tokens} tokens, which "
+                f"leaves no room for an answer within engine.max_model_len = {limit}"
+            )
 
-    def _from_output(self, output, episode: SingleAgentEpisode) -> dict[str, Any]:
+    def _to_tokens(self, batch: dict, episode: SingleAgentEpisode) -> list[int]:
+        try:
+            return self._env_to_module(
+                rl_module=None,
+                batch=batch,
+                episodes=[episode],
+                explore=True,
+                shared_data={},
+            )[columns.NEW_TOKENS]
+        except ValueError as error:  # what the environment says cannot be rendered
+            raise EpisodeError(f"messages of the environment: {error}") from error
+
+    def _from_output(
+        self, output, tools: list[ToolSchema], episode: SingleAgentEpisode
+    ) -> dict[str, Any]:
         return self._module_to_env(
             rl_module=None,
-            batch={columns.ENGINE_OUTPUT: output},
+            batch={columns.ENGINE_OUTPUT: output, columns.TOOLS: tools},
             episodes=[episode],
             explore=True,
             shared_data={},

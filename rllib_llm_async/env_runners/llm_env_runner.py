@@ -147,9 +147,13 @@ class LLMEnvRunner(EnvRunner):
 
         Args:
             channel: The `WeightChannel` of this run.
+
+        Raises:
+            PromptTooLongError: If the first tasks do not fit into the model's context.
         """
         self._channel = channel
         self._engine_started.result(CONNECT_TIMEOUT_SECONDS)
+        self._call(self._player.check_that_some_task_fits(self._train_tasks[:8]))
         self._call(self._start_training_episodes())
         self._connected_at = time.monotonic()
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from rllib_llm_async.chat.reasoning import without_thoughts
 from rllib_llm_async.envs.agent_env import EpisodeError, Message, ToolSchema
 from rllib_llm_async.settings.reading import STRICT
 
@@ -210,12 +211,13 @@ class _Message(BaseModel):
     tool_calls: list[_ToolCall] | None = None
 
     def as_dict(self) -> Message:
-        message: Message = {"role": "assistant", "content": self.content}
+        said = None if self.content is None else without_thoughts(self.content)
+        message: Message = {"role": "assistant", "content": said}
         if self.tool_calls:
             message["tool_calls"] = [
                 {"type": "function", **call.model_dump()} for call in self.tool_calls
             ]
-        elif not (self.content or "").strip():
+        elif not (said or "").strip():
             raise ValueError("empty answer")
         return message
 

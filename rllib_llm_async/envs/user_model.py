@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
+from rllib_llm_async.chat.check import check_chat_format
 from rllib_llm_async.envs.agent_env import EpisodeError, Message, ToolSchema
 from rllib_llm_async.models.resolve import resolve_model
 from rllib_llm_async.settings.engine import check_engine_settings
@@ -50,6 +51,9 @@ class ServedModelSettings(BaseModel):
     max_tokens: int = Field(512, gt=0)
     #: For the model's chat template, e.g. ``{enable_thinking: false}``.
     chat_template_kwargs: dict[str, Any] = {}
+    #: What reads its calls and takes out its thoughts, by vLLM's names.
+    tool_parser: str = "auto"
+    reasoning_parser: str | None = "auto"
     #: One answer, the engine's start and restarts included.
     timeout_seconds: float = Field(900.0, gt=0)
 
@@ -63,11 +67,16 @@ class ModelServer:
     """
 
     def __init__(self, settings: ServedModelSettings, seed: int) -> None:
+        from rllib_llm_async.chat import ChatFormat
         from rllib_llm_async.env_runners.engine import VLLMEngine
-        from rllib_llm_async.models.chat_format import ChatFormat
 
         model = resolve_model(settings.served_model)
-        self._format = ChatFormat.from_pretrained(model, settings.chat_template_kwargs)
+        self._format = ChatFormat.from_pretrained(
+            model,
+            settings.chat_template_kwargs,
+            tool_parser=settings.tool_parser,
+            reasoning_parser=settings.reasoning_parser,
+        )
         self._engine = VLLMEngine(
             model,
             settings.engine,
@@ -100,7 +109,8 @@ class ModelServer:
         except Exception:
             await self._end_if_engine_is_dead()
             raise
-        return self._format.parse(output.token_ids), len(prompt), len(output.token_ids)
+        message = self._format.parse(output.token_ids, tools or (), prompt=prompt)
+        return message, len(prompt), len(output.token_ids)
 
     async def _end_if_engine_is_dead(self) -> None:
         try:
@@ -117,7 +127,7 @@ class ServedModel:
         key: Where the settings stand in the experiment file, for error messages.
 
     Raises:
-        ValueError: If the model or an engine argument cannot be.
+        ValueError: If the model, its chat template or an engine argument cannot be.
     """
 
     def __init__(self, settings: ServedModelSettings, key: str) -> None:
@@ -125,7 +135,12 @@ class ServedModel:
         self._key = key
         try:
             check_engine_settings(settings.engine)
-            resolve_model(settings.served_model)
+            check_chat_format(
+                resolve_model(settings.served_model),
+                settings.chat_template_kwargs,
+                settings.tool_parser,
+                settings.reasoning_parser,
+            )
         except ValueError as error:
             raise ValueError(f"{key}: {error}") from error
         digest = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:16]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rllib_llm_async import columns
+from rllib_llm_async.chat import ChatFormat
 from rllib_llm_async.envs.mini.demonstrations import Demonstration, demonstrate
 from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
-from rllib_llm_async.models.chat_format import ChatFormat
 from rllib_llm_async.packing import pack_rows
 
 if TYPE_CHECKING:

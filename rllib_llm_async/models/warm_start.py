@@ -27,9 +27,9 @@ from unittest import mock
 import numpy as np
 
 from rllib_llm_async import columns
+from rllib_llm_async.chat import ChatFormat
 from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
-from rllib_llm_async.models.chat_format import ChatFormat
 from rllib_llm_async.models.cloning_data import cloning_batches, spoken_texts
 
 _STEPS_PER_LINE = 50

@@ -2,9 +2,13 @@
 
 import asyncio
 from itertools import pairwise
+from types import SimpleNamespace
 
-from rllib_llm_async.env_runners.episodes import EpisodePlayer
-from rllib_llm_async.envs.agent_env import TaskRef
+import pytest
+
+from rllib_llm_async import columns
+from rllib_llm_async.env_runners.episodes import MAX_ENV_RETRIES, EpisodePlayer
+from rllib_llm_async.envs.agent_env import EpisodeError, Start, TaskRef
 
 
 class StartedError(Exception):
@@ -45,3 +49,61 @@ def test_episodes_asked_for_together_start_in_turns_with_others():
     assert all(isinstance(r, StartedError) for r in asyncio.run(main()))
     assert events.count("start") == 8
     assert ("start", "start") not in pairwise(events)
+
+
+class LongSuite(Suite):
+    """Tasks whose prompts have as many tokens as their ids say."""
+
+    num_resets = 0
+
+    async def reset(self, task):
+        self.num_resets += 1
+        return Start([{"role": "user", "content": task.id}], [])
+
+
+def make_player(suite, failures):
+    def to_tokens(*, batch, **_):
+        (message,) = batch[columns.MESSAGES]
+        if message["content"] == "refused":
+            raise ValueError("chat template: refuses messages of user")
+        return {columns.NEW_TOKENS: [0] * int(message["content"])}
+
+    return EpisodePlayer(
+        suite,
+        SimpleNamespace(max_model_len=100),
+        to_tokens,
+        None,
+        on_event=lambda *_: None,
+        on_env_failure=failures.append,
+    )
+
+
+def test_a_first_prompt_longer_than_the_context_ends_the_episode_at_once():
+    suite, failures = LongSuite(), []
+    player = make_player(suite, failures)
+    with pytest.raises(
+        EpisodeError, match=r"'100' .* 100 tokens.*engine.max_model_len = 100"
+    ):
+        asyncio.run(player.play(TaskRef("suite", "100", "train")))
+    assert len(failures) == suite.num_resets == 1
+    assert player.transcripts == {}
+
+
+def test_messages_that_cannot_be_rendered_are_the_environments_failure():
+    failures = []
+    player = make_player(LongSuite(), failures)
+    with pytest.raises(EpisodeError, match="refuses messages of user"):
+        asyncio.run(player.play(TaskRef("suite", "refused", "train")))
+    assert len(failures) == MAX_ENV_RETRIES + 1
+
+
+def test_a_suite_is_refused_if_none_of_its_tasks_fits():
+    def check(*ids):
+        player = make_player(LongSuite(), [])
+        tasks = [TaskRef("suite", name, "train") for name in ids]
+        asyncio.run(player.check_that_some_task_fits(tasks))
+
+    check("300", "99", "200")
+    check("300", "refused")
+    with pytest.raises(EpisodeError, match="200 tokens"):
+        check("300", "200")

@@ -37,6 +37,14 @@ def ask(model, **kwargs):
     return asyncio.run(model.complete(HELLO, **kwargs))
 
 
+def test_a_users_own_thoughts_do_not_come_back(chat_stub, make_model):
+    chat_stub.answers = [say("<think>be difficult</think>\n\nNo."), say("<think>be")]
+    model = make_model(max_retries=0)
+    assert ask(model) == {"role": "assistant", "content": "No."}
+    with pytest.raises(EpisodeError, match="empty answer"):
+        ask(model)
+
+
 def test_text_and_tool_calls_come_back_as_messages(chat_stub, make_model):
     chat_stub.answers = [say("hi"), say(None, tool_calls=[CALL])]
     model = make_model(temperature=0.5, max_tokens=7, extra_body={"top_k": 3})

@@ -1,7 +1,11 @@
 """Settings that cannot be together are refused, and those that can are not."""
 
+import shutil
+
 import numpy as np
 import pytest
+
+from rllib_llm_async.models.small_agent import small_agent_dir
 
 
 @pytest.mark.parametrize(
@@ -86,6 +90,11 @@ def test_a_model_directory_without_a_config_of_a_model(make_config, tmp_path):
         with pytest.raises(ValueError, match=rf"^model: .*config\.json .*{words}"):
             make_config(model=str(tmp_path)).validate()
     (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"^model: .* tokenizer"):
+        make_config(model=str(tmp_path)).validate()
+    for path in small_agent_dir().iterdir():
+        if path.name.startswith(("tokenizer", "chat_template")):
+            shutil.copy(path, tmp_path)
     make_config(model=str(tmp_path)).validate()
 
 

@@ -9,13 +9,14 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.utils.annotations import override
 from ray.util.debug import log_once
 
+from rllib_llm_async.chat.check import check_chat_format
 from rllib_llm_async.envs.registry import check_suite
 from rllib_llm_async.models.resolve import resolve_model
 from rllib_llm_async.settings.check import SETTINGS, check_settings, check_value
 from rllib_llm_async.settings.names import explain
 
 if TYPE_CHECKING:
-    from rllib_llm_async.models.chat_format import ChatFormat
+    from rllib_llm_async.chat import ChatFormat
 
 
 class AsyncDecoupledPPOConfig(AlgorithmConfig):
@@ -288,7 +289,13 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
     def validate(self) -> None:
         # Before RLlib, which stumbles over wrong types.
         check_settings(self)
-        resolve_model(self.model_name_or_path)
+        check_chat_format(
+            self.model_path,
+            self.chat_template_kwargs,
+            self.tool_parser,
+            self.reasoning_parser,
+            self.trust_remote_code,
+        )
         if isinstance(self.env, str):
             check_suite(self.env, self.env_config)
         # RLlib would print a migration notice about its old API stack, once.
@@ -354,10 +361,14 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
 
     def build_chat_format(self) -> ChatFormat:
         """How the agent's model is spoken to."""
-        from rllib_llm_async.models.chat_format import ChatFormat
+        from rllib_llm_async.chat import ChatFormat
 
         return ChatFormat.from_pretrained(
-            self.model_path, self.chat_template_kwargs, self.trust_remote_code
+            self.model_path,
+            self.chat_template_kwargs,
+            self.trust_remote_code,
+            tool_parser=self.tool_parser,
+            reasoning_parser=self.reasoning_parser,
         )
 
     @override(AlgorithmConfig)
@@ -376,7 +387,10 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         )
 
         pipeline = super().build_module_to_env_connector(env, spaces)
-        pipeline.prepend(ParseAssistantMessage(chat_format=self.build_chat_format()))
+        chat_format = self.build_chat_format()
+        # Imports what reads calls, which the event loop should not wait for later.
+        chat_format.check_tool_parser()
+        pipeline.prepend(ParseAssistantMessage(chat_format=chat_format))
         pipeline.prepend(AttachVersionedLogprobs())
         return pipeline
 

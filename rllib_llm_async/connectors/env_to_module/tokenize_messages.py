@@ -8,16 +8,17 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 
 from rllib_llm_async import columns
-from rllib_llm_async.models.chat_format import ChatFormat
+from rllib_llm_async.chat import ChatFormat
 
 
 class TokenizeMessages(ConnectorV2):
     """Adds ``new_tokens``, the ids to append to the episode's context.
 
     Place it last in the env-to-module pipeline. It handles one episode per call and
-    needs ``messages`` in the batch; ``tools`` is there at the start of an episode
-    only. A column ``new_tokens`` that is already present is left alone. Tokens that
-    the model generated are never tokenised again: the context is append-only.
+    needs ``messages`` in the batch, at the start of an episode ``tools``, later on
+    ``engine_output`` and ``assistant_message``. A column ``new_tokens`` that is already
+    present is left alone. Tokens that the model generated are never tokenised again:
+    the context is append-only.
     """
 
     def __init__(
@@ -37,10 +38,13 @@ class TokenizeMessages(ConnectorV2):
         if columns.NEW_TOKENS in batch:
             return batch
         messages = batch[columns.MESSAGES]
-        if columns.TOOLS in batch:
-            new_tokens = self.chat_format.start(messages, batch[columns.TOOLS])
+        if columns.ENGINE_OUTPUT in batch:
+            new_tokens = self.chat_format.extend(
+                messages,
+                last_turn=batch[columns.ENGINE_OUTPUT].token_ids,
+                said=batch[columns.ASSISTANT_MESSAGE],
+            )
         else:
-            (last_turn,) = (batch[columns.ENGINE_OUTPUT].token_ids,)
-            new_tokens = self.chat_format.extend(messages, last_turn=last_turn)
+            new_tokens = self.chat_format.start(messages, batch[columns.TOOLS])
         batch[columns.NEW_TOKENS] = new_tokens
         return batch

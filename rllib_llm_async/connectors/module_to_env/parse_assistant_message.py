@@ -8,15 +8,16 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 
 from rllib_llm_async import columns
-from rllib_llm_async.models.chat_format import ChatFormat
+from rllib_llm_async.chat import ChatFormat
 
 
 class ParseAssistantMessage(ConnectorV2):
     """Adds ``assistant_message``, an OpenAI message dict.
 
-    Place it after `AttachVersionedLogprobs`. A tool call that is not valid JSON is
-    passed on as written: the environment answers it with an error that the agent
-    sees. A column that is already present is left alone.
+    Place it after `AttachVersionedLogprobs`. It handles one episode per call, whose
+    last observation is the prompt, and takes the types of arguments from ``tools``. A
+    tool call that cannot be read is passed on as written: the environment answers it
+    with an error that the agent sees. A column that is already present is left alone.
     """
 
     def __init__(
@@ -35,6 +36,8 @@ class ParseAssistantMessage(ConnectorV2):
     ) -> dict[str, Any]:
         if columns.ASSISTANT_MESSAGE not in batch:
             batch[columns.ASSISTANT_MESSAGE] = self.chat_format.parse(
-                batch[columns.ENGINE_OUTPUT].token_ids
+                batch[columns.ENGINE_OUTPUT].token_ids,
+                batch[columns.TOOLS],
+                prompt=episodes[0].get_observations(-1),
             )
         return batch

@@ -1,0 +1,71 @@
+"""Tools for templates that know none: said in the messages, in Hermes style.
+
+What a template leaves out (the list of tools, or calls and results as well) stands in
+the text of messages that it does render, so that any chat model can use tools.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+_EXAMPLE = {"name": "function_name", "arguments": {"argument": "value"}}
+
+
+def hermes_call(name: str, arguments: Any) -> str:
+    """A call as text."""
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return (
+        f'<tool_call>\n{{"name": {json.dumps(name, ensure_ascii=False)}, '
+        f'"arguments": {arguments}}}\n</tool_call>'
+    )
+
+
+def describe_tools(
+    messages: list[dict[str, Any]], tools: Sequence[Any], example: str | None
+) -> list[dict[str, Any]]:
+    """``messages`` with the tools at the end of the system message, made if need be.
+
+    Args:
+        messages: Prepared for rendering.
+        tools: OpenAI schemas.
+        example: The template's own way to write a call; None for Hermes JSON.
+    """
+    lines = [
+        json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools
+    ]
+    text = "\n".join(
+        [
+            "You can call these functions, each given by its JSON schema:",
+            *lines,
+            "A call is written like this, several one after the other:",
+            example or hermes_call(**_EXAMPLE),  # type: ignore[arg-type]
+        ]
+    )
+    if messages and messages[0]["role"] == "system":
+        said = "\n\n".join(filter(None, [messages[0]["content"], text]))
+        return [{**messages[0], "content": said}, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]
+
+
+def calls_as_text(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Calls become text of the assistant, neighbouring results one user message."""
+    written: list[dict[str, Any]] = []
+    in_results = False
+    for message in messages:
+        if message["role"] == "tool":
+            result = f"<tool_response>\n{message['content']}\n</tool_response>"
+            if in_results:
+                result = f"{written.pop()['content']}\n{result}"
+            message = {"role": "user", "content": result}
+            in_results = True
+        else:
+            in_results = False
+        if message.get("tool_calls"):
+            calls = [hermes_call(**call["function"]) for call in message["tool_calls"]]
+            text = "\n".join(filter(None, [message["content"], *calls]))
+            message = {"role": message["role"], "content": text}
+        written.append(message)
+    return written
