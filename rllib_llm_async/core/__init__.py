@@ -7,7 +7,7 @@ from rllib_llm_async.core.comparison import compare_old_logp
 from rllib_llm_async.core.density import NUM_RATIO_BINS, RATIO_BIN_EDGES, ratio_density
 from rllib_llm_async.core.evaluation import pass_at_k, pass_hat_k
 from rllib_llm_async.core.ewma import EWMAWeights
-from rllib_llm_async.core.logprobs import token_logprobs
+from rllib_llm_async.core.logprobs import head_logprobs, token_logprobs
 from rllib_llm_async.core.objective import (
     decoupled_ppo_loss,
     kl_penalty,
@@ -23,6 +23,7 @@ __all__ = [
     "SnapshotStore",
     "compare_old_logp",
     "decoupled_ppo_loss",
+    "head_logprobs",
     "interpolate_logp",
     "kl_penalty",
     "pass_at_k",
