@@ -27,13 +27,13 @@ def decoder_name(causal_lm: Any) -> str:
     Raises:
         ValueError: If the model has no such child.
     """
-    prefix = getattr(causal_lm, "base_model_prefix", "")
     children = dict(causal_lm.named_children())
+    prefix = getattr(causal_lm, "base_model_prefix", "")
     if prefix in children:
         return prefix
-    decoder = causal_lm.get_decoder()
+    embeddings = causal_lm.get_input_embeddings()
     for name, child in children.items():
-        if any(module is decoder for module in child.modules()):
+        if child is not embeddings and embeddings in list(child.modules()):
             return name
     raise ValueError(
         f"model: {type(causal_lm).__name__} has no decoder apart from its head; give a "
@@ -49,7 +49,7 @@ def head_of(causal_lm: nn.Module) -> Callable[[Tensor], Tensor]:
         ``[tokens, vocabulary]``.
     """
     name = decoder_name(causal_lm)
-    given = _GivenHidden(getattr(causal_lm, name))
+    given = _GivenHidden(getattr(causal_lm, name), causal_lm.get_decoder())
     head = object.__new__(type(causal_lm))
     head.__dict__.update(causal_lm.__dict__)
     head.__dict__["_modules"] = {**causal_lm._modules, name: given}
@@ -73,20 +73,27 @@ def head_of(causal_lm: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 class _GivenHidden(nn.Module):
-    """Stands for a decoder whose pass is over; all else is the decoder's."""
+    """Stands for a decoder whose pass is over; all else is the decoder's.
+
+    Args:
+        decoder: What the head's model calls.
+        inner: The decoder proper, if it calls that one instead (``model.decoder``).
+    """
 
     hidden: Tensor
 
-    def __init__(self, decoder: nn.Module) -> None:
+    def __init__(self, decoder: nn.Module, inner: nn.Module) -> None:
         super().__init__()
         # A tuple, so that the decoder's weights are not among the head's.
-        self._decoder = (decoder,)
+        self._stands_for = (decoder, inner)
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self.__dict__["_decoder"][0], name)
+            decoder, inner = self.__dict__["_stands_for"]
+            value = getattr(decoder, name)
+            return self if value is inner else value
 
     def forward(self, *args: Any, **kwargs: Any) -> _Output:
         return _Output(self.hidden)

@@ -58,7 +58,7 @@ def _with_lora(lm: nn.Module, config: Any) -> nn.Module:
 
     try:
         lm = get_peft_model(lm, config)
-    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise ValueError(f"lora: {one_line(error)}") from error
     for parameter in lm.parameters():
         if parameter.requires_grad:
@@ -76,8 +76,8 @@ def _checkpoint_layers(lm: Any) -> None:
     layers = recomputed_layers(lm)
     if not layers:
         raise ValueError(
-            f"gradient_checkpointing: {type(lm).__name__} has no layers that transformers "
-            "can compute anew; set it to false"
+            f"gradient_checkpointing: {type(lm).__name__} has no layers that "
+            "transformers can compute anew; set it to false"
         )
     for layer in layers:
         layer._gradient_checkpointing_func = _without_training_mode(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,24 +49,22 @@ def lora_config(lora: Mapping[str, Any]) -> Any:
     config = _built(lora)
     if config.lora_dropout:
         raise ValueError(
-            f"lora: lora_dropout {config.lora_dropout} would make the log-probabilities "
-            "of the ratio random; leave it out (0 is the default)"
+            f"lora: lora_dropout {config.lora_dropout} would make the "
+            "log-probabilities of the ratio random; leave it out (0 is the default)"
         )
     if not _is_any_of(config.init_lora_weights, _INITIALISATIONS):
         raise ValueError(
-            f"lora: init_lora_weights {config.init_lora_weights!r} does not start at the "
-            "model's own weights, or not alike in every process; "
+            f"lora: init_lora_weights {config.init_lora_weights!r} does not start at "
+            "the model's own weights, or not alike in every process; "
             f"choose one of {', '.join(map(repr, _INITIALISATIONS))}"
         )
     default = LoraConfig(task_type="CAUSAL_LM")
-    for field in dataclasses.fields(LoraConfig):
-        key = field.name
-        if key in lora and key not in _SUPPORTED and key != "lora_dropout":
-            if getattr(config, key) != getattr(default, key):
-                raise ValueError(
-                    f"lora: {key} {lora[key]!r} is not something that published weights "
-                    f"can hold; choose from {', '.join(sorted(_SUPPORTED))}"
-                )
+    for key in set(lora) - _SUPPORTED:
+        if getattr(config, key) != getattr(default, key):
+            raise ValueError(
+                f"lora: {key} {lora[key]!r} is nothing that published weights can "
+                f"hold; choose from {', '.join(sorted(_SUPPORTED))}"
+            )
     return config
 
 

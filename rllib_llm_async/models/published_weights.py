@@ -7,6 +7,7 @@ is folded in is PEFT's own business (`merge`), done on a float32 copy of one lay
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -53,17 +54,29 @@ def _layer(name: str) -> str:
     return match[0] if match else ""
 
 
-def published(causal_lm: nn.Module) -> Iterator[Published]:
-    """Yields what a checkpoint of the bare model holds, with tied tensors repeated."""
-    for path, part in outermost(causal_lm):
+def published(causal_lm: nn.Module, *, only_tied: bool = False) -> Iterator[Published]:
+    """Yields what a checkpoint of the bare model holds, with tied tensors repeated.
+
+    Args:
+        causal_lm: The transformers model.
+        only_tied: Leave out the parts of the model that share no tensor with others.
+    """
+    parts = [(name, part, _own_tensors(part)) for name, part in outermost(causal_lm)]
+    uses = Counter(id(tensor) for _, _, own in parts for tensor in own.values())
+    for path, part, own in parts:
+        if only_tied and all(uses[id(tensor)] == 1 for tensor in own.values()):
+            continue
         prefix = f"{path}." if path else ""
-        if is_adapter(part):
-            weights = folded(part)
-            for name, origin in _saved_tensors(_bare(part)):
-                yield Published(prefix + name, weights[name], origin)
-        else:
-            for name, tensor in _saved_tensors(part, recurse=False):
-                yield Published(prefix + name, tensor.detach(), tensor)
+        weights = folded(part) if is_adapter(part) else own
+        for name, origin in own.items():
+            yield Published(prefix + name, weights[name].detach(), origin)
+
+
+def _own_tensors(part: nn.Module) -> dict[str, Tensor]:
+    """Those that a part of the model has itself; of an adapter the bare module's."""
+    if is_adapter(part):
+        return dict(_saved_tensors(_bare(part)))
+    return dict(_saved_tensors(part, recurse=False))
 
 
 def _saved_tensors(

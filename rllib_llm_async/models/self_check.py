@@ -2,31 +2,27 @@
 
 - Log-probabilities, packed and alone, against ``lm(...).logits``; where packed
   sequences see each other, the policy gives each a row of its own.
-- What is published of each adapted module against what that module computes, and tied
-  weights against each other. A fresh adapter does nothing, so all that trains is
-  disturbed meanwhile, and restored bit by bit.
+- Adapters, see `adapter_check`.
 
 A few passes over some 70 tokens; one adapted module at a time is held twice.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rllib_llm_async import columns
-from rllib_llm_async.models.lora_settings import one_line
-from rllib_llm_async.models.published_weights import (
-    acting,
-    folded,
-    is_adapter,
-    outermost,
-    published,
+from rllib_llm_async.models.adapter_check import (
+    RefusedAdapterError,
+    adapters_compared,
+    check_adapters_are_lora,
+    check_tied_weights,
+    disturbed,
 )
+from rllib_llm_async.models.lora_settings import one_line
 
 if TYPE_CHECKING:
     from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
@@ -39,9 +35,6 @@ _MAX_ERROR = 5e-4
 _LOW_PRECISION_MEAN_ERROR = 0.25
 #: Of what other sequences of a row change, where there is rounding to 8 bits.
 _LOW_PRECISION_MEAN_LEAK = 0.02
-#: Of a module's output, as a share of its largest element.
-_MODULE_ERROR = {True: 1e-4, False: 0.03}
-_NOISE = 0.05
 
 
 @torch.no_grad()
@@ -51,16 +44,18 @@ def check_policy(policy: CausalLMPolicy) -> None:
     Raises:
         ValueError: In one line, if the policy or what it publishes is not its model.
     """
-    _check_adapters_are_lora(policy.lm)
+    check_adapters_are_lora(policy.lm)
     name = type(policy.causal_lm).__name__
-    with _disturbed(policy):
+    with disturbed(policy):
         sequences = _sequences(policy)
         try:
-            with _checked_adapters(policy):
+            with adapters_compared(policy.causal_lm, exact=_is_float32(policy)):
                 expected = [_logp_of_model(policy, tokens) for tokens in sequences]
-        except (TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
+        except RefusedAdapterError:
+            raise
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise ValueError(f"model: {name} cannot run: {one_line(error)}") from error
-        _check_tied_weights(policy)
+        check_tied_weights(policy.lm)
         fault = _fault(policy, sequences, expected)
         if fault and not policy.one_sequence_per_row:
             policy.one_sequence_per_row = True
@@ -158,95 +153,3 @@ def _fault(
     if not size <= (_MAX_ERROR if exact else _LOW_PRECISION_MEAN_LEAK):
         return f"another sequence of the row changes them by {float(size):.2g} nats"
     return ""
-
-
-# --- Adapters -------------------------------------------------------------------------
-
-
-def _check_adapters_are_lora(lm: Any) -> None:
-    kinds = [config.peft_type for config in getattr(lm, "peft_config", {}).values()]
-    if kinds not in ([], ["LORA"]):
-        raise ValueError(
-            f"lora: the model has adapters of kind {', '.join(map(str, kinds))}; one LoRA "
-            "adapter is what can be trained"
-        )
-    storages: dict[int, str] = {}
-    for name, parameter in lm.named_parameters():
-        if kinds and parameter.requires_grad and parameter.numel():
-            other = storages.setdefault(parameter.data_ptr(), name)
-            if other != name:
-                raise ValueError(
-                    f"lora: {name} and {other} share memory and would be trained twice; "
-                    "leave the tied embeddings out of target_modules"
-                )
-
-
-@contextlib.contextmanager
-def _disturbed(policy: CausalLMPolicy) -> Iterator[None]:
-    """With adapters: all that trains is shifted by noise, and restored bit by bit."""
-    trained = policy.trainable_parameters() if hasattr(policy.lm, "peft_config") else {}
-    originals = {name: p.data for name, p in trained.items()}
-    generator = torch.Generator().manual_seed(0)
-    try:
-        for p in trained.values():
-            scale = max(_NOISE, 0.1 * float(p.data.float().square().mean().sqrt()))
-            noise = scale * torch.randn(p.shape, generator=generator)
-            p.data = p.data + noise.to(p)
-        yield
-    finally:
-        for name, p in trained.items():
-            p.data = originals[name]
-
-
-@contextlib.contextmanager
-def _checked_adapters(policy: CausalLMPolicy) -> Iterator[None]:
-    """Compares each adapted module that runs with what is published of it."""
-    adapters = {n: m for n, m in outermost(policy.causal_lm) if is_adapter(m)}
-    limit = _MODULE_ERROR[_is_float32(policy)]
-    silent = set(adapters)
-
-    def check(name: str, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-        if name not in silent:
-            return
-        silent.discard(name)
-        try:
-            weights = folded(module)
-        except (RuntimeError, ValueError, NotImplementedError) as error:
-            raise ValueError(f"lora: {name}: {one_line(error)}") from error
-        served = torch.func.functional_call(acting(module), weights, args, kwargs)
-        error = (out - served).abs().max() / served.abs().max()
-        if not error <= limit:
-            raise ValueError(
-                f"lora: what an engine would be given of {name} computes something else "
-                f"(off by {float(error):.1%}); choose other target_modules or arguments"
-            )
-
-    with contextlib.ExitStack() as stack:
-        for name, module in adapters.items():
-            handle = module.register_forward_hook(
-                lambda *a, name=name: check(name, *a), with_kwargs=True
-            )
-            stack.callback(handle.remove)
-        yield
-    # Which experts run is up to the router.
-    unused = sorted(name for name in silent if ".experts." not in name)
-    if unused:
-        raise ValueError(
-            f"lora: the model does not run {unused[0]} as a module, so that its adapter "
-            "has no effect; leave it out of target_modules"
-        )
-
-
-def _check_tied_weights(policy: CausalLMPolicy) -> None:
-    """An engine holds tied tensors once, so their adapters must do the same."""
-    if not hasattr(policy.lm, "peft_config"):
-        return
-    by_origin: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor, origin in published(policy.causal_lm):
-        other, first = by_origin.setdefault(id(origin), (name, tensor))
-        if first is not tensor and not torch.allclose(first, tensor, atol=1e-5):
-            raise ValueError(
-                f"lora: {other} and {name} are one tensor in the model and in the engine, "
-                "and the adapters would make them differ; adapt neither of them, or put "
-                "both into modules_to_save with ensure_weight_tying"
-            )

@@ -36,8 +36,8 @@ def check_lengths(causal_lm: Any, position_ids: Tensor) -> None:
     limit = _rope_limit(causal_lm.config.get_text_config())
     if limit is not None and position_ids.max() >= limit:
         raise ValueError(
-            f"engine: max_model_len lets sequences of {int(position_ids.max()) + 1} tokens "
-            f"arise, and beyond {limit} this model's rotary embedding depends on what else "
+            f"engine: max_model_len allows {int(position_ids.max()) + 1} tokens, but "
+            f"beyond {limit} the rotary embedding of this model depends on what else "
             f"is in a pass; set max_model_len to at most {limit}"
         )
 
