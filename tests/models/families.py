@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from rllib_llm_async import columns
+
 VOCABULARY = 100
 
 #: Large weights, so that an error of any part shows.
@@ -108,13 +110,37 @@ FAMILIES: dict[str, dict] = {
 }
 
 
-def tiny_lm(family: str, seed: int = 0) -> torch.nn.Module:
+def tiny_lm(family: str, seed: int = 0, **settings) -> torch.nn.Module:
     """The family's causal LM with random weights in float32, biases too."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **{**COMMON, **FAMILIES[family]})
+    config = AutoConfig.for_model(family, **{**COMMON, **FAMILIES[family], **settings})
     lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for name, parameter in lm.named_parameters():
             if name.endswith("bias") or parameter.std() == 0:
                 parameter.add_(0.3 * torch.randn_like(parameter))
     return lm
+
+
+def logp_of_model(lm: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """log pi ``[tokens - 1]`` of one sequence, as transformers computes it."""
+    logits = lm(input_ids=tokens[None], use_cache=False).logits[0, :-1].float()
+    return logits.log_softmax(-1).gather(-1, tokens[1:, None]).squeeze(-1)
+
+
+def packed(rows: list[list[torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """A batch of these rows of sequences; all tokens but the first are scored."""
+    length = max(sum(map(len, row)) for row in rows)
+    tokens = torch.zeros(len(rows), length, dtype=torch.int64)
+    position_ids = torch.zeros_like(tokens)
+    for number, row in enumerate(rows):
+        joined = torch.cat(row)
+        tokens[number, : len(joined)] = joined
+        position_ids[number, : len(joined)] = torch.cat(
+            [torch.arange(len(sequence)) for sequence in row]
+        )
+    return {
+        columns.TOKENS: tokens,
+        columns.POSITION_IDS: position_ids,
+        columns.LOSS_MASK: position_ids > 0,
+    }
