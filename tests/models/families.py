@@ -113,7 +113,9 @@ FAMILIES: dict[str, dict] = {
 def tiny_lm(family: str, seed: int = 0, **settings) -> torch.nn.Module:
     """The family's causal LM with random weights in float32, biases too."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **{**COMMON, **FAMILIES[family], **settings})
+    config = AutoConfig.for_model(
+        family, **{**COMMON, **FAMILIES.get(family, {}), **settings}
+    )
     lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for name, parameter in lm.named_parameters():
