@@ -86,7 +86,11 @@ def adapters_compared(causal_lm: nn.Module, *, exact: bool) -> Iterator[None]:
             weights = folded(module)
         except (RuntimeError, ValueError) as error:
             raise RefusedAdapterError(f"lora: {name}: {one_line(error)}") from error
-        served = torch.func.functional_call(acting(module), weights, args, kwargs)
+        bare = acting(module)
+        for key, tensor in (*bare.named_parameters(), *bare.named_buffers()):
+            if key in weights:
+                weights[key] = weights[key].to(tensor.dtype)
+        served = torch.func.functional_call(bare, weights, args, kwargs)
         error = _difference(out, served)
         if not error <= limit:
             raise RefusedAdapterError(

@@ -7,7 +7,6 @@ snapshots) is `torch.func.functional_call` on it, without a second model object.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from rllib_llm_async.core import head_logprobs
 from rllib_llm_async.models import published_weights
 from rllib_llm_async.models.lm_head import decoder_name, head_of
 from rllib_llm_async.models.loading import load_causal_lm, recomputed_layers
+from rllib_llm_async.models.rounding import round_under_autocast
 from rllib_llm_async.models.self_check import check_policy
 from rllib_llm_async.models.sequence_layout import (
     check_lengths,
@@ -78,6 +78,8 @@ class CausalLMPolicy(nn.Module):
         self.temperature = temperature
         self.chunk_tokens = chunk_tokens
         self.compute_dtype = compute_dtype
+        if compute_dtype is not None:
+            round_under_autocast(self.causal_lm, compute_dtype)
         #: Whether packed sequences are laid out anew, see `sequence_layout`.
         self.one_sequence_per_row = cuts_by_place_in_row(self.causal_lm)
         check_policy(self)
@@ -176,28 +178,18 @@ class CausalLMPolicy(nn.Module):
         head = head_of(self.causal_lm)
 
         def logits(hidden: Tensor) -> Tensor:
-            with self._autocast(cache_enabled=False):
+            with self.numerics(cache_enabled=False):
                 return head(hidden)
 
         return logits
 
-    @contextlib.contextmanager
-    def numerics(self) -> Iterator[None]:
-        """The model computes as an engine of the compute dtype does."""
-        with contextlib.ExitStack() as stack:
-            if self.compute_dtype is not None:
-                # Autocast leaves embeddings alone.
-                for embedding in published_weights.embeddings(self.causal_lm):
-                    stack.enter_context(_output_as(embedding, self.compute_dtype))
-            stack.enter_context(self._autocast())
-            yield
-
-    def _autocast(self, **options: Any) -> torch.autocast:
+    def numerics(self, *, cache_enabled: bool = True) -> torch.autocast:
+        """A context in which the model computes as an engine of that dtype does."""
         return torch.autocast(
             next(self.lm.parameters()).device.type,
             dtype=self.compute_dtype,
             enabled=self.compute_dtype is not None,
-            **options,
+            cache_enabled=cache_enabled,
         )
 
     @torch.no_grad()
@@ -240,15 +232,6 @@ class CausalLMPolicy(nn.Module):
     def inference_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yields what an engine loads, see `models.published_weights`."""
         return published_weights.inference_weights(self.causal_lm)
-
-
-@contextlib.contextmanager
-def _output_as(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    handle = module.register_forward_hook(lambda _, __, output: output.to(dtype))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:

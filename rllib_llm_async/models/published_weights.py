@@ -106,13 +106,6 @@ def outermost(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Mod
             yield from outermost(child, f"{prefix}{name}.")
 
 
-def embeddings(causal_lm: nn.Module) -> Iterator[nn.Module]:
-    """Yields embeddings, and adapters in the place of one."""
-    for _, module in outermost(causal_lm):
-        if isinstance(acting(module) if is_adapter(module) else module, nn.Embedding):
-            yield module
-
-
 def _bare(adapter: Any) -> nn.Module:
     """The module that an adapter stands for, as it is without it."""
     from peft.utils.other import ModulesToSaveWrapper

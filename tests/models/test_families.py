@@ -64,6 +64,21 @@ def test_a_pass_under_other_weights_is_that_of_a_model_with_these(family, sequen
     assert (own - expected).abs().max() > 0.1
 
 
+def test_a_snapshot_in_the_compute_dtype_is_what_a_pass_computes_with(
+    family, sequences
+):
+    policy = CausalLMPolicy(tiny_lm(family), compute_dtype=torch.bfloat16)
+    batch = packed([sequences[:2], sequences[2:]])
+    snapshot = {
+        name: weight.bfloat16() if weight.dim() > 1 else weight
+        for name, weight in policy.trainable_parameters().items()
+    }
+    own = policy.score(batch, None, max_tokens=1000)
+    assert torch.equal(policy.score(batch, snapshot, max_tokens=1000), own)
+    exact = CausalLMPolicy(tiny_lm(family)).score(batch, None, max_tokens=1000)
+    assert not torch.equal(own, exact)
+
+
 def test_what_is_published_is_what_a_checkpoint_holds(family, tmp_path):
     lm = tiny_lm(family)
     lm.save_pretrained(tmp_path)
