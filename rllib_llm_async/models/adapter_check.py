@@ -110,7 +110,7 @@ def adapters_compared(causal_lm: nn.Module, *, exact: bool) -> Iterator[None]:
     if unused:
         raise RefusedAdapterError(
             f"lora: the model does not run {unused[0]} as a module, so that its "
-            "adapter has no effect; leave it out of target_modules"
+            "adapter has no effect; leave it out by exclude_modules"
         )
 
 

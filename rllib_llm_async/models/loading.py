@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -41,10 +42,10 @@ def load_causal_lm(
         lm = AutoModelForCausalLM.from_pretrained(
             model, dtype=dtype, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise ValueError(
-            f"model: cannot load {str(model)!r} ({error}); give a directory with "
-            "config.json and weights, or a hub name"
+            f"model: cannot load {str(model)!r} ({shorten(str(error), 500)}); give a "
+            "directory with config.json and weights, or a hub name"
         ) from error
     if config is not None:
         lm = _with_lora(lm, config)

@@ -132,25 +132,43 @@ def test_no_pass_is_random_and_training_computes_what_scoring_does(kind, batch):
     assert torch.equal(policy.score(batch, weights, max_tokens=1000), trained)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3_next"])
-def test_gradient_checkpointing_recomputes_without_dropout(family, batch, tmp_path):
-    tiny_lm(family, attention_dropout=0.5).save_pretrained(tmp_path)
-    gradients, calls = [], []
+@pytest.mark.parametrize(
+    ("family", "dropout"),
+    [
+        ("llama", "attention_dropout"),
+        ("qwen3_next", "attention_dropout"),
+        ("falcon", "hidden_dropout"),  # In the layer itself.
+    ],
+)
+def test_gradient_checkpointing_recomputes_without_dropout(
+    family, dropout, batch, tmp_path
+):
+    tiny_lm(family, **{dropout: 0.5}).save_pretrained(tmp_path)
+    gradients, num_calls = [], []
     for checkpointing in (False, True):
+        calls = []
         lm = load_causal_lm(tmp_path, gradient_checkpointing=checkpointing)
         policy = CausalLMPolicy(lm)
         policy.train()
-        mlp = next(m for n, m in lm.named_modules() if n.endswith("1.input_layernorm"))
-        mlp.register_forward_hook(lambda *_: calls.append(None))
+        norm = next(m for n, m in lm.named_modules() if n.endswith("1.input_layernorm"))
+        norm.register_forward_hook(lambda *_, calls=calls: calls.append(None))
         policy(batch).logp.sum().backward()
         gradients.append({n: p.grad for n, p in policy.named_parameters()})
-        assert len(calls) > 0
-        gradients.append(len(calls))
-        calls.clear()
-    plain, num_plain, recomputed, num_recomputed = gradients
-    assert num_recomputed == 2 * num_plain
-    for name, gradient in plain.items():
-        torch.testing.assert_close(recomputed[name], gradient, msg=name)
+        num_calls.append(len(calls))
+    assert num_calls[1] == 2 * num_calls[0] > 0
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_no_logits_are_kept_for_the_backward_pass(batch):
+    policy = CausalLMPolicy(tiny_lm("gemma2", vocab_size=1000), chunk_tokens=16)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor
+    ):
+        policy(batch, with_entropy=True)
+    assert kept
+    assert not [shape for shape in kept if shape[-1:] == (1000,)]
 
 
 def test_gradient_checkpointing_is_refused_where_it_would_do_nothing(
