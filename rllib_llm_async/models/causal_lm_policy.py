@@ -7,7 +7,7 @@ snapshots) is `torch.func.functional_call` on it, without a second model object.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -173,7 +173,7 @@ class CausalLMPolicy(nn.Module):
             input_ids=tokens, position_ids=position_ids, use_cache=False
         ).last_hidden_state
 
-    def _head(self):
+    def _head(self) -> Callable[[Tensor], Tensor]:
         """Hidden states ``[tokens, hidden]`` to logits, in this policy's numerics."""
         head = head_of(self.causal_lm)
 

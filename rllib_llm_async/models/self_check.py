@@ -9,6 +9,7 @@ A few passes over some 70 tokens; one adapted module at a time is held twice.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -26,6 +27,8 @@ from rllib_llm_async.models.lora_settings import one_line
 
 if TYPE_CHECKING:
     from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
+
+logger = logging.getLogger(__name__)
 
 # The middle one lies behind one sequence and before another in the packed row.
 _LENGTHS = (24, 9, 40)
@@ -67,6 +70,7 @@ def check_policy(policy: CausalLMPolicy) -> None:
         check_tied_weights(policy.lm)
         fault = _fault(policy, sequences, expected)
         if fault and not policy.one_sequence_per_row:
+            logger.info("%s: one sequence per row, since packed %s", name, fault)
             policy.one_sequence_per_row = True
             fault = _fault(policy, sequences, expected)
         if fault:

@@ -106,6 +106,12 @@ FAMILIES: dict[str, dict] = {
         "lm_head_multiplier": 0.3,
         "embedding_multiplier": 2.0,
     },
+    "opt": {"word_embed_proj_dim": 64, "ffn_dim": 64},
+    "llama4_text": {
+        "head_dim": 16,
+        "intermediate_size_mlp": 64,
+        "num_local_experts": 2,
+    },
     "lfm2": {"layer_types": ["conv", "full_attention"]},
 }
 

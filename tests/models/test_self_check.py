@@ -4,12 +4,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import LlamaForCausalLM, Qwen3Config
+from transformers import AutoModelForCausalLM, Gemma3Config, LlamaForCausalLM
 
 from rllib_llm_async import columns
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.models.loading import load_causal_lm
-from tests.models.families import COMMON, logp_of_model, packed, tiny_lm
+from tests.models.families import COMMON, FAMILIES, logp_of_model, packed, tiny_lm
 
 
 @pytest.fixture
@@ -41,18 +41,16 @@ def test_what_a_model_does_after_its_head_is_done():
     torch.testing.assert_close(logp, logp_of_model(lm, tokens), atol=1e-5, rtol=0.0)
 
 
-def test_logits_that_depend_on_more_than_hidden_states_are_refused():
-    lm = with_forward(
-        "llama",
-        lambda lm, tokens, logits: (
-            logits
-            + lm.lm_head.weight[tokens].sum(-1, True) * torch.linspace(0.0, 1.0, 100)
-        ),
-    )
+@pytest.mark.parametrize(
+    ("compute_dtype", "size"), [(None, 0.01), (torch.bfloat16, 0.1)]
+)
+def test_logits_that_depend_on_more_than_hidden_states_are_refused(compute_dtype, size):
+    ramp = size * torch.linspace(0.0, 1.0, 100)
+    lm = with_forward("llama", lambda lm, tokens, x: x + tokens[..., None] % 7 * ramp)
     with pytest.raises(
-        ValueError, match=r"^model: Changed is not computed right: .*nats"
+        ValueError, match=r"^model: Changed is not computed right: .* sequence alone"
     ):
-        CausalLMPolicy(lm)
+        CausalLMPolicy(lm, compute_dtype=compute_dtype)
 
 
 class Leaking(nn.Module):
@@ -83,6 +81,15 @@ def test_a_model_whose_rows_leak_gets_one_sequence_per_row(batch):
             atol=1e-5,
             rtol=0.0,
         )
+
+
+def test_a_model_that_counts_positions_along_the_row_gets_one_sequence_per_row():
+    lm = tiny_lm("llama")
+    table = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
+    lm.model.embed_tokens.register_forward_hook(
+        lambda _, inputs, embedded: embedded + table[: embedded.shape[1]]
+    )
+    assert CausalLMPolicy(lm).one_sequence_per_row
 
 
 @pytest.mark.parametrize("compute_dtype", [None, torch.bfloat16])
@@ -197,7 +204,30 @@ def test_the_compute_dtype_rounds_embeddings_as_an_engine_does(trained_tokens):
     assert seen == [torch.bfloat16]
 
 
-def test_the_value_head_of_a_wrapped_text_model_has_its_width():
-    policy = CausalLMPolicy(tiny_lm("qwen3"), with_value_head=True)
-    assert policy.value_head.in_features == Qwen3Config(**COMMON).hidden_size
+def test_a_text_model_within_a_multimodal_one_is_found():
+    text = {k: v for k, v in COMMON.items() if not k.endswith("token_id")}
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    torch.manual_seed(0)
+    lm = AutoModelForCausalLM.from_config(
+        Gemma3Config(
+            text_config={**text, **FAMILIES["gemma3_text"]},
+            vision_config=vision,
+            image_token_index=99,
+        )
+    )
+    policy = CausalLMPolicy(lm, with_value_head=True)
+    assert policy.value_head.in_features == COMMON["hidden_size"]
     assert "value_head.weight" not in policy.trainable_parameters()
+    tokens = torch.arange(3, 40)
+    output = policy(packed([[tokens, tokens.flip(0)]]))
+    torch.testing.assert_close(
+        output.logp[0, 1:37], logp_of_model(lm, tokens), atol=1e-4, rtol=0.0
+    )
+    assert output.values.shape == output.logp.shape
