@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-
 from rllib_llm_async.algorithms.async_decoupled_ppo import (
     AsyncDecoupledPPO,
     AsyncDecoupledPPOConfig,
 )
 from rllib_llm_async.algorithms.ppo_ewma_async import PPOEWMAAsync, PPOEWMAAsyncConfig
+from rllib_llm_async.settings.names import unknown
 
 _CONFIGS = {
     "AsyncDecoupledPPO": AsyncDecoupledPPOConfig,
@@ -23,11 +22,7 @@ def get_config_class(name: str) -> type[AsyncDecoupledPPOConfig]:
         ValueError: If the name is unknown; names the nearest valid one.
     """
     if name not in _CONFIGS:
-        near = difflib.get_close_matches(name, _CONFIGS, n=1, cutoff=0.0)
-        raise ValueError(
-            f"run: unknown algorithm {name!r}, did you mean {near[0]!r}? "
-            f"Valid: {', '.join(_CONFIGS)}"
-        )
+        raise ValueError(f"run: {unknown(name, _CONFIGS)}")
     return _CONFIGS[name]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from rllib_llm_async.cli.errors import InputError
-from rllib_llm_async.cli.experiment_file import nearest
 from rllib_llm_async.cli.train import train_file
+from rllib_llm_async.settings.names import did_you_mean
 
 EXAMPLES_DIR = Path(__file__).parent.parent / "tuned_examples"
 
@@ -51,7 +51,7 @@ def _path(name: str) -> Path:
     examples = _examples()
     if name not in examples:
         raise InputError(
-            f"unknown example {name!r}{nearest(name, examples)} "
+            f"unknown example {name!r}{did_you_mean(name, examples)} "
             "(`rllib example list` names them)"
         )
     return examples[name]

@@ -5,16 +5,18 @@ experiment-name: {run: ..., env: ..., stop: {...}, config: {...}}
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rllib_llm_async.cli.errors import InputError
-from rllib_llm_async.cli.sweep import DEFAULT_METRIC, candidates, is_space
+from rllib_llm_async.cli.search_space import candidates, check_fractions, is_space
+from rllib_llm_async.cli.sweep import DEFAULT_METRIC
+from rllib_llm_async.cli.yaml_text import read_yaml
+from rllib_llm_async.settings.check import check_key, check_value
+from rllib_llm_async.settings.names import did_you_mean
 
 _SWEEP_KEYS = ("num_samples", "metric", "mode", "scheduler", "search_alg")
 _EXPERIMENT_KEYS = ("run", "env", "stop", "config", *_SWEEP_KEYS)
@@ -59,13 +61,15 @@ def load_experiments(path: Path) -> list[Experiment]:
         InputError: If the file is missing, is not YAML or has another shape.
     """
     try:
-        document = yaml.safe_load(path.read_text())
+        document = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
             f"{path}: {error.strerror}; `rllib example list` names the bundled files"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
     if not isinstance(document, dict) or not document:
         raise InputError(
             f"{path}: expected `experiment-name: {{run, env, stop, config}}`"
@@ -82,7 +86,7 @@ def choose_experiment(experiments: Iterable[Experiment], name: str) -> Experimen
     by_name = {experiment.name: experiment for experiment in experiments}
     if name not in by_name:
         raise InputError(
-            f"--experiment {name}: unknown{nearest(name, by_name)}; "
+            f"--experiment {name}: unknown{did_you_mean(name, by_name)}; "
             f"the file has {', '.join(by_name)}"
         )
     return by_name[name]
@@ -93,9 +97,8 @@ def _experiment(path: Path, name: Any, spec: Any) -> Experiment:
         raise InputError(f"{path}: {name}: expected keys run, env, stop and config")
     for key in spec:
         if key not in _EXPERIMENT_KEYS:
-            raise InputError(
-                f"{path}: {name}: unknown key {key!r}{nearest(key, _EXPERIMENT_KEYS)}"
-            )
+            near = did_you_mean(key, _EXPERIMENT_KEYS)
+            raise InputError(f"{path}: {name}: unknown key {key!r}{near}")
     for key in ("run", "env"):
         if not isinstance(spec.get(key), str):
             raise InputError(f"{path}: {name}: {key} is missing or not a name")
@@ -106,9 +109,10 @@ def _experiment(path: Path, name: Any, spec: Any) -> Experiment:
         name=str(name),
         run=spec["run"],
         env=spec["env"],
-        stop={k: to_number(v) for k, v in spec.get("stop", {}).items()},
-        config={k: to_number(v) for k, v in spec.get("config", {}).items()},
-        **{key: to_number(spec[key]) for key in _SWEEP_KEYS if key in spec},
+        # Copies: anchors of the YAML would share what --set changes.
+        stop=dict(spec.get("stop", {})),
+        config=deepcopy(spec.get("config", {})),
+        **{key: spec[key] for key in _SWEEP_KEYS if key in spec},
     )
 
 
@@ -120,8 +124,8 @@ def parse_assignments(option: str, assignments: Iterable[str]) -> dict[str, Any]
         if not equals or not key:
             raise InputError(f"{option} {assignment}: expected key=value")
         try:
-            parsed[key] = to_number(yaml.safe_load(value))
-        except yaml.YAMLError as error:
+            parsed[key] = read_yaml(value)
+        except ValueError as error:
             raise InputError(f"{option} {assignment}: {error}") from error
     return parsed
 
@@ -130,7 +134,12 @@ def apply_settings(config: dict[str, Any], settings: Mapping[str, Any]) -> None:
     """Applies ``--set``: ``key``, ``group.key`` or ``key.subkey`` of a mapping."""
     for dotted, value in settings.items():
         first, _, rest = dotted.partition(".")
-        if rest and first in _GROUPS:
+        if first in _GROUPS:
+            if not rest:
+                raise InputError(
+                    f"--set {dotted}: a group of settings, name one of them as in "
+                    f"{first}.KEY=VALUE"
+                )
             first, _, rest = rest.partition(".")
         if rest:
             config.setdefault(first, {})
@@ -156,15 +165,8 @@ def build_config(experiment: Experiment) -> Any:
         config = get_config_class(experiment.run)().environment(experiment.env)
     except ValueError as error:
         raise InputError(error) from error
-    valid = {*config.to_dict(), "model"}
     for key, value in experiment.config.items():
-        if key not in valid:
-            raise InputError(f"config: unknown key {key!r}{nearest(key, valid)}")
-        for candidate in candidates(key, value):
-            try:
-                config.copy().update_from_dict({key: candidate})
-            except (TypeError, ValueError) as error:
-                raise InputError(f"config: {key}: {error}") from error
+        _check_setting(config, key, value)
     values = {key: candidates(key, v) for key, v in experiment.config.items()}
     first = {key: of_key[0] for key, of_key in values.items()}
     trials = [first]
@@ -179,21 +181,17 @@ def build_config(experiment: Experiment) -> Any:
     return candidate_config
 
 
-def nearest(key: str, valid: Iterable[str]) -> str:
-    """``, did you mean 'x'?`` or nothing."""
-    near = difflib.get_close_matches(str(key), list(valid), n=1, cutoff=0.5)
-    return f", did you mean {near[0]!r}?" if near else ""
-
-
-def to_number(value: Any) -> Any:
-    """PyYAML reads 1e-4 as a string: make it the number that was meant."""
-    if isinstance(value, dict):
-        return {k: to_number(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [to_number(v) for v in value]
-    if isinstance(value, str) and value[:1] in "+-.0123456789" and value:
+def _check_setting(config: Any, key: str, value: Any) -> None:
+    """Checks a key, and of its values each that a trial may have."""
+    try:
+        check_key(key)
+        for candidate in candidates(key, value):
+            check_value(key, candidate)
+        check_fractions(key, value)
+    except ValueError as error:
+        raise InputError(f"config: {error}") from error
+    for candidate in candidates(key, value):
         try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+            config.copy().update_from_dict({key: candidate})
+        except (TypeError, ValueError) as error:
+            raise InputError(f"config: {key}: {error}") from error

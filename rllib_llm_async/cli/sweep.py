@@ -1,7 +1,7 @@
-"""Sweeps: search spaces, searchers and schedulers of Ray Tune by name in a YAML.
+"""Sweeps: searchers and schedulers of Ray Tune by name in a YAML.
 
-A value of `config` may be a space, ``{grid_search: [1.1, 1.2]}``; beside `config` an
-experiment may have ``num_samples``, ``metric`` and ``mode``, ``scheduler`` (`asha`,
+A value of `config` may be a space, see `search_space`; beside `config` an experiment
+may have ``num_samples``, ``metric`` and ``mode``, ``scheduler`` (`asha`,
 ``{type: asha, grace_period: 3}``) and ``search_alg`` (`optuna`).
 """
 
@@ -13,55 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rllib_llm_async.cli.errors import InputError
+from rllib_llm_async.cli.stop import check_result_name
+from rllib_llm_async.settings.names import unknown
 
 if TYPE_CHECKING:
     from rllib_llm_async.cli.experiment_file import Experiment
 
 #: What a sweep is judged by unless the YAML says otherwise.
 DEFAULT_METRIC = "env_runners/success_rate"
-#: Names of `ray.tune`'s functions; the first two take a list of values, the others
-#: bounds.
-_LISTS = ("grid_search", "choice")
-_RANGES = ("uniform", "loguniform", "randint")
-
-
-def is_space(value: Any) -> bool:
-    """Whether a setting's value stands for several."""
-    return (
-        isinstance(value, dict)
-        and len(value) == 1
-        and next(iter(value)) in (*_LISTS, *_RANGES)
-    )
-
-
-def candidates(key: str, value: Any) -> list[Any]:
-    """Values to validate: all of a list, both ends of a range, or the value itself.
-
-    Raises:
-        InputError: If a space is written wrongly.
-    """
-    if not is_space(value):
-        return [value]
-    ((kind, arguments),) = value.items()
-    if not isinstance(arguments, list) or not arguments:
-        raise InputError(f"config: {key}: {kind} needs a list of values")
-    if kind in _RANGES and not (len(arguments) == 2 and arguments[0] < arguments[1]):
-        raise InputError(f"config: {key}: {kind} needs [lower, upper]")
-    return list(arguments)
-
-
-def param_space(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with `ray.tune`'s objects in place of the spaces."""
-    from ray import tune
-
-    space = {}
-    for key, value in config.items():
-        if is_space(value):
-            ((kind, arguments),) = value.items()
-            args = [arguments] if kind in _LISTS else arguments
-            value = getattr(tune, kind)(*args)
-        space[key] = value
-    return space
 
 
 def tune_config(experiment: Experiment) -> Any:
@@ -76,6 +35,7 @@ def tune_config(experiment: Experiment) -> Any:
     from ray.tune.search import SEARCH_ALG_IMPORT
 
     count, mode = experiment.num_samples, experiment.mode
+    check_result_name("metric", experiment.metric)
     if mode not in ("max", "min"):
         raise InputError(f"mode: got {mode!r}, must be max or min")
     if type(count) is not int or count < 1:
@@ -91,6 +51,11 @@ def tune_config(experiment: Experiment) -> Any:
         if spec is not None:
             parts[key] = _make(key, spec, known, goal)
     grids = [k for k in experiment.swept if "grid_search" in experiment.config[k]]
+    if "search_alg" in parts and not experiment.swept:
+        raise InputError(
+            f"search_alg: got {experiment.search_alg!r}, but no setting has a space to "
+            "search, e.g. lr: {loguniform: [1e-6, 1e-4]}"
+        )
     if grids and "search_alg" in parts:
         raise InputError(
             f"search_alg: chooses values itself, write `choice` for grid_search of "
@@ -103,8 +68,8 @@ def tune_config(experiment: Experiment) -> Any:
 def _make(key: str, spec: Any, known: Mapping[str, Any], goal: dict[str, str]) -> Any:
     arguments = dict(spec) if isinstance(spec, dict) else {"type": spec}
     name = arguments.pop("type", None)
-    if name not in known:
-        raise InputError(f"{key}: unknown {name!r}, valid: {', '.join(sorted(known))}")
+    if not isinstance(name, str) or name not in known:
+        raise InputError(f"{key}: {unknown(name, sorted(known))}")
     cls = known[name]
     try:
         cls = cls() if inspect.isfunction(cls) else cls

@@ -19,7 +19,10 @@ from rllib_llm_async.cli.experiment_file import (
     load_experiments,
     parse_assignments,
 )
-from rllib_llm_async.cli.sweep import param_space, report_sweep, tune_config
+from rllib_llm_async.cli.search_space import param_space
+from rllib_llm_async.cli.stop import check_stop
+from rllib_llm_async.cli.storage import can_resume, check_storage
+from rllib_llm_async.cli.sweep import report_sweep, tune_config
 from rllib_llm_async.envs.registry import make_suite
 
 
@@ -34,7 +37,9 @@ def train() -> None:
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE")
 @click.option("--stop", "stop", multiple=True, metavar="KEY=VALUE")
 @click.option("--storage-path", default="results", show_default=True)
-@click.option("--checkpoint-freq", default=0, show_default=True)
+@click.option(
+    "--checkpoint-freq", type=click.IntRange(min=0), default=0, show_default=True
+)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @click.option("--wandb", "wandb_project", metavar="PROJECT")
 @click.option("--address", help="Address of a running Ray cluster.")
@@ -62,12 +67,19 @@ def train_file(
     for experiment in experiments:
         apply_settings(experiment.config, parse_assignments("--set", settings))
         experiment.stop |= parse_assignments("--stop", stop)
+        check_stop(experiment.stop)
         config = build_config(experiment)
         try:
             make_suite(config.env, config.env_config)
         except ValueError as error:  # a benchmark that is not installed
             raise InputError(error) from error
         tune_config(experiment)
+        check_storage(storage_path, experiment.name)
+    if resume and not any(can_resume(storage_path, e.name) for e in experiments):
+        raise InputError(
+            f"--resume: no interrupted run of {', '.join(e.name for e in experiments)} "
+            f"in {storage_path}"
+        )
     if wandb_project and importlib.util.find_spec("wandb") is None:
         raise InputError("--wandb: wandb is missing; pip install wandb")
     if check:
@@ -79,7 +91,8 @@ def train_file(
                 experiment,
                 storage_path=os.path.abspath(storage_path),
                 checkpoint_freq=checkpoint_freq,
-                resume=resume,
+                # One that was still to come when the command was interrupted starts.
+                resume=resume and can_resume(storage_path, experiment.name),
                 wandb_project=wandb_project,
             )
 
@@ -110,8 +123,6 @@ def _run(
     # On Ctrl-C a trial gets this long to end by itself, then Ray ends it.
     os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "6")
     if resume:
-        if not tune.Tuner.can_restore(path):
-            raise InputError(f"--resume: no interrupted run in {path}")
         tuner = tune.Tuner.restore(path, trainable=experiment.run)
     else:
         tuner = tune.Tuner(

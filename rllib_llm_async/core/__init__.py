@@ -7,12 +7,10 @@ from rllib_llm_async.core.comparison import compare_old_logp
 from rllib_llm_async.core.density import NUM_RATIO_BINS, RATIO_BIN_EDGES, ratio_density
 from rllib_llm_async.core.evaluation import pass_at_k, pass_hat_k
 from rllib_llm_async.core.ewma import EWMAWeights
+from rllib_llm_async.core.kl import kl_penalty
+from rllib_llm_async.core.lags import ratio_metrics_by_lag
 from rllib_llm_async.core.logprobs import head_logprobs, token_logprobs
-from rllib_llm_async.core.objective import (
-    decoupled_ppo_loss,
-    kl_penalty,
-    ratio_metrics_by_lag,
-)
+from rllib_llm_async.core.objective import decoupled_ppo_loss
 from rllib_llm_async.core.proximal import interpolate_logp, staleness_alpha
 from rllib_llm_async.core.snapshots import SnapshotStore
 

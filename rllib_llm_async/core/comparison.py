@@ -24,7 +24,8 @@ def compare_old_logp(
 
     Args:
         old_logp: log pi_old by the reading under test.
-        exact_old_logp: log pi_old under the weights that sampled each token.
+        exact_old_logp: log pi_old under the weights that sampled each token. Where it
+            or ``old_logp`` is NaN, nothing is compared.
         logp: log pi_theta.
         behavior_logp: log mu_old.
         mask: bool, true at agent tokens.
@@ -36,13 +37,14 @@ def compare_old_logp(
         only one of the two masks keeps; ``r_d_r_s_correlation``, Pearson's, of log r_d
         and log r_s (0 where one of them is constant).
     """
+    mask = mask & ~old_logp.isnan() & ~exact_old_logp.isnan()
     count = mask.sum().clamp(min=1)
-    error = log_ratio(old_logp, exact_old_logp, mask, None)
-    log_r_d = log_ratio(old_logp, behavior_logp, mask, None)
-    exact_log_r_d = log_ratio(exact_old_logp, behavior_logp, mask, None)
+    error = log_ratio(old_logp, exact_old_logp, mask)
+    log_r_d = log_ratio(old_logp, behavior_logp, mask)
+    exact_log_r_d = log_ratio(exact_old_logp, behavior_logp, mask)
     kept = train_infer_mask(log_r_d, mask, eps_ti)
     exactly_kept = train_infer_mask(exact_log_r_d, mask, eps_ti)
-    log_r_s = log_ratio(logp, old_logp, mask, None)
+    log_r_s = log_ratio(logp, old_logp, mask)
     return {
         "mask_share": kept.sum() / count,
         "log_ratio_abs_error_mean": error.abs().sum() / count,

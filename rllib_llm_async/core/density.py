@@ -24,15 +24,16 @@ def ratio_density(
         logp: log pi_theta, any shape, the same for all arguments.
         old_logp: log pi_old (or a proxy).
         behavior_logp: log mu_old.
-        mask: bool, true at agent tokens.
+        mask: bool, true at agent tokens; those with a NaN are not counted.
 
     Returns:
         int64 ``[NUM_RATIO_BINS, NUM_RATIO_BINS]``, bins of log r_d by bins of log r_s.
         Counts of several batches or learners add up.
     """
+    mask = mask & ~(old_logp.isnan() | behavior_logp.isnan())
     edges = torch.tensor(RATIO_BIN_EDGES, device=logp.device)
-    log_r_d = log_ratio(old_logp, behavior_logp, mask, None)[mask]
-    log_r_s = log_ratio(logp, old_logp, mask, None)[mask]
+    log_r_d = log_ratio(old_logp, behavior_logp, mask)[mask]
+    log_r_s = log_ratio(logp, old_logp, mask)[mask]
     bins = torch.bucketize(log_r_d, edges, right=True) * NUM_RATIO_BINS
     bins += torch.bucketize(log_r_s, edges, right=True)
     counts = torch.bincount(bins, minlength=NUM_RATIO_BINS**2)

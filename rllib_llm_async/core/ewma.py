@@ -9,18 +9,22 @@ plain mean of all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+#: ``{name: tensor}``, or the pairs that `nn.Module.named_parameters` yields.
+NamedTensors = Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
 
 
 class EWMAWeights:
     """Averages named tensors in place, in float32 (or wider).
 
     Args:
-        named_parameters: The first version; copied.
+        named_parameters: The first version; copied. Here and below a mapping, or what
+            `nn.Module.named_parameters` returns.
         decay: beta in [0, 1); may be set anew between updates.
 
     Attributes:
@@ -29,16 +33,21 @@ class EWMAWeights:
         decay: beta.
     """
 
-    def __init__(self, named_parameters: Mapping[str, Tensor], decay: float) -> None:
+    def __init__(self, named_parameters: NamedTensors, decay: float) -> None:
         self.decay = decay
         self.total_weight = 1.0
         self.parameters = {
-            name: _accumulator(tensor) for name, tensor in named_parameters.items()
+            name: _accumulator(tensor)
+            for name, tensor in dict(named_parameters).items()
         }
 
     @torch.no_grad()
-    def update(self, named_parameters: Mapping[str, Tensor]) -> None:
-        """Takes in the next version, in one pass over the weights."""
+    def update(self, named_parameters: NamedTensors) -> None:
+        """Takes in the next version, in one pass over the weights.
+
+        Raises:
+            ValueError: If the decay is out of range, or names differ from before.
+        """
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
         self.total_weight = self.decay * self.total_weight + 1.0
@@ -49,7 +58,7 @@ class EWMAWeights:
         )
 
     @torch.no_grad()
-    def reset(self, named_parameters: Mapping[str, Tensor]) -> None:
+    def reset(self, named_parameters: NamedTensors) -> None:
         """Forgets the past: mean <- theta, W <- 1."""
         self.total_weight = 1.0
         torch._foreach_copy_(
@@ -61,11 +70,14 @@ class EWMAWeights:
         return torch.func.functional_call(module, self.parameters, args, kwargs)
 
     def state_dict(self) -> dict[str, Any]:
-        """Decay, weight and average, for `load_state_dict`."""
+        """Decay, weight and average, for `load_state_dict`: a copy in host memory."""
         return {
             "decay": self.decay,
             "total_weight": self.total_weight,
-            "parameters": dict(self.parameters),
+            "parameters": {
+                name: mean.to("cpu", copy=True)
+                for name, mean in self.parameters.items()
+            },
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -74,7 +86,8 @@ class EWMAWeights:
         self.reset(state["parameters"])
         self.total_weight = state["total_weight"]
 
-    def _ordered(self, named_parameters: Mapping[str, Tensor]) -> list[Tensor]:
+    def _ordered(self, named_parameters: NamedTensors) -> list[Tensor]:
+        named_parameters = dict(named_parameters)
         if named_parameters.keys() != self.parameters.keys():
             odd = sorted(named_parameters.keys() ^ self.parameters.keys())
             raise ValueError(f"parameter names differ from the first version's: {odd}")

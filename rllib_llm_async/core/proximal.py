@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rllib_llm_async.core.ratios import at_least_float32
+
 
 def interpolate_logp(
     behavior_logp: Tensor, logp: Tensor, alpha: float | Tensor, *, space: str
@@ -18,11 +20,15 @@ def interpolate_logp(
         space: "log" for alpha log mu + (1 - alpha) log pi, "probability" for
             log(alpha mu + (1 - alpha) pi).
 
+    Returns:
+        float32, or float64 if an argument is.
+
     Raises:
         ValueError: If ``space`` is neither, or alpha is outside [0, 1].
     """
-    behavior_logp, logp = behavior_logp.float(), logp.float()
-    alpha = torch.as_tensor(alpha, dtype=torch.float32, device=logp.device)
+    dtype = at_least_float32(behavior_logp, logp)
+    behavior_logp, logp = behavior_logp.to(dtype), logp.to(dtype)
+    alpha = torch.as_tensor(alpha, dtype=dtype, device=logp.device)
     if bool(((alpha < 0) | (alpha > 1)).any()):
         raise ValueError("alpha must lie in [0, 1]")
     if space == "log":

@@ -11,7 +11,10 @@ RATIO_LEVELS = ("token", "turn", "sequence")
 
 
 def log_ratio(
-    numerator: Tensor, denominator: Tensor, mask: Tensor, unit_ids: Tensor | None
+    numerator: Tensor,
+    denominator: Tensor,
+    mask: Tensor,
+    unit_ids: Tensor | None = None,
 ) -> Tensor:
     """log(numerator / denominator) per token, 0 outside the mask.
 
@@ -23,13 +26,15 @@ def log_ratio(
             tokens that share an id. None forms it per token.
 
     Returns:
-        float32, clamped to [-20, 20].
+        float32, or float64 if an argument is; clamped to [-20, 20]. NaN at a token
+        with a NaN inside the mask, and in all of its unit.
     """
-    zero = torch.zeros((), dtype=torch.float32, device=numerator.device)
+    dtype = at_least_float32(numerator, denominator)
+    zero = torch.zeros((), dtype=dtype, device=numerator.device)
     # where() on both sides of the subtraction: a NaN outside the mask must reach
     # neither the value nor the gradient.
-    difference = torch.where(mask, numerator.float(), zero) - torch.where(
-        mask, denominator.float(), zero
+    difference = torch.where(mask, numerator.to(dtype), zero) - torch.where(
+        mask, denominator.to(dtype), zero
     )
     if unit_ids is not None:
         difference = _unit_mean(difference, mask, unit_ids)
@@ -46,6 +51,24 @@ def _unit_mean(values: Tensor, mask: Tensor, unit_ids: Tensor) -> Tensor:
 
 
 def train_infer_mask(log_r_d: Tensor, mask: Tensor, eps_ti: float) -> Tensor:
-    """m_t = 1[1/eps_ti <= r_d <= eps_ti] at agent tokens, bool."""
-    bound = torch.tensor(eps_ti, dtype=torch.float32, device=log_r_d.device).log()
+    """m_t = 1[1/eps_ti <= r_d <= eps_ti] at agent tokens, bool; false where NaN."""
+    bound = torch.tensor(eps_ti, dtype=log_r_d.dtype, device=log_r_d.device).log()
     return mask & (log_r_d.abs() <= bound)
+
+
+def at_least_float32(*tensors: Tensor) -> torch.dtype:
+    """The widest dtype of the tensors, float32 if that is narrower."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the mask, a scalar; 0 if it is empty."""
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def share(part: Tensor, whole: Tensor) -> Tensor:
+    """Size of one bool tensor over that of another; 0 if that is empty."""
+    return part.sum() / whole.sum().clamp(min=1)

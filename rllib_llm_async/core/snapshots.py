@@ -10,11 +10,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rllib_llm_async.core.deltas import Delta, apply_delta_, tensor_delta
+from rllib_llm_async.core.ewma import NamedTensors
 
 #: A version's tensors: whole, or as the difference from the next stored version.
 Stored = dict[str, Tensor | Delta]
@@ -42,12 +44,17 @@ class SnapshotStore:
         self._directory: tempfile.TemporaryDirectory | None = None
 
     @torch.no_grad()
-    def put(self, version: int, named_parameters: Mapping[str, Tensor]) -> None:
+    def put(self, version: int, named_parameters: NamedTensors) -> None:
         """Stores a copy of the newest version.
+
+        Args:
+            version: Above all that are stored.
+            named_parameters: A mapping, or what `nn.Module.named_parameters` returns.
 
         Raises:
             ValueError: If a version as new or newer is stored.
         """
+        named_parameters = dict(named_parameters)
         newest = self.versions[-1] if self.versions else None
         if newest is not None and version <= newest:
             raise ValueError(f"version {version} is not newer than {newest}")
@@ -123,6 +130,18 @@ class SnapshotStore:
             if old in self._on_disk:
                 self._on_disk.pop(old).unlink()
 
+    def state_dict(self) -> dict[int, Any]:
+        """The versions as they are stored, differences too: a copy in host memory."""
+        return {version: _to_plain(self._load(version)) for version in self.versions}
+
+    def load_state_dict(self, state: Mapping[int, Any]) -> None:
+        """Restores what `state_dict` returned, in place of what is held."""
+        self.evict_before(self.versions[-1] + 1 if self.versions else 0)
+        self._memory = {
+            version: _from_plain(plain) for version, plain in sorted(state.items())
+        }
+        self._spill()
+
     def _spill(self) -> None:
         if self._max_memory_bytes is None:
             return
@@ -138,18 +157,25 @@ class SnapshotStore:
     def _load(self, version: int) -> Stored:
         if version in self._memory:
             return self._memory[version]
-        plain = torch.load(self._on_disk[version], weights_only=True)
-        return {
-            name: value if isinstance(value, Tensor) else Delta(*value)
-            for name, value in plain.items()
-        }
+        return _from_plain(torch.load(self._on_disk[version], weights_only=True))
 
 
-def _to_plain(stored: Stored) -> dict[str, Tensor | tuple[Tensor, ...]]:
-    """Tensors and tuples, which a file may hold without code being run on loading."""
+#: Tensors and tuples, which a file may hold without code being run on loading.
+Plain = dict[str, Tensor | tuple[Tensor, ...]]
+
+
+def _to_plain(stored: Stored) -> Plain:
+    """A copy."""
     return {
-        name: value
+        name: value.clone()
         if isinstance(value, Tensor)
-        else (value.counts, value.offsets, value.values)
+        else (value.counts.clone(), value.offsets.clone(), value.values.clone())
         for name, value in stored.items()
+    }
+
+
+def _from_plain(plain: Plain) -> Stored:
+    return {
+        name: value if isinstance(value, Tensor) else Delta(*value)
+        for name, value in plain.items()
     }

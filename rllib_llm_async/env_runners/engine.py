@@ -20,13 +20,17 @@ from typing import Any
 import numpy as np
 
 from rllib_llm_async import NO_REGISTRATION
+from rllib_llm_async.core.fingerprint import Fingerprint
+from rllib_llm_async.env_runners.arrival_check import (
+    ArrivalCheck,
+    ExpectedArrival,
+    probe_error,
+)
+from rllib_llm_async.env_runners.weight_layout import WeightLayout
 from rllib_llm_async.timeline import Timeline
 
 logger = logging.getLogger(__name__)
 
-#: Largest |log p_engine - log p_trainer| on the probe prompt that the dtype explains.
-PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
-PROBE_TOP_LOGPROBS = 20
 #: KV cache on CPU, unless ``engine: {kv_cache_memory_bytes: ...}`` says otherwise.
 CPU_KV_CACHE_BYTES = 1 << 30
 
@@ -45,7 +49,7 @@ class EngineOutput:
 
 
 class WeightMismatchError(RuntimeError):
-    """The engine's probabilities are not those of the weights it was sent."""
+    """The engine does not sample with the weights that it was sent."""
 
 
 def _prepare_environment(on_cpu: bool) -> None:
@@ -133,7 +137,8 @@ class VLLMEngine:
         self.paused_seconds = 0.0
         self.sync_seconds: list[float] = []
         self.num_generated_tokens = 0
-        self.max_probe_error = 0.0
+        self.probe_errors: list[float] = []
+        self.num_weight_mismatches = 0
 
     async def start(self) -> None:
         """Starts vLLM's engine process with the initial weights as version 0."""
@@ -180,11 +185,38 @@ class VLLMEngine:
         self._probe_params = SamplingParams(
             temperature=1.0,
             max_tokens=1,
-            logprobs=PROBE_TOP_LOGPROBS,
+            prompt_logprobs=0,  # of the prompt's own tokens alone
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         self._max_model_len = self._llm.model_config.max_model_len
+        self._arrival_check = await self._create_arrival_check()
+
+    async def _create_arrival_check(self) -> ArrivalCheck:
+        per_rank = await self._llm.collective_rpc(
+            "rllib_llm_async_checkpoint_fingerprints"
+        )
+        (checkpoint, *_) = [*filter(None, per_rank), {}]
+        layout = WeightLayout(
+            {name: Fingerprint(*bits) for name, (_, bits) in checkpoint.items()},
+            {name: home for name, (home, _) in checkpoint.items()},
+            await self._held_fingerprints(),
+        )
+        dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
+        return ArrivalCheck(dtype, layout, await self._stale_linears(0))
+
+    async def _held_fingerprints(self) -> list[dict[str, Fingerprint]]:
+        """Of each rank's live parameters."""
+        ranks = await self._llm.collective_rpc("rllib_llm_async_held_fingerprints")
+        return [
+            {name: Fingerprint(*bits) for name, bits in rank.items()} for rank in ranks
+        ]
+
+    async def _stale_linears(self, seed: int) -> list[str]:
+        ranks = await self._llm.collective_rpc(
+            "rllib_llm_async_stale_linears", args=(seed,)
+        )
+        return sorted({name for rank in ranks for name in rank})
 
     @property
     def max_model_len(self) -> int:
@@ -211,7 +243,8 @@ class VLLMEngine:
             if said:
                 params = params.clone()
                 params.max_tokens -= len(said)
-            piece = self._read(await self._request(prompt + said, params))
+            output = await self._request(prompt + said, params)
+            piece = self._read(output.outputs[0])
             pieces.append(piece)
             on_piece(piece)
             stopped = (
@@ -261,7 +294,7 @@ class VLLMEngine:
             await asyncio.sleep(0.005)
 
     async def install(
-        self, version: int, path: Path, probe: Mapping[str, Any] | None
+        self, version: int, path: Path, expected: ExpectedArrival | None
     ) -> None:
         """Swaps in the weights of ``path`` under requests that stay in flight.
 
@@ -271,34 +304,27 @@ class VLLMEngine:
         Args:
             version: Policy version that the weights carry from now on.
             path: Safetensors file with checkpoint-format weights.
-            probe: ``{"prompt": token ids, "logp": float32 [vocabulary]}`` as the
-                trainer computed it under these weights, or None to skip the check.
+            expected: What the trainer says of these weights; None skips the check.
 
         Raises:
-            WeightMismatchError: If the engine's probabilities differ twice in a row.
+            WeightMismatchError: If they are not what arrives, twice in a row.
         """
         for attempt in (1, 2):
-            await self._swap(version, path)
-            if probe is None:
+            problem = await self._swap(version, path, expected)
+            if problem is None and expected is not None:
+                problem = await self._probe(expected)
+            if problem is None:
                 return
-            error = await self._probe_error(probe)
-            self.max_probe_error = max(self.max_probe_error, error)
-            if error <= self._probe_tolerance():
-                return
+            self.num_weight_mismatches += 1
             logger.warning(
-                "version %d: engine and trainer differ by %.3g nats on the probe "
-                "prompt (attempt %d)",
-                version,
-                error,
-                attempt,
+                "version %d did not arrive (attempt %d): %s", version, attempt, problem
             )
-        raise WeightMismatchError(
-            f"weights of version {version} did not arrive: engine and trainer "
-            f"differ by {error:.3g} nats on the probe prompt, "
-            f"{self._probe_tolerance()} allowed"
-        )
+        raise WeightMismatchError(f"version {version} did not arrive: {problem}")
 
-    async def _swap(self, version: int, path: Path) -> None:
+    async def _swap(
+        self, version: int, path: Path, expected: ExpectedArrival | None
+    ) -> str | None:
+        """Returns which bits are wrong, if any; no token is sampled before that."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         start = time.monotonic()
@@ -313,6 +339,14 @@ class VLLMEngine:
             )
             await self._llm.finish_weight_update(weight_version=str(version))
             self.version = version
+            if expected is None:
+                return None
+            return self._arrival_check.wrong_bits(
+                version,
+                expected,
+                await self._held_fingerprints(),
+                await self._stale_linears(version),
+            )
         finally:
             await self._llm.resume_generation()
             self._paused_at = None
@@ -322,16 +356,13 @@ class VLLMEngine:
             self.paused_seconds += end - paused
             self.sync_seconds.append(end - start)
 
-    async def _probe_error(self, probe: Mapping[str, Any]) -> float:
-        completion = await self._request(list(probe["prompt"]), self._probe_params)
-        expected = probe["logp"]
-        return max(
-            abs(entry.logprob - float(expected[token]))
-            for token, entry in completion.logprobs[0].items()
-        )
-
-    def _probe_tolerance(self) -> float:
-        return PROBE_TOLERANCE[str(self._llm.model_config.dtype).removeprefix("torch.")]
+    async def _probe(self, expected: ExpectedArrival) -> str | None:
+        """Returns how far the engine's log-probabilities are off, if too far."""
+        output = await self._request(expected.probe_tokens, self._probe_params)
+        _, *given = zip(expected.probe_tokens, output.prompt_logprobs, strict=True)
+        logp = np.array([entries[token].logprob for token, entries in given])
+        self.probe_errors.append(probe_error(expected, logp))
+        return self._arrival_check.wrong_numerics(expected, logp)
 
     async def _request(self, prompt: list[int], params: Any) -> Any:
         request_id = str(next(self._request_numbers))
@@ -351,7 +382,7 @@ class VLLMEngine:
                 self.timeline.end("generating")
         if not outputs:
             raise RuntimeError(f"engine ended request {request_id} without an output")
-        return outputs[-1].outputs[0]
+        return outputs[-1]
 
     async def check_health(self) -> None:
         """Raises if the engine process is dead."""

@@ -16,7 +16,13 @@ from ray.rllib.utils.metrics import EPISODE_LEN_MEAN, EPISODE_RETURN_MEAN
 
 from rllib_llm_async import columns, result_keys
 from rllib_llm_async.env_runners.engine import EngineOutput, VLLMEngine
-from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef, TaskSuite
+from rllib_llm_async.envs.agent_env import (
+    BadRewardError,
+    EpisodeError,
+    TaskRef,
+    TaskSuite,
+    is_reward,
+)
 from rllib_llm_async.transcripts import DialogueRecord
 
 #: How often a task is tried again after its environment failed, before it is dropped.
@@ -39,8 +45,13 @@ class EpisodeOutcome:
 
     @property
     def rubric_score(self) -> float:
-        """Partial credit: the mean of the reward's parts, success where it has none."""
-        parts = [float(part) for part in self.reward_breakdown.values()]
+        """Partial credit: the mean of the reward's parts, success where it has none.
+
+        A part that is None was not judged.
+        """
+        parts = [
+            float(part) for part in self.reward_breakdown.values() if part is not None
+        ]
         return sum(parts) / len(parts) if parts else float(self.success)
 
     @classmethod
@@ -106,9 +117,10 @@ def mean_results(outcomes: Iterable[EpisodeOutcome]) -> dict[str, float]:
         values[f"{result_keys.SUCCESS_RATE}/{outcome.domain}"].append(outcome.success)
         values[result_keys.RUBRIC_SCORE].append(outcome.rubric_score)
         for check, value in outcome.reward_breakdown.items():
-            values[f"{result_keys.CHECKS}/{outcome.domain}/{check}"].append(
-                float(value)
-            )
+            if value is not None:
+                values[f"{result_keys.CHECKS}/{outcome.domain}/{check}"].append(
+                    float(value)
+                )
         values[EPISODE_RETURN_MEAN].append(outcome.episode_return)
         values[EPISODE_LEN_MEAN].append(outcome.num_turns)
         values[result_keys.NUM_VERSIONS_PER_EPISODE].append(outcome.num_versions)
@@ -198,6 +210,8 @@ class EpisodePlayer:
                 output = await self._engine.generate(transcript.tokens, transcript.say)
                 batch = self._from_output(output, episode)
                 step = await _env_call(env.step(batch[columns.ASSISTANT_MESSAGE]))
+                if not is_reward(step.reward):
+                    raise BadRewardError(f"environment gave reward {step.reward!r}")
                 messages += [batch[columns.ASSISTANT_MESSAGE], *step.messages]
                 batch[columns.MESSAGES] = step.messages
                 done = step.terminated or step.truncated

@@ -70,6 +70,11 @@ class FinishedGroup:
     outcomes: list[EpisodeOutcome]
     ticket: Ticket
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all episodes earned the same: relative to the group, nothing."""
+        return len({outcome.episode_return for outcome in self.outcomes}) == 1
+
 
 class LLMEnvRunner(EnvRunner):
     """Serves ``num_concurrent_episodes`` episodes of agent environments.
@@ -211,6 +216,7 @@ class LLMEnvRunner(EnvRunner):
             self.suite.metrics() if isinstance(self.suite, ReportsMetrics) else {}
         )
         totals[result_keys.NUM_GENERATED_TOKENS_LIFETIME] = engine.num_generated_tokens
+        totals[result_keys.NUM_WEIGHT_MISMATCHES] = engine.num_weight_mismatches
         with self._metrics_lock:
             for key, total in totals.items():
                 self.metrics.log_value(
@@ -231,11 +237,13 @@ class LLMEnvRunner(EnvRunner):
                 / max(time.monotonic() - self._connected_at, 1e-9),
                 window=1,
             )
-            for seconds in engine.sync_seconds:
-                self.metrics.log_value(
-                    result_keys.WEIGHT_SYNC_SECONDS, seconds, window=20
-                )
-            engine.sync_seconds.clear()
+            for key, values in (
+                (result_keys.WEIGHT_SYNC_SECONDS, engine.sync_seconds),
+                (result_keys.WEIGHT_PROBE_ERROR, engine.probe_errors),
+            ):
+                for value in values:
+                    self.metrics.log_value(key, value, window=20)
+                values.clear()
             engine.timeline.log_to(self.metrics)
             return self.metrics.reduce()
 
@@ -350,7 +358,7 @@ class LLMEnvRunner(EnvRunner):
         # In a thread: gigabytes take seconds, and the loop has episodes to serve.
         await asyncio.to_thread(path.write_bytes, await published.weights)
         try:
-            await self.engine.install(published.version, path, published.probe)
+            await self.engine.install(published.version, path, published.expected)
         finally:
             path.unlink()
         await self._channel.installed.remote(self.worker_index, published.version)
@@ -373,10 +381,12 @@ class LLMEnvRunner(EnvRunner):
             *(self._run_in_slot(task) for _ in range(ticket.num_episodes)),
             return_exceptions=True,
         )
-        failures = [r for r in results if isinstance(r, BaseException)]
-        for failure in failures:
-            if not isinstance(failure, EpisodeError):
-                raise failure
+        failures = []
+        for result in results:
+            if isinstance(result, EpisodeError):
+                failures.append(result)
+            elif isinstance(result, BaseException):
+                raise result
         if failures:
             self._player.forget(
                 episode.custom_data[columns.EPISODE_KEY]
@@ -384,7 +394,8 @@ class LLMEnvRunner(EnvRunner):
                 if not isinstance(result, BaseException)
                 for episode in result[:1]
             )
-            self._count("num_episodes_dropped_env_failure", len(results))
+            # Under the reason of the first failure: one is enough to lose the group.
+            self._count(f"num_episodes_dropped_{failures[0].reason}", len(results))
             await self._consume(ticket)
             return
         episodes, outcomes = map(list, zip(*results, strict=True))

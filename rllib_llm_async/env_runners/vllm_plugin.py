@@ -21,6 +21,9 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.platforms import current_platform
 
+from rllib_llm_async.core.fingerprint import Fingerprint
+from rllib_llm_async.env_runners import worker_weights
+
 BACKEND = "safetensors_file"
 
 
@@ -74,7 +77,21 @@ class SafetensorsWeightTransfer(
 
 
 class EngineWorkerExtension:
-    """Empty on purpose: naming it makes vLLM import this module in the worker."""
+    """Methods of vLLM's worker, called by name; a `Fingerprint` arrives as a list.
+
+    The prefix keeps them apart from the worker's own.
+    """
+
+    def rllib_llm_async_held_fingerprints(self) -> dict[str, Fingerprint]:
+        return worker_weights.held_fingerprints(self)
+
+    def rllib_llm_async_checkpoint_fingerprints(
+        self,
+    ) -> dict[str, tuple[str, Fingerprint]]:
+        return worker_weights.checkpoint_fingerprints(self)
+
+    def rllib_llm_async_stale_linears(self, seed: int) -> list[str]:
+        return worker_weights.stale_linears(self, seed)
 
 
 def _keep_cpu_linears_unpacked() -> None:

@@ -12,10 +12,10 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import ray
 
+from rllib_llm_async.env_runners.arrival_check import ExpectedArrival
 from rllib_llm_async.env_runners.staleness_gate import StalenessGate, Ticket
 
 
@@ -24,14 +24,14 @@ class PublishedWeights:
     """One policy version on its way to the engines.
 
     ``serial`` numbers publications; after a restore an older version comes again.
-    ``weights`` refers to the bytes of a safetensors file, ``probe`` is what
+    ``weights`` refers to the bytes of a safetensors file, ``expected`` is what
     `VLLMEngine.install` checks the arrival with. ``trainer_weights`` refers to the
     trained parameters by name, in their own dtype, where a run has old-logit actors.
     """
 
     version: int
     weights: ray.ObjectRef
-    probe: dict[str, Any]
+    expected: ExpectedArrival
     trainer_weights: ray.ObjectRef | None = None
     serial: int = 0
 

@@ -6,6 +6,7 @@ messages, so that the caller can append to its context without rendering it agai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -53,6 +54,29 @@ class Step:
 
 class EpisodeError(RuntimeError):
     """The environment, not the agent, failed: drop the episode, never train on it."""
+
+    #: Why; ``num_episodes_dropped_<reason>`` counts the groups that end so.
+    reason = "env_failure"
+
+
+class BadRewardError(EpisodeError):
+    """The environment gave a reward that is no finite number."""
+
+    reason = "bad_reward"
+
+
+class UnusableOutputError(EpisodeError, ValueError):
+    """The engine, not the environment, gave tokens that nothing can be learned from."""
+
+    reason = "bad_logp"
+
+
+def is_reward(value: Any) -> bool:
+    """Whether it is a finite number; None, text and NaN are none."""
+    try:
+        return math.isfinite(value)
+    except TypeError:
+        return False
 
 
 class AgentEnv(Protocol):

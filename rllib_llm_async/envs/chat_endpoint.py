@@ -9,9 +9,10 @@ import time
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from rllib_llm_async.envs.agent_env import EpisodeError, Message, ToolSchema
+from rllib_llm_async.settings.reading import STRICT
 
 
 class ChatEndpointSettings(BaseModel):
@@ -21,7 +22,7 @@ class ChatEndpointSettings(BaseModel):
     that holds it on every node, or is null for an endpoint that takes none.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = STRICT
 
     model: str
     #: The provider that the `openai` client takes by itself, if null.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ from rllib_llm_async.envs.mini_tau2 import MiniTau2Suite
 from rllib_llm_async.envs.mini_vita import MiniVitaSuite
 from rllib_llm_async.envs.tau2 import Tau2Suite
 from rllib_llm_async.envs.vita import VitaSuite
+from rllib_llm_async.settings.names import did_you_mean, unknown
 
 SuiteFactory = Callable[..., TaskSuite]
 
@@ -60,11 +60,8 @@ def make_suite(name: str, env_config: Mapping[str, Any] | None = None) -> TaskSu
     """
     factory = _SUITES.get(name) or _registered_elsewhere(name)
     if factory is None:
-        near = difflib.get_close_matches(name, _SUITES, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"env: unknown environment {name!r}, did you mean {near!r}? "
-            f"Valid: {', '.join(suite_names())}"
-        )
+        raise ValueError(f"env: {unknown(name, suite_names())}")
+    _check_keys(factory, name, env_config or {})
     try:
         return factory(**(env_config or {}))
     except TypeError as error:
@@ -83,8 +80,23 @@ def check_suite(name: str, env_config: Mapping[str, Any] | None = None) -> None:
     if name not in _SUITES or package is None or find_spec(package) is not None:
         make_suite(name, env_config)
         return
+    _check_keys(_SUITES[name], name, env_config or {})
+
+
+def _check_keys(
+    factory: SuiteFactory, name: str, env_config: Mapping[str, Any]
+) -> None:
+    signature = inspect.signature(factory)
+    valid = signature.parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in valid.values())
+    for key in env_config:
+        if key not in valid and not takes_any:
+            raise ValueError(
+                f"env_config.{key}: unknown for env {name!r}{did_you_mean(key, valid)}"
+                f" Valid: {', '.join(valid)}"
+            )
     try:
-        inspect.signature(_SUITES[name]).bind(**(env_config or {}))
+        signature.bind(**env_config)
     except TypeError as error:
         raise ValueError(f"env_config of {name!r}: {error}") from error
 

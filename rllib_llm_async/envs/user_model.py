@@ -16,11 +16,12 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from rllib_llm_async.env_runners.engine_settings import check_engine_settings
 from rllib_llm_async.envs.agent_env import EpisodeError, Message, ToolSchema
 from rllib_llm_async.models.resolve import resolve_model
+from rllib_llm_async.settings.engine import check_engine_settings
+from rllib_llm_async.settings.reading import STRICT
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -35,7 +36,7 @@ class ServedModelSettings(BaseModel):
     A user and a judge with equal settings are the same replicas.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = STRICT
 
     #: Directory, hub name, or "small_agent".
     served_model: str

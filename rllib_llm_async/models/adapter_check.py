@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from rllib_llm_async.models.lora_settings import one_line
 from rllib_llm_async.models.published_weights import (
     acting,
     folded,
@@ -85,7 +85,9 @@ def adapters_compared(causal_lm: nn.Module, *, exact: bool) -> Iterator[None]:
         try:
             weights = folded(module)
         except (RuntimeError, ValueError) as error:
-            raise RefusedAdapterError(f"lora: {name}: {one_line(error)}") from error
+            raise RefusedAdapterError(
+                f"lora: {name}: {shorten(str(error), 500)}"
+            ) from error
         bare = acting(module)
         for key, tensor in (*bare.named_parameters(), *bare.named_buffers()):
             if key in weights:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rllib_llm_async.models.lora_settings import lora_config, one_line
+from rllib_llm_async.settings.lora import check_lora
 
 
 def load_causal_lm(
@@ -37,7 +37,7 @@ def load_causal_lm(
     """
     from transformers import AutoModelForCausalLM
 
-    config = None if lora is None else lora_config(lora)
+    check_lora(lora)
     try:
         lm = AutoModelForCausalLM.from_pretrained(
             model, dtype=dtype, trust_remote_code=trust_remote_code
@@ -47,20 +47,20 @@ def load_causal_lm(
             f"model: cannot load {str(model)!r} ({shorten(str(error), 500)}); give a "
             "directory with config.json and weights, or a hub name"
         ) from error
-    if config is not None:
-        lm = _with_lora(lm, config)
+    if lora is not None:
+        lm = _with_lora(lm, lora)
     if gradient_checkpointing:
         _checkpoint_layers(lm)
     return lm.eval()
 
 
-def _with_lora(lm: nn.Module, config: Any) -> nn.Module:
-    from peft import get_peft_model
+def _with_lora(lm: Any, lora: Mapping[str, Any]) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
 
     try:
-        lm = get_peft_model(lm, config)
+        lm = get_peft_model(lm, LoraConfig(task_type="CAUSAL_LM", **lora))
     except (ValueError, TypeError, RuntimeError, AttributeError) as error:
-        raise ValueError(f"lora: {one_line(error)}") from error
+        raise ValueError(f"lora: {shorten(str(error), 500)}") from error
     for parameter in lm.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -10,6 +10,7 @@ A few passes over some 70 tokens; one adapted module at a time is held twice.
 from __future__ import annotations
 
 import logging
+from textwrap import shorten
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -23,7 +24,6 @@ from rllib_llm_async.models.adapter_check import (
     check_tied_weights,
     disturbed,
 )
-from rllib_llm_async.models.lora_settings import one_line
 
 if TYPE_CHECKING:
     from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
@@ -66,7 +66,9 @@ def check_policy(policy: CausalLMPolicy) -> None:
         except RefusedAdapterError:
             raise
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise ValueError(f"model: {name} cannot run: {one_line(error)}") from error
+            raise ValueError(
+                f"model: {name} cannot run: {shorten(str(error), 500)}"
+            ) from error
         check_tied_weights(policy.lm)
         fault = _fault(policy, sequences, expected)
         if fault and not policy.one_sequence_per_row:
@@ -149,7 +151,7 @@ def _fault(
         packed = _logp_of_policy(policy, [[first, second, third], [second]])
         others = _logp_of_policy(policy, [[first.flip(0), second, third], [second]])
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        return one_line(error)
+        return shorten(str(error), 500)
     exact = _is_float32(policy)
     for what, logp, right, limit in (
         ("of one sequence alone", alone, expected[2:], _ALONE),

@@ -3,29 +3,45 @@
 Every few updates both are computed on a sample of the batch's rows. The exact source
 takes over if the proxy's Train-Infer mask differs from the exact one on too many
 tokens, or if it costs hardly more; the proxy comes back when neither is so any longer.
+What is measured are counts of tokens and bytes, added up over all learners: a clock
+would tell each of them something else, and they would train on different sources.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from rllib_llm_async import columns, result_keys
-from rllib_llm_async.core import compare_old_logp
+from rllib_llm_async.core.ratios import log_ratio, train_infer_mask
 from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
 from rllib_llm_async.old_logprobs.ppo_ewma_async import PPOEWMAAsyncSource
 from rllib_llm_async.old_logprobs.snapshot_old import SnapshotOld
 
-#: Updates from one measurement to the next, and the share of rows measured on.
+#: Updates with stale tokens from one measurement to the next, and the share of rows
+#: measured on.
 CHECK_EVERY = 8
 SAMPLE_SHARE = 1 / 8
 #: Share of tokens on which the masks may differ; half of it brings the proxy back.
 MAX_MASK_DISAGREEMENT = 0.01
-#: Exact seconds over proxy seconds at which precision costs nothing worth saving.
+#: Exact tokens computed over the proxy's, and bytes of weights held over the proxy's,
+#: at which precision costs nothing worth saving.
 FREE_COST_RATIO = 1.1
+
+_NOTHING_COUNTED = dict.fromkeys(
+    (
+        "stale_tokens",
+        "measured_tokens",
+        "differing_tokens",
+        "abs_error",
+        "exact_forward_tokens",
+        "proxy_forward_tokens",
+        "exact_bytes",
+        "proxy_bytes",
+    ),
+    0.0,
+)
 
 
 @register_source
@@ -33,6 +49,7 @@ class Auto(OldLogprobSource):
     """`ppo_ewma_async` or `snapshot_old`, whichever the last measurement favours."""
 
     name = "auto"
+    reads = PPOEWMAAsyncSource.reads | SnapshotOld.reads
 
     def __init__(self, settings):
         super().__init__(settings)
@@ -41,7 +58,8 @@ class Auto(OldLogprobSource):
         self.uses_exact = False
         self._reason = "starts with the proxy, nothing measured yet"
         self._num_switches = 0
-        self._updates_to_check = 0
+        self._updates_to_check = 1
+        self._counts = dict(_NOTHING_COUNTED)
         self._measured: dict[str, float] = {}
 
     def on_publish(self, version, named_parameters):
@@ -50,39 +68,55 @@ class Auto(OldLogprobSource):
 
     def old_logp(self, batch, forward, version):
         mask = batch[columns.LOSS_MASK]
-        is_stale = bool((mask & (batch[columns.VERSIONS] != version)).any())
-        # Without staleness both are the same: nothing to be learned from measuring.
-        if is_stale:
-            if self._updates_to_check <= 0:
-                self._measure(_sample(batch), forward, version)
-                self._updates_to_check = CHECK_EVERY
-            self._updates_to_check -= 1
+        self._counts = dict(_NOTHING_COUNTED)
+        self._counts["stale_tokens"] = float(
+            (mask & (batch[columns.VERSIONS] != version)).sum()
+        )
+        if self._updates_to_check <= 0:
+            self._measure(_sample(batch), forward, version)
         source = self.exact if self.uses_exact else self.proxy
         return source.old_logp(batch, forward, version)
 
     def _measure(self, sample: Mapping[str, Tensor], forward, version) -> None:
-        seconds, old_logp = [], []
-        for source in (self.proxy, self.exact):
-            start = time.perf_counter()
-            old_logp.append(source.old_logp(sample, forward, version))
-            if sample[columns.TOKENS].is_cuda:
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-        proxy, exact = old_logp
-        compared = compare_old_logp(
-            proxy,
-            exact,
-            exact,
-            sample[columns.BEHAVIOR_LOGP],
-            sample[columns.LOSS_MASK],
-            eps_ti=self.settings.eps_ti,
-        )
+        proxy = self.proxy.old_logp(sample, forward, version)
+        exact = self.exact.old_logp(sample, forward, version)
+        mask = sample[columns.LOSS_MASK] & ~exact.isnan()
+        kept = [
+            train_infer_mask(
+                log_ratio(old_logp, sample[columns.BEHAVIOR_LOGP], mask),
+                mask,
+                self.settings.eps_ti,
+            )
+            for old_logp in (proxy, exact)
+        ]
+        self._counts |= {
+            "measured_tokens": float(mask.sum()),
+            "differing_tokens": float((kept[0] ^ kept[1]).sum()),
+            "abs_error": float(log_ratio(proxy, exact, mask).abs().sum()),
+            "exact_forward_tokens": float(self.exact.forward_tokens),
+            "proxy_forward_tokens": float(self.exact.one_pass_tokens),
+            "exact_bytes": float(self.exact.nbytes),
+            "proxy_bytes": float(self.proxy.nbytes),
+        }
+
+    def counts(self):
+        return self._counts
+
+    def agree(self, totals):
+        if not totals["stale_tokens"]:
+            return  # both sources are the same: nothing to be learned
+        if not totals["measured_tokens"]:
+            self._updates_to_check -= 1
+            return
+        self._updates_to_check = CHECK_EVERY
+        tokens = totals["measured_tokens"]
         self._measured = {
-            "auto_mask_disagreement": float(compared["mask_disagreement"]),
-            "auto_log_ratio_abs_error_mean": float(
-                compared["log_ratio_abs_error_mean"]
+            "auto_mask_disagreement": totals["differing_tokens"] / tokens,
+            "auto_log_ratio_abs_error_mean": totals["abs_error"] / tokens,
+            "auto_cost_ratio": max(
+                totals["exact_forward_tokens"] / totals["proxy_forward_tokens"],
+                totals["exact_bytes"] / max(totals["proxy_bytes"], 1.0),
             ),
-            "auto_cost_ratio": seconds[1] / max(seconds[0], 1e-9),
         }
         self._decide(**self._measured)
 
@@ -133,7 +167,7 @@ class Auto(OldLogprobSource):
             "reason": self._reason,
             "num_switches": self._num_switches,
             "updates_to_check": self._updates_to_check,
-            "measured": self._measured,
+            "measured": dict(self._measured),
         }
 
     def set_state(self, state):
@@ -143,7 +177,16 @@ class Auto(OldLogprobSource):
         self._reason = state["reason"]
         self._num_switches = state["num_switches"]
         self._updates_to_check = state["updates_to_check"]
-        self._measured = state["measured"]
+        self._measured = dict(state["measured"])
+
+    @classmethod
+    def config_warnings(cls, config):
+        yield from PPOEWMAAsyncSource.config_warnings(config)
+
+    @classmethod
+    def result_warnings(cls, config, results):
+        if not results.get("auto_uses_exact"):
+            yield from PPOEWMAAsyncSource.result_warnings(config, results)
 
 
 def _sample(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor
+
+from rllib_llm_async import columns
+from rllib_llm_async.settings.names import unknown
 
 #: ``forward(batch, parameters) -> log pi [rows, length]`` without gradient;
 #: ``parameters=None`` means the trainer's current weights.
 Forward = Callable[[Mapping[str, Tensor], Mapping[str, Tensor] | None], Tensor]
+
+#: Of one interruption, by `EPISODE_KEY`: positions in the episode and log pi_old.
+Scores = Mapping[int, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,14 @@ class OldLogprobSource(ABC):
     is_exact: ClassVar[bool] = False
     #: Whether log pi_old comes with the episodes, scored by `OldLogitActor`.
     scores_elsewhere: ClassVar[bool] = False
+    #: Whether `old_logp` is asked before the first step on a batch. False where log
+    #: pi_old follows from the training pass itself, see `at_step`.
+    needs_pass: ClassVar[bool] = True
+    #: Whether generation stops before each publication, so that `outgoing` can score
+    #: what was sampled under the version that goes.
+    stops_generation: ClassVar[bool] = False
+    #: Settings that have an effect through this source alone.
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, settings: SourceSettings) -> None:
         self.settings = settings
@@ -61,7 +75,7 @@ class OldLogprobSource(ABC):
     def old_logp(
         self, batch: Mapping[str, Tensor], forward: Forward, version: int
     ) -> Tensor:
-        """Returns log pi_old, float32 ``[rows, length]``.
+        """Returns log pi_old, float32 ``[rows, length]``, before the first step.
 
         Args:
             batch: Row-packed columns, see `rllib_llm_async.columns`.
@@ -71,9 +85,41 @@ class OldLogprobSource(ABC):
         NaN marks a token whose log pi_old is lost; its episode is dropped and counted.
         """
 
+    def at_step(
+        self, batch: Mapping[str, Tensor], logp: Tensor, version: int
+    ) -> Tensor:
+        """What stands for log pi_old in the loss of one optimizer step.
+
+        Args:
+            batch: Rows of the step, with what `old_logp` gave in `OLD_LOGP`.
+            logp: log pi_theta of the training pass, same shape.
+            version: The trainer's current version.
+        """
+        return batch[columns.OLD_LOGP]
+
     def observe(self, *, mask_share: float, staleness_width: float) -> None:
         """Sees, after each update, the share of tokens that the Train-Infer mask kept
-        and the width of the staleness window in versions."""
+        and the width of the staleness window in versions; alike on all learners."""
+
+    def counts(self) -> dict[str, float]:
+        """Sums over this learner's share of the last batch, always the same keys.
+
+        They are added up over all learners and come back in `agree`, so that whatever
+        a source decides from them it decides alike everywhere.
+        """
+        return {}
+
+    def agree(self, totals: Mapping[str, float]) -> None:
+        """Sees, after each update, the `counts` of all learners."""
+
+    @property
+    def outgoing(self) -> Mapping[str, Tensor]:
+        """The weights as they were published last, if it `stops_generation`."""
+        raise NotImplementedError(f"{self.name} does not score outgoing versions")
+
+    def add_scores(self, version: int, scores: Scores) -> None:
+        """Takes what one learner scored under `outgoing`, if it `stops_generation`."""
+        raise NotImplementedError(f"{self.name} does not score outgoing versions")
 
     def metrics(self) -> dict[str, float | str]:
         """Figures (or words) of the last update, for the results."""
@@ -85,11 +131,26 @@ class OldLogprobSource(ABC):
         return 0
 
     def get_state(self) -> dict[str, Any]:
-        """What a checkpoint has to hold."""
+        """What a checkpoint has to hold: copies, in host memory."""
         return {}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Restores what `get_state` returned."""
+
+    @classmethod
+    def config_warnings(cls, config: Any) -> Iterator[str]:
+        """Where numbers would not mean what one thinks, one sentence each.
+
+        What comes before the first colon is the situation, said once in a run.
+        """
+        yield from ()
+
+    @classmethod
+    def result_warnings(
+        cls, config: Any, results: Mapping[str, float]
+    ) -> Iterator[str]:
+        """The same, from the learner's results of one update."""
+        yield from ()
 
 
 _SOURCES: dict[str, type[OldLogprobSource]] = {}
@@ -124,9 +185,5 @@ def make_source(name: str, settings: SourceSettings) -> OldLogprobSource:
         ValueError: If the name is unknown; lists the valid ones.
     """
     if name not in _SOURCES:
-        near = difflib.get_close_matches(name, _SOURCES, n=1, cutoff=0.0)
-        raise ValueError(
-            f"old_logprob_source: unknown {name!r}, did you mean {near[0]!r}? "
-            f"Valid: {', '.join(source_names())}"
-        )
+        raise ValueError(f"old_logprob_source: {unknown(name, source_names())}")
     return _SOURCES[name](settings)

@@ -16,7 +16,6 @@ from rllib_llm_async.old_logprobs.base import (
     SourceSettings,
     make_source,
 )
-from rllib_llm_async.old_logprobs.interpolated import InterpolatedSource
 
 
 class SourceComparison:
@@ -80,10 +79,11 @@ class SourceComparison:
                 old_logp[name] = main_old_logp
                 continue
             began, seconds = time.monotonic(), 0.0
-            if isinstance(source, InterpolatedSource):
-                old_logp[name] = source.interpolate(batch, logp, version)
-            else:
-                old_logp[name] = source.old_logp(batch, cached_forward, version)
+            old_logp[name] = (
+                source.old_logp(batch, cached_forward, version)
+                if source.needs_pass
+                else source.at_step(batch, logp, version)
+            )
             metrics[f"compare/{name}/seconds"] = seconds + time.monotonic() - began
             metrics[f"compare/{name}/nbytes"] = source.nbytes
         for name, values in old_logp.items():
@@ -92,7 +92,7 @@ class SourceComparison:
                 old_logp[self._exact_name],
                 logp,
                 batch[columns.BEHAVIOR_LOGP],
-                batch[columns.LOSS_MASK] & ~values.isnan(),
+                batch[columns.LOSS_MASK],
                 eps_ti=self._settings.eps_ti,
             )
             metrics |= {f"compare/{name}/{k}": float(v) for k, v in of_source.items()}

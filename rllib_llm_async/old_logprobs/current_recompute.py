@@ -13,3 +13,16 @@ class CurrentRecompute(OldLogprobSource):
 
     def old_logp(self, batch, forward, version):
         return forward(batch, None)
+
+    @classmethod
+    def config_warnings(cls, config):
+        per_step = (config.minibatch_size or config.episodes_per_update) * max(
+            1, config.num_learners
+        )
+        if config.num_epochs == 1 and per_step >= config.episodes_per_update:
+            yield (
+                "r_s is 1 for every token and the clip never acts: pi_old is "
+                "recomputed under the weights of the only optimizer step; set "
+                "minibatch_size below episodes_per_update, or choose another "
+                "old_logprob_source"
+            )

@@ -14,6 +14,7 @@ class EWMAProx(OldLogprobSource):
     """log pi_old := log pi under the EWMA of all published versions, fixed decay."""
 
     name = "ewma_prox"
+    reads = frozenset({"ewma_decay"})
 
     def __init__(self, settings):
         super().__init__(settings)
@@ -45,5 +46,15 @@ class EWMAProx(OldLogprobSource):
         return {"ewma": self.ewma.state_dict()}
 
     def set_state(self, state):
-        self.ewma = EWMAWeights(state["ewma"]["parameters"], state["ewma"]["decay"])
+        if self.ewma is None:
+            self.ewma = EWMAWeights(state["ewma"]["parameters"], self._decay)
+        # Into what is there: it lies on the device of the weights, the state does not.
         self.ewma.load_state_dict(state["ewma"])
+
+    @classmethod
+    def config_warnings(cls, config):
+        if config.max_staleness == 0:
+            yield (
+                f"{cls.name} with max_staleness 0 lags behind tokens that are never "
+                "stale: choose current_recompute"
+            )

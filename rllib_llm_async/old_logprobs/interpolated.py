@@ -7,7 +7,7 @@ bounds on the one total ratio.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from torch import Tensor
@@ -24,18 +24,13 @@ class InterpolatedSource(OldLogprobSource):
     is d versions old and 0 for one that is not stale (A-3PO, arXiv 2512.06547).
     """
 
+    needs_pass = False
+    reads = frozenset({"prox_alpha"})
     space: ClassVar[str]
 
-    def interpolate(
+    def at_step(
         self, batch: Mapping[str, Tensor], logp: Tensor, version: int
     ) -> Tensor:
-        """Returns log pi_old, float32 ``[rows, length]``.
-
-        Args:
-            batch: Row-packed columns.
-            logp: log pi_theta, ``[rows, length]``, from the training pass itself.
-            version: The trainer's current version.
-        """
         alpha = self.settings.prox_alpha
         return interpolate_logp(
             batch[columns.BEHAVIOR_LOGP],
@@ -47,5 +42,24 @@ class InterpolatedSource(OldLogprobSource):
         )
 
     def old_logp(self, batch, forward, version):
-        """What it is before the first step on the batch; costs a pass."""
-        return self.interpolate(batch, forward(batch, None), version)
+        """What it is before the first step on the batch."""
+        return self.at_step(batch, forward(batch, None), version)
+
+    @classmethod
+    def config_warnings(cls, config):
+        if config.prox_alpha == 0:
+            yield (
+                f"{cls.name} with prox_alpha 0 makes r_s 1 for every token: the clip "
+                "never acts; set prox_alpha above 0"
+            )
+        if config.prox_alpha == 1:
+            yield from warnings_of_one_ratio(cls.name)
+
+
+def warnings_of_one_ratio(name: str) -> Iterator[str]:
+    """What is said of a source whose pi_old is mu_old."""
+    yield (
+        f"with {name} pi_old is mu_old: r_d is 1, neither eps_ti nor is_cap does "
+        "anything, and the clip bounds discrepancy and staleness together; choose "
+        "another old_logprob_source to tell them apart"
+    )

@@ -9,18 +9,17 @@ pause.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from rllib_llm_async import columns
-from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
+from rllib_llm_async.old_logprobs.base import (
+    OldLogprobSource,
+    Scores,
+    register_source,
+)
 from rllib_llm_async.packing import select_prefixes
-
-#: Of one interruption, by `EPISODE_KEY`: positions in the episode and log pi_old.
-Scores = Mapping[int, tuple[np.ndarray, np.ndarray]]
 
 
 @register_source
@@ -29,17 +28,17 @@ class InterruptSync(OldLogprobSource):
 
     name = "interrupt_sync"
     is_exact = True
+    stops_generation = True
 
     def __init__(self, settings):
         super().__init__(settings)
-        #: The trained weights as they were published last.
-        self.outgoing: dict[str, Tensor] = {}
+        self._outgoing: dict[str, Tensor] = {}
         #: By `EPISODE_KEY`: log pi_old by position, NaN where none is known.
         self._scores: dict[int, np.ndarray] = {}
         self._last_scored: dict[int, int] = {}
 
     def on_publish(self, version, named_parameters):
-        self.outgoing = {
+        self._outgoing = {
             name: tensor.detach().clone() for name, tensor in named_parameters.items()
         }
         # An episode that is not scored any more was trained on, dropped or lost; one
@@ -48,8 +47,11 @@ class InterruptSync(OldLogprobSource):
             if last < version - 1 - self.settings.max_staleness:
                 del self._last_scored[key], self._scores[key]
 
+    @property
+    def outgoing(self):
+        return self._outgoing
+
     def add_scores(self, version: int, scores: Scores) -> None:
-        """Takes what one learner scored while ``version`` was the outgoing one."""
         for key, (positions, logp) in scores.items():
             kept = self._scores.get(key, np.zeros(0, np.float32))
             grown = np.full(max(len(kept), positions[-1] + 1), np.nan, np.float32)
@@ -86,6 +88,6 @@ class InterruptSync(OldLogprobSource):
 
     @property
     def nbytes(self):
-        return sum(tensor.nbytes for tensor in self.outgoing.values()) + sum(
+        return sum(tensor.nbytes for tensor in self._outgoing.values()) + sum(
             scores.nbytes for scores in self._scores.values()
         )

@@ -13,6 +13,7 @@ class OldLogitModel(OldLogprobSource):
     name = "old_logit_model"
     is_exact = True
     scores_elsewhere = True
+    reads = frozenset({"old_logit_model"})
 
     def old_logp(self, batch, forward, version):
         """Raises `ValueError` if the episodes were not scored."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rllib_llm_async import columns
 from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
+from rllib_llm_async.old_logprobs.interpolated import warnings_of_one_ratio
 
 
 @register_source
@@ -14,3 +15,7 @@ class Rollout(OldLogprobSource):
 
     def old_logp(self, batch, forward, version):
         return batch[columns.BEHAVIOR_LOGP]
+
+    @classmethod
+    def config_warnings(cls, config):
+        yield from warnings_of_one_ratio(cls.name)

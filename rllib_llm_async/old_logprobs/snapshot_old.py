@@ -20,11 +20,13 @@ class SnapshotOld(OldLogprobSource):
 
     name = "snapshot_old"
     is_exact = True
+    reads = frozenset({"snapshot_memory_bytes", "missing_snapshot"})
 
     def __init__(self, settings):
         super().__init__(settings)
         self.store = SnapshotStore(settings.snapshot_memory_bytes)
-        self._extra_forward_tokens = 0
+        #: Tokens that the last `old_logp` computed, and that one plain pass would.
+        self.forward_tokens = self.one_pass_tokens = 0
 
     def on_publish(self, version, named_parameters):
         self.store.put(version, self._as_computed_with(named_parameters))
@@ -52,7 +54,7 @@ class SnapshotOld(OldLogprobSource):
         """
         mask, versions = batch[columns.LOSS_MASK], batch[columns.VERSIONS]
         old_logp = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
-        forward_tokens = 0
+        self.forward_tokens = 0
         for own in versions[mask].unique().tolist():
             of_version = mask & (versions == own)
             if self._is_lost(own, version):
@@ -62,9 +64,8 @@ class SnapshotOld(OldLogprobSource):
             parameters = None if own == version else self._parameters(own, mask.device)
             logp = forward(prefixes.batch, parameters)
             old_logp.view(-1)[prefixes.index] = logp[prefixes.batch[columns.LOSS_MASK]]
-            forward_tokens += prefixes.num_tokens
-        one_pass = int((batch[columns.SEQUENCE_IDS] >= 0).sum())
-        self._extra_forward_tokens = max(0, forward_tokens - one_pass)
+            self.forward_tokens += prefixes.num_tokens
+        self.one_pass_tokens = int((batch[columns.SEQUENCE_IDS] >= 0).sum())
         return old_logp
 
     def _is_lost(self, own: int, version: int) -> bool:
@@ -81,7 +82,9 @@ class SnapshotOld(OldLogprobSource):
 
     def metrics(self):
         return {
-            result_keys.OLD_LOGPROB_EXTRA_FORWARD_TOKENS: self._extra_forward_tokens,
+            result_keys.OLD_LOGPROB_EXTRA_FORWARD_TOKENS: max(
+                0, self.forward_tokens - self.one_pass_tokens
+            ),
             "snapshot_bytes": self.store.nbytes,
             "snapshot_bytes_on_disk": self.store.nbytes_on_disk,
             "snapshot_num_versions": len(self.store.versions),
@@ -92,14 +95,7 @@ class SnapshotOld(OldLogprobSource):
         return self.store.nbytes
 
     def get_state(self):
-        return {
-            "snapshots": {
-                version: {n: t.clone() for n, t in self.store.get(version).items()}
-                for version in self.store.versions
-            }
-        }
+        return {"snapshots": self.store.state_dict()}
 
     def set_state(self, state):
-        self.store = SnapshotStore(self.settings.snapshot_memory_bytes)
-        for version, named_parameters in state["snapshots"].items():
-            self.store.put(version, named_parameters)
+        self.store.load_state_dict(state["snapshots"])

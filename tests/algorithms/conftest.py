@@ -26,6 +26,8 @@ def make_learner_config():
                     "group_size": 4,
                     # Episodes are random: a tighter mask may leave none of them.
                     "eps_ti": 1e6,
+                    # ... and a weight of up to 1e6 would drown all but a few tokens.
+                    "discrepancy_weight": "none",
                     "engine": {"dtype": "float32"},
                     **training,
                 }
@@ -56,7 +58,9 @@ def make_episodes():
     return random_episodes
 
 
-def random_episodes(rng, version_choices, num_groups=2, group_size=4):
+def random_episodes(
+    rng, version_choices, num_groups=2, group_size=4, max_turn_tokens=12
+):
     """Random dialogues; turns of one episode hold tokens of several versions."""
     episodes = []
     for number in range(num_groups * group_size):
@@ -65,7 +69,7 @@ def random_episodes(rng, version_choices, num_groups=2, group_size=4):
         episode.add_env_reset(rng.integers(5, 400, size=rng.integers(3, 20)))
         num_turns = int(rng.integers(1, 4))
         for turn in range(num_turns):
-            said = int(rng.integers(1, 12))
+            said = int(rng.integers(1, max_turn_tokens))
             last = turn == num_turns - 1
             episode.add_env_step(
                 observation=rng.integers(5, 400, size=0 if last else 4),

@@ -1,5 +1,7 @@
 """The Learner on its own: sources against plain Hugging Face passes, bookkeeping."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,10 @@ from transformers import AutoModelForCausalLM
 from rllib_llm_async import columns, result_keys
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
     loss_divisor,
+    standardise_turns,
 )
 from rllib_llm_async.models.small_agent import small_agent_dir
+from tests.algorithms.conftest import SPACES
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 
@@ -141,18 +145,28 @@ def test_episodes_beyond_the_bound_are_masked_out_and_counted(
     assert results[result_keys.NUM_EPISODES_DROPPED_STALE].peek() == 1
 
 
+@pytest.mark.parametrize(
+    "clipping",
+    [{}, {"grad_clip": None}, {"grad_clip": 1.0, "grad_clip_by": "norm"}],
+    ids=["global", "none", "norm"],
+)
+@pytest.mark.parametrize("log_gradients", [True, False])
 def test_a_non_finite_gradient_skips_the_step_and_publishes_nothing(
-    make_learner, make_episodes
+    make_learner_config, make_episodes, clipping, log_gradients
 ):
     rng = np.random.default_rng(2)
-    learner = make_learner()
+    config = make_learner_config(**clipping).reporting(log_gradients=log_gradients)
+    learner = config.build_learner(spaces=SPACES)
     before = saved_weights(learner)
     version = learner._version
-    learner.postprocess_gradients = lambda gradients: {
-        ref: torch.full_like(g, float("nan")) for ref, g in gradients.items()
-    }
-    learner.update(training_data=TrainingData(episodes=make_episodes(rng, [0])))
+    loss_of = learner.compute_loss_for_module
+    learner.compute_loss_for_module = lambda **kwargs: loss_of(**kwargs) * math.nan
+    results = learner.update(
+        training_data=TrainingData(episodes=make_episodes(rng, [0]))
+    )[DEFAULT_MODULE_ID]
     assert learner._version == version
+    assert results["num_skipped_steps"].peek() == 1
+    assert results["had_signal"].peek() == 1
     after = saved_weights(learner)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert learner._source.store.versions == [version]
@@ -208,6 +222,49 @@ def test_state_goes_through_a_checkpoint(make_learner, make_episodes, tmp_path):
         one.update(training_data=TrainingData(episodes=episodes))
     left, right = saved_weights(learner), saved_weights(other)
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("source", ["ppo_ewma_async", "snapshot_old", "auto"])
+def test_a_checkpoint_holds_what_the_source_has_become(
+    make_learner, make_episodes, tmp_path, source
+):
+    """Not its initial state: averages, widths, versions, skipped steps, shadows."""
+    settings = {
+        "old_logprob_source": source,
+        "compare_sources": ["snapshot_old", "ppo_ewma_async"],
+        "max_staleness": 3,
+    }
+    learner = make_learner(**settings)
+    for version in range(3):
+        versions = [*range(version + 1)]
+        episodes = make_episodes(np.random.default_rng(version), versions)
+        learner.update(training_data=TrainingData(episodes=episodes))
+    learner._num_skipped_steps = 5
+    state = learner.get_state()["async_decoupled_ppo"]
+    path = learner.save_to_path(str(tmp_path / "learner"))
+    learner.update(  # what follows changes nothing that was saved
+        training_data=TrainingData(
+            episodes=make_episodes(np.random.default_rng(9), [3])
+        )
+    )
+    other = make_learner(**settings)
+    other.restore_from_path(path)
+    restored = other.get_state()["async_decoupled_ppo"]
+    assert flat(restored) == flat(state)
+    assert restored["num_skipped_steps"] == 5 and restored["version"] == 3
+    assert flat(make_learner(**settings).get_state()["async_decoupled_ppo"]) != flat(
+        state
+    )
+
+
+def flat(state, name=""):
+    """Nested mappings and sequences as ``{path: value}``, tensors as their bytes."""
+    if isinstance(state, torch.Tensor):
+        return {name: (tuple(state.shape), state.numpy().tobytes())}
+    if isinstance(state, dict | list | tuple):
+        items = state.items() if isinstance(state, dict) else enumerate(state)
+        return {k: v for key, x in items for k, v in flat(x, f"{name}/{key}").items()}
+    return {name: state}
 
 
 def test_compared_sources_are_measured_and_leave_the_training_alone(
@@ -327,6 +384,7 @@ def test_gae_gives_each_turn_its_advantage_and_trains_the_value_head(
         policy.value_head.weight.normal_(std=0.3)
     episodes = make_episodes(np.random.default_rng(6), [0])
     batch = learner._build_batch(TrainingData(episodes=episodes))
+    standardise_turns(batch)
     with torch.no_grad():
         values = policy(batch).values
 

@@ -5,8 +5,10 @@ import torch
 
 from rllib_llm_async import columns
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
-    TokenMeans,
     minibatches,
+)
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.update_metrics import (
+    TokenMeans,
 )
 
 

@@ -2,9 +2,11 @@
 
 import pytest
 
+from rllib_llm_async import AsyncDecoupledPPOConfig
 from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
     config_warnings,
     result_warnings,
+    source_settings,
 )
 
 
@@ -49,11 +51,41 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
             },
             "old_logit_model does nothing",
         ),
+        (
+            {"old_logprob_source": "snapshot_old", "prox_alpha": 0.3},
+            {"old_logprob_source": "linear_prox", "prox_alpha": 0.3},
+            "prox_alpha does nothing with old_logprob_source snapshot_old",
+        ),
+        (
+            {"old_logprob_source": "ewma_prox", "ewma_reset_threshold": 0.5},
+            {"old_logprob_source": "ppo_ewma_async", "ewma_reset_threshold": 0.5},
+            "ewma_reset_threshold does nothing with old_logprob_source ewma_prox",
+        ),
+        (
+            {"old_logprob_source": "rollout", "missing_snapshot": "drop"},
+            {"old_logprob_source": "auto", "missing_snapshot": "drop"},
+            "missing_snapshot does nothing",
+        ),
+        ({"gamma": 0.9}, {"gamma": 0.9, "advantage_estimator": "gae"}, "gamma does"),
+        ({"lambda_": 0.9}, {"lambda_": 0.9, "advantage_estimator": "gae"}, "lambda_"),
+        (
+            {"vf_loss_coeff": 1.0},
+            {"vf_loss_coeff": 1.0, "advantage_estimator": "gae"},
+            "vf_loss_coeff does nothing with advantage_estimator group_relative",
+        ),
+        (
+            {"kl_estimator": "unbiased"},
+            {"kl_estimator": "unbiased", "kl_coeff": 0.1},
+            "kl_estimator does nothing with kl_coeff 0",
+        ),
     ],
 )
 def test_configurations(make_learner_config, bad, good, words):
-    (said,) = config_warnings(make_learner_config(**bad))
-    assert words in said
+    said = [*config_warnings(make_learner_config(**bad))]
+    if "missing_snapshot" in bad:  # beside what is said of rollout anyway
+        said = [sentence for sentence in said if "r_d is 1" not in sentence]
+    (sentence,) = said
+    assert words in sentence
     assert list(config_warnings(make_learner_config(**good))) == []
 
 
@@ -80,3 +112,74 @@ def test_an_exact_source_whose_mask_still_drops_much(make_learner_config):
     (said,) = result_warnings(config, results(0.05, 0.7))
     assert "keeps 80% of tokens although pi_old is exact" in said
     assert list(result_warnings(config, {"train_infer_mask": 0.97})) == []
+
+
+def test_a_compared_source_makes_its_settings_count(make_learner_config):
+    config = make_learner_config(
+        old_logprob_source="snapshot_old",
+        compare_sources=["linear_prox"],
+        prox_alpha=0.3,
+    )
+    assert list(config_warnings(config)) == []
+
+
+@pytest.mark.parametrize(("num_learners", "is_dead"), [(1, True), (2, False)])
+def test_a_minibatch_is_of_one_learner(make_learner_config, num_learners, is_dead):
+    """4 of 8 episodes are one step's share with two learners, not with one."""
+    config = make_learner_config(
+        num_learners=num_learners,
+        old_logprob_source="current_recompute",
+        minibatch_size=4 if num_learners == 2 else 8,
+        episodes_per_update=8 if is_dead else 16,
+    )
+    assert bool(list(config_warnings(config))) == is_dead
+
+
+def test_settings_that_only_sources_read_are_settings():
+    default = AsyncDecoupledPPOConfig()
+    assert {"prox_alpha", "ewma_decay", "old_logit_model"} <= source_settings()
+    assert all(hasattr(default, setting) for setting in source_settings())
+
+
+def test_a_mask_that_keeps_next_to_nothing_under_a_proxy(make_learner_config):
+    config = make_learner_config(old_logprob_source="ewma_prox")
+    (said,) = result_warnings(config, {"train_infer_mask": 0.05})
+    assert "keeps next to nothing under ewma_prox: 5.0% of the tokens" in said
+    assert list(result_warnings(config, {"train_infer_mask": 0.2})) == []
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fresh", "is_noise"),
+    [
+        ("float32", 5e-5, True),
+        ("float32", 5e-4, False),
+        ("bfloat16", 5e-4, True),
+        ("bfloat16", 2e-2, False),
+    ],
+)
+def test_exactness_that_costs_a_pass_for_nothing(
+    make_learner_config, dtype, fresh, is_noise
+):
+    found = {
+        "train_infer_mask": 1.0,
+        "lag_0/discrepancy_log_ratio_abs_mean": fresh,
+        "lag_0/train_infer_mask": 1.0,
+    }
+    config = make_learner_config(engine={"dtype": dtype})
+    said = list(result_warnings(config, found))
+    assert len(said) == is_noise
+    assert all("rollout is exact here" in sentence for sentence in said)
+    proxy = make_learner_config(
+        engine={"dtype": dtype}, old_logprob_source="current_recompute"
+    )
+    assert list(result_warnings(proxy, found)) == []
+
+
+def test_updates_without_a_signal_and_resets_in_a_row_are_said(make_learner_config):
+    config = make_learner_config(old_logprob_source="ppo_ewma_async")
+    (said,) = result_warnings(config, {"had_signal": 0.0})
+    assert "had no signal and changed nothing" in said
+    (said,) = result_warnings(config, {"ewma_resets_in_a_row": 3.0})
+    assert "current_recompute in disguise" in said
+    fine = {"had_signal": 1.0, "ewma_resets_in_a_row": 2.0}
+    assert list(result_warnings(config, fine)) == []

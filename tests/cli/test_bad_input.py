@@ -6,7 +6,7 @@ import sys
 import pytest
 import yaml
 
-from rllib_llm_async.cli.experiment_file import to_number
+from rllib_llm_async.cli.yaml_text import read_yaml
 
 GOOD = {"run": "PPOEWMAAsync", "env": "mini_tau2", "config": {"eps_ti": 1.2}}
 
@@ -80,7 +80,39 @@ def test_examples_are_listed_and_printed():
 
 @pytest.mark.parametrize(
     "text, value",
-    [("1e-4", 1e-4), ("3e5", 3e5), ("small_agent", "small_agent"), ("-inf", "-inf")],
+    [
+        ("1e-4", 1e-4),
+        ("3e5", 3e5),
+        ("+2.5E3", 2.5e3),
+        (".5e-1", 0.05),
+        ("[1e-4, {a: -1e2}]", [1e-4, {"a": -100.0}]),
+        ("'1e-4'", "1e-4"),
+        ('"1.2"', "1.2"),
+        ("1e-4x", "1e-4x"),
+        ("small_agent", "small_agent"),
+        ("7", 7),
+        ("", None),
+    ],
 )
-def test_numbers_that_yaml_reads_as_text(text, value):
-    assert to_number(yaml.safe_load(text)) in (value, float("-inf"))
+def test_numbers_are_numbers_and_quoted_ones_text(text, value):
+    read = read_yaml(text)
+    assert read == value and type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: {b: 1, c: 2, b: 3}", "a: b: written twice, in lines 1 and 1"),
+        ("a: 1\nb: 2\na: 3", "a: written twice, in lines 1 and 3"),
+        ("a: &x {b: [*x]}", "a: b: holds itself"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_yaml_that_does_not_say_what_it_seems_to(text, words):
+    with pytest.raises(ValueError, match=words):
+        read_yaml(text)
+
+
+def test_a_key_may_stand_beside_a_merged_one():
+    text = "a: &a {x: 1, y: 1}\nb: {<<: *a, y: 2}"
+    assert read_yaml(text)["b"] == {"x": 1, "y": 2}

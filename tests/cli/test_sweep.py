@@ -10,7 +10,8 @@ from ray.tune.search.optuna import OptunaSearch
 
 from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.cli.experiment_file import build_config, load_experiments
-from rllib_llm_async.cli.sweep import param_space, report_sweep, tune_config
+from rllib_llm_async.cli.search_space import param_space
+from rllib_llm_async.cli.sweep import report_sweep, tune_config
 
 
 def load(tmp_path, config, **keys):
@@ -65,7 +66,7 @@ def test_scheduler_and_searcher_take_the_goal_and_their_arguments(tmp_path):
         ({"eps_ti": {"uniform": [0.5, 1.2]}}, {}, "eps_ti: got 0.5"),
         ({"eps_ti": {"uniform": [1.2]}}, {}, r"uniform needs \[lower, upper\]"),
         ({"eps_ti": {"grid_search": 3}}, {}, "grid_search needs a list"),
-        ({}, {"scheduler": "asah"}, "scheduler: unknown 'asah', valid: .*asha"),
+        ({}, {"scheduler": "asah"}, "scheduler: unknown 'asah', did you mean 'asha'"),
         ({}, {"scheduler": {"type": "asha", "grace": 1}}, "asha takes no 'grace'"),
         ({}, {"search_alg": "optunna"}, "search_alg: unknown 'optunna'"),
         (

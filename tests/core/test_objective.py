@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from rllib_llm_async.core import (
     decoupled_ppo_loss,
     interpolate_logp,
-    kl_penalty,
     ratio_metrics_by_lag,
 )
 
@@ -28,55 +27,210 @@ def random_batch(seed, rows=3, length=17):
     return logp, old, mu, advantages, mask, turns
 
 
-def reference_loss(logp, old, mu, advantages, mask, units, eps_ti, eps_stale, is_cap):
-    """Plain float64 loops over the formula of design section 2."""
-    tokens = [tuple(index) for index in np.argwhere(mask)]
+def reference_loss(
+    logp,
+    old,
+    mu,
+    advantages,
+    mask,
+    units,
+    eps_ti,
+    eps_stale,
+    is_cap=None,
+    *,
+    low=None,
+    dual_clip=None,
+    weighted=True,
+    mask_units="as units",
+):
+    """Plain float64 loops over the formula of design section 2.
 
-    def mean_over_unit(difference, token):
+    Returns the loss, and the tokens kept and clipped.
+    """
+    tokens = [tuple(index) for index in np.argwhere(mask)]
+    if isinstance(mask_units, str):
+        mask_units = units
+
+    def mean_over_unit(difference, token, units):
         if units is None:
             return difference[token]
         same = [t for t in tokens if units[t] == units[token]]
         return sum(difference[t] for t in same) / len(same)
 
-    total = 0.0
+    total, kept, cut = 0.0, [], []
     for token in tokens:
-        r_d = math.exp(mean_over_unit(old - mu, token))
-        r_s = math.exp(mean_over_unit(logp - old, token))
-        if not 1 / eps_ti <= r_d <= eps_ti:
+        if (
+            not 1 / eps_ti
+            <= math.exp(mean_over_unit(old - mu, token, mask_units))
+            <= eps_ti
+        ):
             continue
-        weight = 1.0 if is_cap is None else min(r_d, is_cap)
-        clipped = min(max(r_s, 2 - eps_stale), eps_stale)
+        r_d = math.exp(mean_over_unit(old - mu, token, units))
+        r_s = math.exp(mean_over_unit(logp - old, token, units))
+        weight = r_d if is_cap is None else min(r_d, is_cap)
+        clipped = min(max(r_s, 2 - (low or eps_stale)), eps_stale)
         a = advantages[token]
-        total += weight * min(r_s * a, clipped * a)
-    return -total / max(len(tokens), 1)
+        surrogate = min(r_s * a, clipped * a)
+        if dual_clip and a < 0:
+            surrogate = max(surrogate, dual_clip * a)
+        kept.append(token)
+        if surrogate != r_s * a:
+            cut.append(token)
+        total += (weight if weighted else 1.0) * surrogate
+    return -total / max(len(tokens), 1), kept, cut
 
 
-@settings(max_examples=60, deadline=None)
+def test_the_reference_itself_by_hand():
+    """One token: r_d = 1.1, r_s = 1.5, A = 2, clip at 1.2: 1.1 * 1.2 * 2 = 2.64."""
+    one = np.zeros(1)
+    ratios = one + math.log(1.5) + math.log(1.1), one + math.log(1.1), one
+    mask = np.ones(1, bool)
+    loss, _, cut = reference_loss(*ratios, one + 2, mask, None, 1.2, 1.2)
+    assert loss == pytest.approx(-2.64) and cut == [(0,)]
+    # A = -2 takes the unclipped 1.1 * 1.5 * -2 = -3.3, a dual clip of 1.3 cuts at -2.86
+    loss, _, cut = reference_loss(*ratios, one - 2, mask, None, 1.2, 1.2)
+    assert loss == pytest.approx(3.3) and cut == []
+    loss, *_ = reference_loss(*ratios, one - 2, mask, None, 1.2, 1.2, dual_clip=1.3)
+    assert loss == pytest.approx(2.86)
+
+
+LEVELS = st.sampled_from(["token", "turn", "sequence"])
+
+
+@settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
-    level=st.sampled_from(["token", "turn"]),
+    ratio_level=LEVELS,
+    mask_level=st.none() | LEVELS,
     eps_ti=st.floats(1.01, 1.5),
     eps_stale=st.floats(1.01, 1.9),
-    is_cap=st.sampled_from([None, 0.9, 2.0]),
+    low=st.none() | st.floats(1.01, 1.9),
+    dual_clip=st.none() | st.floats(1.01, 1.5),
+    is_cap=st.sampled_from([None, 0.9, 1.05]),
+    weight=st.sampled_from(["ratio", "none"]),
 )
-def test_loss_equals_float64_loops(seed, level, eps_ti, eps_stale, is_cap):
+def test_loss_and_shares_equal_float64_loops(
+    seed, ratio_level, mask_level, eps_ti, eps_stale, low, dual_clip, is_cap, weight
+):
     *arrays, turns = random_batch(seed)
-    units = turns if level == "turn" else None
-    logp, old, mu, advantages, mask = (torch.from_numpy(a) for a in arrays)
-    loss, _ = decoupled_ppo_loss(
-        logp,
-        old,
-        mu,
-        advantages,
-        mask,
+    rows = np.arange(len(turns))[:, None].repeat(turns.shape[1], axis=1)
+    units = {"token": None, "turn": turns, "sequence": rows}
+    tensors = [torch.from_numpy(a) for a in arrays]
+    as_tensor = {
+        k: None if u is None else torch.from_numpy(u) for k, u in units.items()
+    }
+    loss, metrics = decoupled_ppo_loss(
+        *tensors,
         eps_ti=eps_ti,
         eps_stale=eps_stale,
+        eps_stale_low=low,
+        dual_clip=dual_clip,
         is_cap=is_cap,
-        ratio_level=level,
-        unit_ids=None if units is None else torch.from_numpy(units),
+        discrepancy_weight=weight,
+        ratio_level=ratio_level,
+        unit_ids=as_tensor[ratio_level],
+        mask_level=mask_level,
+        mask_unit_ids=as_tensor[mask_level] if mask_level else None,
     )
-    expected = reference_loss(*arrays, units, eps_ti, eps_stale, is_cap)
-    assert loss.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    expected, kept, cut = reference_loss(
+        *arrays,
+        units[ratio_level],
+        eps_ti,
+        eps_stale,
+        is_cap,
+        low=low,
+        dual_clip=dual_clip,
+        weighted=weight == "ratio",
+        mask_units=units[mask_level or ratio_level],
+    )
+    assert loss.dtype == torch.float64
+    assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    num_tokens = max(int(arrays[4].sum()), 1)
+    shares = {
+        "train_infer_mask": len(kept) / num_tokens,
+        "ppo_clip_fraction": len(cut) / max(len(kept), 1),
+        "active_fraction": (len(kept) - len(cut)) / num_tokens,
+    }
+    assert {k: metrics[k].item() for k in shares} == pytest.approx(shares)
+
+
+def test_diagnostics_of_the_discrepancy_equal_float64():
+    *arrays, _ = random_batch(11)
+    _, metrics = decoupled_ppo_loss(
+        *(torch.from_numpy(a) for a in arrays), eps_ti=1.1, eps_stale=1.2
+    )
+    logp, old, mu, _, mask = arrays
+    log_r_d = (old - mu)[mask]
+    r_d = np.exp(log_r_d)
+    expected = {
+        "discrepancy_log_ratio_abs_mean": np.abs(log_r_d).mean(),
+        "discrepancy_kl": (r_d - 1 - log_r_d).mean(),
+        "effective_sample_size": r_d.sum() ** 2 / (len(r_d) * (r_d**2).sum()),
+        "staleness_log_ratio_abs_mean": np.abs((logp - old)[mask]).mean(),
+    }
+    assert {k: metrics[k].item() for k in expected} == pytest.approx(expected)
+
+
+def test_no_gradient_reaches_the_old_policy_or_the_weight():
+    """sg[w] and pi_old are constants: d loss / d logp is all there is."""
+    *arrays, _ = random_batch(12)
+    tensors = [torch.from_numpy(a) for a in arrays]
+    for tensor in tensors[:4]:
+        tensor.requires_grad_()
+    loss, _ = decoupled_ppo_loss(*tensors, eps_ti=1.2, eps_stale=1.2)
+    loss.backward()
+    assert (tensors[0].grad != 0).any()
+    assert tensors[1].grad is None and tensors[2].grad is None
+
+
+@pytest.mark.parametrize("weight", ["ratio", "none"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_token_without_a_usable_probability_is_masked(bad, weight):
+    """... and the rest is as if its advantage were 0; Z still counts it."""
+    *arrays, _ = random_batch(13)
+    logp, old, mu, advantages, mask = (torch.from_numpy(a) for a in arrays)
+    token = tuple(mask.nonzero()[4].tolist())
+    bounds = {"eps_ti": 1.5, "eps_stale": 1.2, "discrepancy_weight": weight}
+    for tensor in (old, mu):
+        kept = tensor[token].item()
+        tensor[token] = bad
+        theta = logp.clone().requires_grad_()
+        loss, metrics = decoupled_ppo_loss(theta, old, mu, advantages, mask, **bounds)
+        loss.backward()
+        tensor[token] = kept
+        without = advantages.clone()
+        without[token] = 0.0
+        expected, _ = decoupled_ppo_loss(logp, old, mu, without, mask, **bounds)
+        assert loss.item() == pytest.approx(expected.item())
+        assert theta.grad[token] == 0 and theta.grad.isfinite().all()
+        assert all(value.isfinite() for value in metrics.values())
+
+
+def test_a_unit_with_such_a_token_falls_as_a_whole():
+    logp = torch.zeros(4)
+    mu = torch.tensor([0.0, float("nan"), 0.0, 0.0])
+    _, metrics = decoupled_ppo_loss(
+        logp,
+        logp,
+        mu,
+        torch.ones(4),
+        torch.ones(4, dtype=torch.bool),
+        eps_ti=1.1,
+        eps_stale=1.2,
+        ratio_level="turn",
+        unit_ids=torch.tensor([0, 0, 1, 1]),
+    )
+    assert metrics["train_infer_mask"] == 0.5
+
+
+def test_a_policy_that_is_not_finite_stays_visible():
+    """A NaN of pi_theta must skip the step, not be masked away."""
+    logp = torch.tensor([0.0, float("nan")])
+    one = torch.ones(2)
+    loss, _ = decoupled_ppo_loss(
+        logp, one * 0, one * 0, one, one.bool(), eps_ti=1.1, eps_stale=1.2
+    )
+    assert loss.isnan()
 
 
 def test_gradient_equals_finite_differences():
@@ -93,7 +247,7 @@ def test_gradient_equals_finite_differences():
         for sign in (+1, -1):
             moved = arrays[0].copy()
             moved[token] += sign * step
-            ends.append(reference_loss(moved, *arrays[1:], None, 1.2, 1.2, None))
+            ends.append(reference_loss(moved, *arrays[1:], None, 1.2, 1.2)[0])
         numeric = (ends[0] - ends[1]) / (2 * step)
         assert logp.grad[token].item() == pytest.approx(numeric, rel=1e-3, abs=1e-6)
     assert (logp.grad[~mask] == 0).all()
@@ -139,19 +293,22 @@ def test_all_masked_gives_zero_gradient_and_says_so():
 def test_log_linear_proxy_splits_one_ratio_in_fixed_shares(seed, alpha):
     logp, _, mu, *_ = (torch.from_numpy(np.asarray(a)) for a in random_batch(seed))
     prox = interpolate_logp(mu, logp, alpha, space="log")
-    total = (logp - mu).float()
+    total = logp - mu
+    assert prox.dtype == torch.float64
     # log r_d = (1 - alpha) log r and log r_s = alpha log r: nothing is told apart.
-    torch.testing.assert_close(
-        prox - mu.float(), (1 - alpha) * total, atol=1e-5, rtol=0
-    )
-    torch.testing.assert_close(logp.float() - prox, alpha * total, atol=1e-5, rtol=0)
+    torch.testing.assert_close(prox - mu, (1 - alpha) * total, atol=1e-12, rtol=0)
+    torch.testing.assert_close(logp - prox, alpha * total, atol=1e-12, rtol=0)
+    half = interpolate_logp(mu.bfloat16(), logp.bfloat16(), alpha, space="log")
+    assert half.dtype == torch.float32
 
 
 def test_per_lag_metrics_cover_every_token_once():
     *arrays, _ = random_batch(7)
     logp, old, mu, advantages, mask = (torch.from_numpy(a) for a in arrays)
     lags = torch.from_numpy(np.random.default_rng(0).integers(0, 12, logp.shape))
-    metrics = ratio_metrics_by_lag(logp, old, mu, advantages, mask, lags, 1.1, 1.2)
+    metrics = ratio_metrics_by_lag(
+        logp, old, mu, advantages, mask, lags=lags, eps_ti=1.1, eps_stale=1.2
+    )
     shares = [v for k, v in metrics.items() if k.endswith("token_share")]
     assert sum(shares).item() == pytest.approx(1.0)
     _, whole = decoupled_ppo_loss(
@@ -169,9 +326,13 @@ def test_per_lag_metrics_cover_every_token_once():
     "change, words",
     [
         ({"eps_ti": 1.0}, "eps_ti must be above 1"),
-        ({"eps_stale": 2.5}, "eps_stale in"),
+        ({"eps_stale": 2.5}, "eps_stale_low .* in \\(1, 2\\)"),
         ({"ratio_level": "word"}, "ratio_level must be one of"),
-        ({"ratio_level": "turn"}, "unit_ids belong to"),
+        ({"ratio_level": "turn"}, "unit_ids belong to ratio_level"),
+        ({"mask_level": "turn"}, "unit_ids belong to mask_level"),
+        ({"eps_stale_low": 2.0}, r"eps_stale_low .* in \(1, 2\)"),
+        ({"dual_clip": 1.0}, "dual_clip must be above 1"),
+        ({"discrepancy_weight": "log"}, "discrepancy_weight must be one of"),
     ],
 )
 def test_bad_arguments_are_named(change, words):
@@ -188,22 +349,7 @@ def test_a_normalizer_per_token_weighs_tokens():
     loss, _ = decoupled_ppo_loss(
         *tensors, eps_ti=1.2, eps_stale=1.2, normalizer=torch.tensor(divisor)
     )
-    scaled = reference_loss(
-        logp, old, mu, advantages / divisor, mask, None, 1.2, 1.2, None
+    scaled, *_ = reference_loss(
+        logp, old, mu, advantages / divisor, mask, None, 1.2, 1.2
     )
     assert float(loss) == pytest.approx(scaled * mask.sum(), rel=1e-5)
-
-
-def test_kl_penalty_equals_float64_and_vanishes_at_the_reference():
-    logp, reference, _, _, mask, _ = random_batch(7)
-    log_r = (reference - logp)[mask]
-    expected = (np.exp(log_r) - 1 - log_r).mean()
-    theta = torch.tensor(logp, requires_grad=True)
-    hidden = torch.tensor(np.where(mask, reference, np.nan))
-    penalty, mean = kl_penalty(theta, hidden, torch.tensor(mask))
-    assert penalty.item() == pytest.approx(expected, rel=1e-5)
-    assert float(mean) == pytest.approx(expected, rel=1e-5)
-    (gradient,) = torch.autograd.grad(penalty, theta)
-    expected_gradient = np.where(mask, 1 - np.exp(reference - logp), 0) / mask.sum()
-    np.testing.assert_allclose(gradient.numpy(), expected_gradient, atol=1e-6)
-    assert kl_penalty(theta, theta, torch.tensor(mask))[0].item() == 0

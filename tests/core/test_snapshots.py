@@ -80,3 +80,30 @@ def test_what_is_gone_is_named():
         store.get(3)
     with pytest.raises(ValueError, match="version 5 is not newer than 5"):
         store.put(5, {"w": torch.zeros(4)})
+
+
+@pytest.mark.parametrize("max_memory_bytes", [None, 0])
+def test_a_state_is_as_small_as_what_is_held_and_restores_every_bit(max_memory_bytes):
+    generator = torch.Generator().manual_seed(0)
+    store, versions = SnapshotStore(max_memory_bytes), []
+    weight = torch.randn(1 << 16, generator=generator).bfloat16()
+    for version in range(5):
+        weight = weight.clone()
+        weight[torch.randint(0, len(weight), (500,), generator=generator)] += 0.5
+        versions.append(weight)
+        store.put(version, {"w": weight}.items())
+    state = store.state_dict()
+    nbytes = sum(
+        sum(t.nbytes for t in (value if isinstance(value, tuple) else (value,)))
+        for plain in state.values()
+        for value in plain.values()
+    )
+    assert weight.nbytes < nbytes < 1.2 * weight.nbytes
+    restored = SnapshotStore(max_memory_bytes)
+    restored.put(7, {"w": torch.zeros(3)})  # what is held goes
+    restored.load_state_dict(state)
+    store.put(5, {"w": weight + 1})  # what follows does not touch the state
+    assert restored.versions == [0, 1, 2, 3, 4]
+    assert all(equal_bits(restored.get(v)["w"], versions[v]) for v in range(5))
+    restored.put(5, {"w": weight + 1})
+    assert equal_bits(restored.get(2)["w"], versions[2])

@@ -27,8 +27,40 @@ def test_ewma_of_bf16_moves_by_tiny_steps():
     ewma = EWMAWeights({"w": start}, 0.99)
     for _ in range(500):
         ewma.update({"w": start + 0.0078125})
-    # bf16 cannot hold the average's steps of 1e-4; the float32 accumulator does.
-    assert ewma.parameters["w"][0].item() == pytest.approx(1.0078125, abs=1e-3)
+    # mean = 1 + 2^-7 (1 - share of the first version). A bfloat16 accumulator, whose
+    # steps near 1 are 2^-7, stays at 1 for good: 0.0078 off.
+    weights = [0.99**age for age in range(500, -1, -1)]
+    expected = 1 + 0.0078125 * (1 - weights[0] / sum(weights))
+    assert ewma.parameters["w"][0].item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9])
+def test_ewma_of_bf16_equals_float64(decay):
+    versions = [torch.randn(50).bfloat16() for _ in range(20)]
+    ewma = EWMAWeights({"w": versions[0]}, decay)
+    for version in versions[1:]:
+        ewma.update({"w": version})
+    weights = [decay ** (len(versions) - 1 - i) for i in range(len(versions))]
+    expected = sum(
+        w * v.double() for w, v in zip(weights, versions, strict=True)
+    ) / sum(weights)
+    torch.testing.assert_close(
+        ewma.parameters["w"].double(), expected, atol=1e-6, rtol=1e-6
+    )
+
+
+def test_ewma_and_its_state_take_named_parameters_and_are_copies():
+    module = torch.nn.Linear(2, 1)
+    ewma = EWMAWeights(module.named_parameters(), 0.5)
+    state = ewma.state_dict()
+    with torch.no_grad():
+        module.weight += 1.0
+    ewma.update(module.named_parameters())
+    moved = ewma.parameters["weight"] - state["parameters"]["weight"]
+    # W = 0.5 + 1: mean moves by 1 / 1.5; the state taken before does not follow.
+    assert moved.flatten().tolist() == pytest.approx([2 / 3, 2 / 3])
+    ewma.reset(module.named_parameters())
+    assert torch.equal(ewma.parameters["weight"], module.weight)
 
 
 def test_ewma_reset_forgets_and_state_dict_restores():

@@ -44,7 +44,8 @@ CONTRACT = {
         episode_return_mean success_rate success_rate/airline generated_tokens_per_s
         num_generated_tokens_lifetime weight_sync_seconds generation_paused_fraction
         num_versions_per_episode num_episodes_dropped_stale num_env_failures
-        num_malformed_tool_calls rubric_score checks/airline/policy
+        num_malformed_tool_calls weight_probe_error num_weight_mismatches
+        rubric_score checks/airline/policy
     """,
 }
 

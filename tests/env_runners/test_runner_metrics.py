@@ -40,6 +40,8 @@ def runner():
         num_generated_tokens=0,
         paused_seconds=0.0,
         sync_seconds=[],
+        probe_errors=[],
+        num_weight_mismatches=0,
         timeline=Timeline("engine 1"),
     )
     runner._metrics_lock, runner._reported_totals = threading.RLock(), {}
@@ -55,6 +57,15 @@ def test_totals_of_the_suite_are_logged_once(runner):
     assert logged["user_calls_lifetime"] == 10.0
     runner.suite = object()
     assert runner.get_metrics()["user_calls_lifetime"] == 10.0
+
+
+def test_each_arrival_of_weights_is_logged_once(runner):
+    runner.engine.probe_errors[:] = [0.25, 0.5]
+    runner.engine.num_weight_mismatches = 2
+    for _ in range(2):
+        logged = runner.get_metrics()
+    assert logged["weight_probe_error"] == 0.75
+    assert logged["num_weight_mismatches"] == 2
 
 
 def test_an_environment_that_never_works_ends_the_run(runner, caplog):

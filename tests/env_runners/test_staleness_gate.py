@@ -77,3 +77,22 @@ def test_outstanding_leaves_out_what_is_in_training():
     gate.deliver(tickets[0].number)
     assert gate.next_batch() == [tickets[0].number]
     assert gate.outstanding(1) == set() and gate.outstanding(2) == {tickets[1].number}
+
+
+def test_what_is_forgotten_is_not_waited_for_and_late_news_of_it_is_harmless():
+    gate = StalenessGate(episodes_per_update=4, max_staleness=0)
+    old = [gate.admit(1, 0, 2) for _ in range(2)]
+    gate.deliver(old[0].number)
+    assert gate.admit(1, 0, 2) is None
+    gate.forget()
+    assert gate.outstanding(1) == set() and gate.next_batch() == []
+    new = [gate.admit(1, 0, 2) for _ in range(2)]
+    assert None not in new and gate.admit(1, 0, 2) is None
+    assert {t.number for t in new}.isdisjoint(t.number for t in old)
+    for ticket in old:  # from a runner that has not heard of the restore
+        gate.deliver(ticket.number)
+        gate.consume([ticket.number])
+    assert gate.next_batch() == []
+    for ticket in new:
+        gate.deliver(ticket.number)
+    assert gate.next_batch() == [t.number for t in new]

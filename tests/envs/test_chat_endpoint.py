@@ -151,12 +151,18 @@ def test_a_cancelled_call_gives_its_place_back(chat_stub, make_model):
     ("settings", "message"),
     [
         ({"base_urll": "x"}, r"user\.base_urll: unknown, did you mean 'base_url'\?"),
-        ({"timeout_seconds": "5"}, r"user\.timeout_seconds: got '5'; .*valid number"),
-        ({"max_concurrency": 0}, r"user\.max_concurrency: got 0; .*greater than 0"),
+        (
+            {"timeout_seconds": "5"},
+            r"user\.timeout_seconds: got '5', must be a valid num",
+        ),
+        (
+            {"max_concurrency": 0},
+            r"user\.max_concurrency: got 0, must be greater",
+        ),
         ({"base_url": "localhost:1"}, r"user\.base_url: .*http://localhost:8000/v1"),
         ({"base_url": "http://a:b@c/v1"}, r"user\.base_url: .*use api_key_env"),
         ({"api_key_env": "NO_KEY"}, r"variable NO_KEY is not set; .*api_key_env: null"),
-        ({"model": None}, r"user\.model: got None; .*valid string"),
+        ({"model": None}, r"user\.model: got None, must be a valid string"),
     ],
 )
 def test_bad_settings_are_one_line_that_names_the_key(make_model, settings, message):

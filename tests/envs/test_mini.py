@@ -272,7 +272,7 @@ def test_unknown_names_are_answered_with_the_nearest():
         make_suite("mini_tao2", {})
     with pytest.raises(ValueError, match="did you mean 'airline'"):
         make_suite("mini_tau2", {"domains": ["airlines"]})
-    with pytest.raises(ValueError, match=r"env_config of 'mini_tau2'.*domain"):
+    with pytest.raises(ValueError, match=r"env_config.domain: .*'domains'"):
         make_suite("mini_tau2", {"domain": "airline"})
 
 

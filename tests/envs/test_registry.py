@@ -20,7 +20,7 @@ def absent(monkeypatch):
 
 def test_settings_are_checked_without_the_package(absent):
     registry.check_suite("absent", {"domains": ["retail"]})
-    with pytest.raises(ValueError, match=r"env_config of 'absent': .*'domain'"):
+    with pytest.raises(ValueError, match=r"env_config.domain: .*'absent'.*'domains'"):
         registry.check_suite("absent", {"domain": ["retail"]})
     with pytest.raises(ValueError, match="the package is not installed"):
         registry.make_suite("absent")

@@ -42,7 +42,7 @@ from tests.envs.vita_players import (
         ({"judge": "order_mach"}, r"judge: unknown 'order_mach', did you mean 'order_"),
         ({"judge": None}, r"judge: got None, must be a mapping with model"),
         ({"domains": None}, r"judge: order_match needs env_config.domains: \[delivery"),
-        ({"judges": 1}, r"env_config of 'vita': .*judges"),
+        ({"judges": 1}, r"env_config.judges: .*'judge'"),
     ],
 )
 def test_bad_settings_are_one_line_that_names_the_key(env_config, message):

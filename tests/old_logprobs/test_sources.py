@@ -1,6 +1,6 @@
 """Sources on a tiny policy whose weights differ visibly between versions."""
 
-import time
+import copy
 from functools import partial
 
 import pytest
@@ -138,7 +138,7 @@ def test_a_linear_proxy_mixes_probabilities():
     batch = make_batch()
     mask, behavior = batch[columns.LOSS_MASK], batch[columns.BEHAVIOR_LOGP]
     current = trainer.forward(batch, None) - 10.0
-    old = source.interpolate(batch, current, 3)
+    old = source.at_step(batch, current, 3)
     expected = 0.25 * behavior.double().exp() + 0.75 * current.double().exp()
     torch.testing.assert_close(old[mask].double().exp(), expected[mask])
 
@@ -148,10 +148,17 @@ def test_ppo_ewma_async_takes_its_decay_from_the_window_and_resets_once():
     source.observe(mask_share=0.95, staleness_width=2.0)
     trainer.advance(source, 4)
     # beta = 2 / (2 + 2); the centre beta / (1 - beta) = 1 version back
-    assert source.metrics() == {"ewma_decay": 0.5, "ewma_num_resets": 0}
+    assert source.metrics() == {
+        "ewma_decay": 0.5,
+        "ewma_num_resets": 0,
+        "ewma_resets_in_a_row": 0,
+    }
+    average = source.ewma.parameters["w"].item()
+    assert source.old_logp(make_batch(), trainer.forward, 4)[0, 1].item() == average
     source.observe(mask_share=0.5, staleness_width=2.0)
-    before = source.ewma.parameters["w"].item()
-    assert source.old_logp(make_batch(), trainer.forward, 4)[0, 1].item() == before
+    # Due, and no version came: the average is not used any more, and still there.
+    assert source.old_logp(make_batch(), trainer.forward, 4)[0, 1].item() == 4.0
+    assert source.ewma.parameters["w"].item() == average
     trainer.advance(source, 5)
     assert source.ewma.parameters["w"].item() == 5.0 and source.ewma.total_weight == 1.0
     source.observe(mask_share=0.95, staleness_width=2.0)
@@ -159,6 +166,49 @@ def test_ppo_ewma_async_takes_its_decay_from_the_window_and_resets_once():
     # W = 0.5 * 1 + 1, mean = 5 + (6 - 5) / 1.5
     assert source.ewma.parameters["w"].item() == pytest.approx(5 + 2 / 3)
     assert source.metrics()["ewma_num_resets"] == 1
+
+
+def test_one_fresh_batch_does_not_wipe_the_history():
+    source, trainer = run("ppo_ewma_async")
+    for width in (2.0, 2.0, 0.0):
+        source.observe(mask_share=1.0, staleness_width=width)
+    trainer.advance(source, 4)
+    assert source.ewma.decay == 0.5 and source.ewma.total_weight > 1
+    # Nor does the widest batch for ever: 8 updates later the window is what came since.
+    for _ in range(8):
+        source.observe(mask_share=1.0, staleness_width=1.0)
+    trainer.advance(source, 5)
+    assert source.ewma.decay == pytest.approx(1 / 3)
+
+
+def test_a_reset_at_every_version_is_called_what_it_is():
+    source, trainer = run("ppo_ewma_async")
+    said = []
+    for version in range(4, 8):
+        source.observe(mask_share=0.1, staleness_width=2.0)
+        trainer.advance(source, version)
+        said += [*type(source).result_warnings(settings(), source.metrics())]
+    assert len(said) == 2 and "current_recompute in disguise: 3 resets" in said[0]
+    source.observe(mask_share=0.95, staleness_width=2.0)
+    trainer.advance(source, 8)
+    assert not [*type(source).result_warnings(settings(), source.metrics())]
+
+
+@pytest.mark.parametrize("name", ["ewma_prox", "ppo_ewma_async", "snapshot_old"])
+def test_a_state_is_a_copy_in_host_memory_and_as_small_as_what_is_held(name):
+    source, trainer = run(name)
+    state = source.get_state()
+    before = copy.deepcopy(state)
+    trainer.advance(source, 4)
+
+    def same(a, b):
+        if isinstance(a, dict):
+            return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+        if isinstance(a, tuple):
+            return all(same(x, y) for x, y in zip(a, b, strict=True))
+        return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+    assert same(state, before)
 
 
 # What an episode's scores depend on is forgotten, like the episodes, on a restore.
@@ -217,6 +267,7 @@ def test_interrupt_sync_joins_scores_of_several_interruptions():
 def run_auto(behavior_error):
     """Auto after one measurement; how far mu_old lies from pi_old decides."""
     source, trainer = run("auto")
+    source.agree({**source.counts(), "stale_tokens": 1.0})
     batch = {
         key: column.repeat(8, *[1] * (column.dim() - 1))
         for key, column in make_batch().items()
@@ -224,13 +275,9 @@ def run_auto(behavior_error):
     batch[columns.SEQUENCE_IDS] = torch.arange(24)[:, None].repeat(1, 4)
     exact = (batch[columns.VERSIONS] * batch[columns.POSITION_IDS]).float()
     batch[columns.BEHAVIOR_LOGP] = exact + behavior_error
-    slow = trainer.forward
-
-    def forward(rows, parameters):
-        time.sleep(0.002)
-        return slow(rows, parameters)
-
-    return source, source.old_logp(batch, forward, 3), exact, batch
+    source.old_logp(batch, trainer.forward, 3)
+    source.agree(source.counts())
+    return source, source.old_logp(batch, trainer.forward, 3), exact, batch
 
 
 def test_auto_takes_the_exact_source_where_the_proxy_masks_other_tokens():
@@ -252,6 +299,66 @@ def test_auto_keeps_the_proxy_where_both_mask_the_same_and_exact_costs_more():
     assert metrics["auto_reason"].startswith("proxy: ")
     mask = batch[columns.LOSS_MASK]
     assert not torch.equal(old[mask], exact[mask])
+
+
+def agreed(source, **totals):
+    source.agree({**source.counts(), **totals})
+
+
+def test_auto_measures_at_intervals_and_only_where_tokens_are_stale():
+    source, trainer = run("auto")
+    batch, measured = make_batch(), []
+    for update in range(20):
+        source.old_logp(batch, trainer.forward, 3)
+        measured += [update] * bool(source.counts()["measured_tokens"])
+        agreed(source, **({"stale_tokens": 0.0} if update < 2 else {}))
+    # Fresh up to 1; seen to be stale at 2, measured at 3 and 8 stale updates later.
+    assert measured == [3, 12]
+
+
+def test_auto_decides_by_the_totals_of_all_learners_and_needs_half_to_come_back():
+    source, _ = run("auto")
+    measured = {"stale_tokens": 1.0, "measured_tokens": 1000.0}
+    costs = {
+        "exact_forward_tokens": 3.0,
+        "proxy_forward_tokens": 1.0,
+        "exact_bytes": 1.0,
+        "proxy_bytes": 1.0,
+    }
+    used = []
+    for differing in (9.0, 11.0, 6.0, 4.0):  # of 1000; 1 % brings exact, 0.5 % proxy
+        agreed(source, **measured, **costs, differing_tokens=differing)
+        used.append(source.uses_exact)
+    assert used == [False, True, True, False]
+    assert source.metrics()["auto_num_switches"] == 2
+    for cheap, is_free in (
+        ({"exact_forward_tokens": 1.0}, True),
+        ({"exact_forward_tokens": 1.0, "exact_bytes": 2.0}, False),
+        ({"exact_forward_tokens": 1.2}, False),
+    ):
+        agreed(source, **{**measured, **costs, **cheap}, differing_tokens=0.0)
+        assert source.uses_exact == is_free, cheap
+
+
+def test_autos_decision_survives_a_restore():
+    source, trainer = run("auto")
+    agreed(
+        source,
+        stale_tokens=1.0,
+        measured_tokens=10.0,
+        differing_tokens=5.0,
+        proxy_forward_tokens=1.0,
+    )
+    assert source.uses_exact
+    restored, _ = run("auto")
+    restored.set_state(source.get_state())
+    assert restored.uses_exact and restored.metrics() == source.metrics()
+    batch = make_batch()
+    for _ in range(7):
+        for one in (source, restored):
+            agreed(one, stale_tokens=1.0)
+            one.old_logp(batch, trainer.forward, 3)
+        assert source.counts() == restored.counts()
 
 
 def test_unknown_source_lists_the_valid_ones():

@@ -256,10 +256,11 @@ class AsyncDecoupledPPO(Algorithm):
         for groups, metrics in group.foreach_env_runner_async_fetch_ready(
             LLMEnvRunner.fetch_groups, tag="fetch_groups", timeout_seconds=0.2
         ):
+            self._recent_outcomes.extend(o for g in groups for o in g.outcomes)
+            groups = self._without_uniform(groups)
             self._waiting_groups |= {
                 g.ticket.number: self._with_scores(g) for g in groups
             }
-            self._recent_outcomes.extend(o for g in groups for o in g.outcomes)
             delivered += [g.ticket.number for g in groups]
             self.metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
         self._give_up_groups_of_dead_runners()
@@ -268,6 +269,22 @@ class AsyncDecoupledPPO(Algorithm):
         ):
             self._check_that_some_runner_lives()
         return delivered
+
+    def _without_uniform(self, groups: list[FinishedGroup]) -> list[FinishedGroup]:
+        """Leaves out groups that have nothing to teach, if the run asks for that.
+
+        Nobody waits for them any more, so that others are started in their place.
+        """
+        if not self.config.drop_uniform_groups:
+            return groups
+        uniform = [group for group in groups if group.is_uniform]
+        ray.get(self._channel.consume.remote([g.ticket.number for g in uniform]))
+        self.metrics.log_value(
+            (ENV_RUNNER_RESULTS, result_keys.NUM_EPISODES_DROPPED_UNIFORM),
+            sum(len(group.outcomes) for group in uniform),
+            reduce="lifetime_sum",
+        )
+        return [group for group in groups if not group.is_uniform]
 
     def _with_scores(self, group: FinishedGroup) -> FinishedGroup:
         """Sends the group's episodes past an old-logit actor, if the run has any."""

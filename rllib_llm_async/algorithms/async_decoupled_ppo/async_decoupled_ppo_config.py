@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.utils.annotations import override
 from ray.util.debug import log_once
 
-from rllib_llm_async.algorithms.async_decoupled_ppo.settings_check import (
-    check_settings,
-)
+from rllib_llm_async.envs.registry import check_suite
 from rllib_llm_async.models.resolve import resolve_model
+from rllib_llm_async.settings.check import SETTINGS, check_settings, check_value
+from rllib_llm_async.settings.names import explain
 
 if TYPE_CHECKING:
     from rllib_llm_async.models.chat_format import ChatFormat
@@ -99,7 +100,6 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.evaluation_duration = 200
         self.evaluation_num_trials = 1
         self.evaluation_sample_timeout_s = 1800.0
-        self.sample_timeout_s = 600.0
         self.create_local_env_runner = False
         # A runner that cannot live is an error after minutes, not after hours.
         self.max_num_env_runner_restarts = 10
@@ -254,9 +254,15 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             for key, value in locals().items()
             if key not in ("self", "kwargs", "model", "__class__")
         }
+        for key in kwargs:
+            if key not in inspect.signature(super().training).parameters:
+                raise TypeError(f"training(): {explain(key, SETTINGS)}")
+        if not isinstance(kwargs.get("optimizer", {}), dict):
+            check_value("optimizer", kwargs["optimizer"])
         super().training(**kwargs)
-        if isinstance(model, str):
-            self.model_name_or_path = model
+        # A config as a dict has RLlib's own network settings under `model`.
+        if model is not NotProvided and model != self.model:
+            self.model_name_or_path = model  # type: ignore[assignment]  # checked later
         for key, value in values.items():
             if value is not NotProvided:
                 setattr(self, key, value)
@@ -280,10 +286,14 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
 
     @override(AlgorithmConfig)
     def validate(self) -> None:
+        # Before RLlib, which stumbles over wrong types.
+        check_settings(self)
+        resolve_model(self.model_name_or_path)
+        if isinstance(self.env, str):
+            check_suite(self.env, self.env_config)
         # RLlib would print a migration notice about its old API stack, once.
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")
         super().validate()
-        check_settings(self)
 
     @property
     def needs_old_logit_actors(self) -> bool:
@@ -320,6 +330,21 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 "gradient_checkpointing": self.gradient_checkpointing,
                 "with_value_head": self.advantage_estimator == "gae",
             },
+        )
+
+    @override(AlgorithmConfig)
+    def build_learner_group(
+        self, *, env=None, spaces=None, rl_module_spec=None, placement_group=None
+    ):
+        from rllib_llm_async.algorithms.async_decoupled_ppo.torch.learner_group import (
+            AsyncLearnerGroup,
+        )
+
+        return AsyncLearnerGroup(
+            config=self.copy(),
+            module_spec=rl_module_spec
+            or self.get_multi_rl_module_spec(env=env, spaces=spaces),
+            placement_group=placement_group,
         )
 
     @property

@@ -1,7 +1,7 @@
 """Says in words when the numbers of a run do not mean what one would think.
 
 One sentence per situation: what is the case, and what to change. Nothing here changes
-a run.
+a run. What concerns one source of pi_old alone, that source says itself.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rllib_llm_async.core.objective import LAG_BUCKETS, lag_name
-from rllib_llm_async.old_logprobs import EWMAProx, InterpolatedSource, source_class
+from rllib_llm_async import result_keys
+from rllib_llm_async.core.lags import LAG_BUCKETS, lag_name
+from rllib_llm_async.old_logprobs import source_class, source_names
 
 #: At a lag, |log r_d| this many times that of fresh tokens is staleness, not numerics.
 HIDDEN_STALENESS_RATIO = 3.0
@@ -18,58 +19,96 @@ HIDDEN_STALENESS_RATIO = 3.0
 HIDDEN_STALENESS_MASK_LOSS = 0.02
 #: With an exact source the mask should keep nearly everything.
 MIN_EXACT_MASK_SHARE = 0.9
+#: With a proxy that keeps less, hardly anything is learned from.
+MIN_PROXY_MASK_SHARE = 0.1
+#: Mean |log r_d| of fresh tokens that the numerics of the wider of the two dtypes
+#: explain; bfloat16 gives 1e-3 to 4e-2 even where nothing is wrong.
+NUMERICAL_NOISE = {"float32": 1e-4, "bfloat16": 1e-3, "float16": 1e-3}
+#: Setting -> the setting and value without which it does nothing.
+_DEPENDENT = {
+    "gamma": ("advantage_estimator", "gae"),
+    "lambda_": ("advantage_estimator", "gae"),
+    "vf_loss_coeff": ("advantage_estimator", "gae"),
+    "is_cap": ("discrepancy_weight", "ratio"),
+}
 
 
 def config_warnings(config: Any) -> Iterator[str]:
     """What can be told from an `AsyncDecoupledPPOConfig` alone."""
-    name = config.old_logprob_source
-    source = source_class(name)
-    is_interpolated = issubclass(source, InterpolatedSource)
-    share = (config.minibatch_size or config.episodes_per_update) * max(
-        1, config.num_learners
-    )
-    one_step = config.num_epochs == 1 and share >= config.episodes_per_update
-    if name == "current_recompute" and one_step:
-        yield (
-            "r_s is 1 for every token and the clip never acts: pi_old is recomputed "
-            "under the weights of the only optimizer step; set minibatch_size below "
-            "episodes_per_update, or choose another old_logprob_source"
-        )
-    if is_interpolated and config.prox_alpha == 0:
-        yield (
-            f"{name} with prox_alpha 0 makes r_s 1 for every token: the clip never "
-            "acts; set prox_alpha above 0"
-        )
-    if name == "rollout" or (is_interpolated and config.prox_alpha == 1):
-        yield (
-            f"with {name} pi_old is mu_old: r_d is 1, neither eps_ti nor is_cap does "
-            "anything, and the clip bounds discrepancy and staleness together; choose "
-            "another old_logprob_source to tell them apart"
-        )
-    if issubclass(source, EWMAProx) and config.max_staleness == 0:
-        yield (
-            f"{name} with max_staleness 0 lags behind tokens that are never stale; "
-            "choose current_recompute"
-        )
-    if not isinstance(config.ewma_decay, str) and not issubclass(source, EWMAProx):
-        yield f"ewma_decay does nothing with old_logprob_source {name}; leave it out"
-    if config.old_logit_model and not config.needs_old_logit_actors:
-        yield (
-            f"old_logit_model does nothing with old_logprob_source {name}; leave it out"
-        )
+    yield from source_class(config.old_logprob_source).config_warnings(config)
+    for setting, because in sorted(_without_effect(config).items()):
+        yield f"{setting} does nothing with {because}: leave it out"
+
+
+def _without_effect(config: Any) -> dict[str, str]:
+    """Settings that were given and have no effect, and with what."""
+    default = type(config)()
+
+    def is_given(setting: str) -> bool:
+        return getattr(config, setting) != getattr(default, setting)
+
+    names = [config.old_logprob_source, *config.compare_sources]
+    read = frozenset().union(*(source_class(name).reads for name in names))
+    found = {
+        setting: f"old_logprob_source {config.old_logprob_source}"
+        for setting in source_settings() - read
+        if is_given(setting)
+    }
+    for setting, (other, value) in _DEPENDENT.items():
+        if is_given(setting) and getattr(config, other) != value:
+            found[setting] = f"{other} {getattr(config, other)}"
+    if not config.kl_coeff and is_given("kl_estimator"):
+        found["kl_estimator"] = "kl_coeff 0"
+    return found
+
+
+def source_settings() -> frozenset[str]:
+    """Settings that act through sources alone."""
+    return frozenset().union(*(source_class(name).reads for name in source_names()))
 
 
 def result_warnings(config: Any, results: Mapping[str, float]) -> Iterator[str]:
     """What one update's learner results tell."""
-    if source_class(config.old_logprob_source).is_exact:
-        share = results.get("train_infer_mask", 1.0)
-        if share < MIN_EXACT_MASK_SHARE:
-            yield (
-                f"engine and trainer disagree under the same weights: the mask keeps "
-                f"{share:.0%} of tokens although pi_old is exact; compare engine.dtype "
-                "with compute_dtype, or set eps_ti higher"
-            )
+    if results.get(result_keys.HAD_SIGNAL) == 0:
+        yield (
+            "an update had no signal and changed nothing: every token was masked or "
+            "dropped, or all episodes of each group earned the same; set eps_ti "
+            "higher, or see why the tasks are all solved or all failed"
+        )
+    source = source_class(config.old_logprob_source)
+    yield from source.result_warnings(config, results)
+    share = results.get("train_infer_mask", 1.0)
+    if source.is_exact:
+        yield from _warnings_of_exact(config, results, share)
         return
+    if share < MIN_PROXY_MASK_SHARE:
+        yield (
+            f"the mask keeps next to nothing under {source.name}: {share:.1%} of the "
+            "tokens are learned from; choose snapshot_old, or set eps_ti higher"
+        )
+    yield from _hidden_staleness(results)
+
+
+def _warnings_of_exact(
+    config: Any, results: Mapping[str, float], share: float
+) -> Iterator[str]:
+    if share < MIN_EXACT_MASK_SHARE:
+        yield (
+            f"engine and trainer disagree under the same weights: the mask keeps "
+            f"{share:.0%} of tokens although pi_old is exact; compare engine.dtype "
+            "with compute_dtype, or set eps_ti higher"
+        )
+    fresh = results.get("lag_0/discrepancy_log_ratio_abs_mean")
+    dtype = config.engine.get("dtype", "bfloat16")
+    if fresh is not None and fresh < NUMERICAL_NOISE[dtype]:
+        yield (
+            "engine and trainer agree to within numerical noise, so that mu_old is "
+            f"pi_old already: mean |log r_d| of fresh tokens is {fresh:.1e} with a "
+            f"{dtype} engine; rollout is exact here and costs no pass"
+        )
+
+
+def _hidden_staleness(results: Mapping[str, float]) -> Iterator[str]:
     fresh = results.get("lag_0/discrepancy_log_ratio_abs_mean")
     if fresh is None:
         return

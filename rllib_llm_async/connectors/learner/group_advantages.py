@@ -21,7 +21,8 @@ class GroupRelativeAdvantages(ConnectorV2):
 
     ``A = (R - mean(group)) / (std(group) + 1e-6)`` over the episodes of a group,
     which share a task (arXiv 2402.03300, section 4.1.1). A group with equal returns
-    gives zeros. Place it before `PackEpisodes`; every group must be whole.
+    gives exact zeros: no signal. Place it before `PackEpisodes`; every group must be
+    whole.
     """
 
     @override(ConnectorV2)
@@ -56,12 +57,20 @@ class LeaveOneOutAdvantages(ConnectorV2):
 def _centred_returns(
     episodes: Sequence[SingleAgentEpisode],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return minus its group's mean and group index, ``[episodes]``; group sizes."""
+    """Return minus its group's mean and group index, ``[episodes]``; group sizes.
+
+    Where all returns of a group are the same the difference is exactly 0: rounding of
+    the mean is no signal, and an optimizer would scale it up to a full step.
+    """
     _, group = np.unique(
         [episode.custom_data[columns.GROUP_ID] for episode in episodes],
         return_inverse=True,
     )
-    returns = np.array([episode.get_return() for episode in episodes])
+    returns = np.array([episode.get_return() for episode in episodes], np.float64)
     size = np.bincount(group)
     mean = np.bincount(group, returns) / size
-    return returns - mean[group], group, size
+    highest, lowest = np.full(len(size), -np.inf), np.full(len(size), np.inf)
+    np.maximum.at(highest, group, returns)
+    np.minimum.at(lowest, group, returns)
+    centred = np.where((highest == lowest)[group], 0.0, returns - mean[group])
+    return centred, group, size

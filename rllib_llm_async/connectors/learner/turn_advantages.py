@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 
@@ -19,7 +21,8 @@ class TurnAdvantages(ConnectorV2):
     """Generalised advantage estimation (arXiv 1506.02438) over agent turns.
 
     The value of a turn is the value head's at its first token, before the agent says
-    anything. All tokens of a turn share its advantage, standardised over the batch.
+    anything. All tokens of a turn share its advantage. The Learner standardises it,
+    over the turns that all learners train on: this connector sees those of one alone.
     An episode that was truncated counts as ended: what would have followed is not
     part of it. Place it after `PackEpisodes`.
 
@@ -62,27 +65,31 @@ class TurnAdvantages(ConnectorV2):
         values = np.zeros(len(turns), np.float32)
         values[turns.cpu().numpy()] = token_values[is_first].cpu().numpy()
 
+        targets = self._value_targets(values, episodes)
+        advantages = torch.from_numpy(targets - values).to(mask.device)
+        packed[columns.ADVANTAGES][mask] = advantages[turn_ids[mask]]
+        for key, of_turn in (
+            (columns.VALUE_TARGETS, torch.from_numpy(targets).to(mask.device)),
+            (
+                columns.VALUE_WEIGHTS,
+                torch.bincount(turn_ids[mask], minlength=len(turns)).float(),
+            ),
+        ):
+            column = torch.zeros(mask.shape, device=mask.device)
+            column[is_first] = of_turn[turns]
+            packed[key] = column
+        return batch
+
+    def _value_targets(
+        self, values: np.ndarray, episodes: Sequence[SingleAgentEpisode]
+    ) -> np.ndarray:
+        """float32 ``[turns]`` from each turn's value, one episode after another."""
+        if not episodes:
+            return values
         rewards = np.concatenate([e.get_rewards() for e in episodes])
         ends = np.zeros(len(rewards), np.float32)
         ends[np.cumsum([len(episode) for episode in episodes]) - 1] = 1.0
         targets = compute_value_targets(
             values, rewards, ends, np.zeros_like(ends), self.gamma, self.lambda_
         )
-        advantages = targets - values
-        advantages = (advantages - advantages.mean()) / max(advantages.std(), 1e-4)
-
-        def per_turn(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(array.astype(np.float32)).to(mask.device)
-
-        packed[columns.ADVANTAGES] = torch.where(
-            mask, per_turn(advantages)[turn_ids.clamp(min=0)], 0.0
-        )
-        lengths = torch.bincount(turn_ids[mask], minlength=len(turns)).float()
-        for key, of_turn in (
-            (columns.VALUE_TARGETS, per_turn(targets)),
-            (columns.VALUE_WEIGHTS, lengths),
-        ):
-            column = torch.zeros(mask.shape, device=mask.device)
-            column[is_first] = of_turn[turns]
-            packed[key] = column
-        return batch
+        return targets.astype(np.float32)

@@ -10,6 +10,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.utils.annotations import override
 
 from rllib_llm_async import columns
+from rllib_llm_async.envs.agent_env import UnusableOutputError
 
 
 class AttachVersionedLogprobs(ConnectorV2):
@@ -19,8 +20,8 @@ class AttachVersionedLogprobs(ConnectorV2):
     episode's turn in the batch. A column that is already present is left alone.
 
     Raises:
-        ValueError: If a log-probability is NaN, infinite or positive, or a token has
-            no version; names the episode.
+        UnusableOutputError: If a log-probability is NaN, infinite or positive, or a
+            token has no version; names the episode.
     """
 
     @override(ConnectorV2)
@@ -32,7 +33,7 @@ class AttachVersionedLogprobs(ConnectorV2):
         if bad.any():
             (episode,) = episodes
             first = int(bad.argmax())
-            raise ValueError(
+            raise UnusableOutputError(
                 f"episode {episode.id_}, turn {len(episode)}: the engine gave "
                 f"{int(bad.sum())} of {len(bad)} tokens no usable log-probability or "
                 f"version; token {first} has logp {output.logp[first]} and version "

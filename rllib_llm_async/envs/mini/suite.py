@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import json
 import random
 import zlib
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, Field
 
 from rllib_llm_async.envs.agent_env import EpisodeError, Message, Start, Step, TaskRef
 from rllib_llm_async.envs.mini.domain import Domain, ToolError
+from rllib_llm_async.settings.names import unknown
+from rllib_llm_async.settings.reading import STRICT, read_settings
 
 SPLITS = ("train", "test")
 #: A task belongs to the test split if its content hashes to one of these of ten.
 _TEST_TENTHS = (0, 1)
 _MAX_TOOL_ERRORS = 4
+
+
+class MiniSuiteSettings(BaseModel):
+    """What ``env_config`` may hold; meanings as in `MiniSuite`."""
+
+    model_config = STRICT
+
+    domains: Annotated[list[str] | tuple[str, ...], Field(min_length=1)] | None = Field(
+        description="a list of one or more names of domains, or null for all"
+    )
+    num_train_tasks: int = Field(ge=1, description="a whole number of 1 or more")
+    num_test_tasks: int = Field(ge=1, description="a whole number of 1 or more")
+    max_turns: int = Field(ge=1, description="a whole number of 1 or more turns")
+    user_seconds: float = Field(ge=0, description="a number of seconds, 0 or more")
 
 
 class MiniSuite:
@@ -33,7 +50,7 @@ class MiniSuite:
             an endpoint; each answer takes between half and one and a half times that.
 
     Raises:
-        ValueError: If a domain is unknown or the time is negative.
+        ValueError: If a domain is unknown or a value cannot be.
     """
 
     name: ClassVar[str]
@@ -47,22 +64,30 @@ class MiniSuite:
         max_turns: int = 12,
         user_seconds: float = 0.0,
     ) -> None:
+        settings = read_settings(
+            MiniSuiteSettings,
+            {
+                "domains": domains,
+                "num_train_tasks": num_train_tasks,
+                "num_test_tasks": num_test_tasks,
+                "max_turns": max_turns,
+                "user_seconds": user_seconds,
+            },
+            "env_config",
+        )
         self._classes = {domain.name: domain for domain in self.domain_classes}
-        self.domains = list(self._classes) if domains is None else list(domains)
+        self.domains = list(self._classes if domains is None else domains)
         for domain in self.domains:
             if domain not in self._classes:
-                near = difflib.get_close_matches(
-                    domain, self._classes, n=1, cutoff=0.0
-                )[0]
                 raise ValueError(
-                    f"env_config.domains: unknown {domain!r}, did you mean {near!r}? "
-                    f"Valid: {', '.join(self._classes)}"
+                    f"env_config.domains: {unknown(domain, self._classes)}"
                 )
-        self._num_tasks = {"train": num_train_tasks, "test": num_test_tasks}
-        self.max_turns = max_turns
-        if not user_seconds >= 0:
-            raise ValueError(f"env_config.user_seconds: got {user_seconds}, need >= 0")
-        self.user_seconds = user_seconds
+        self._num_tasks = {
+            "train": settings.num_train_tasks,
+            "test": settings.num_test_tasks,
+        }
+        self.max_turns = settings.max_turns
+        self.user_seconds = settings.user_seconds
 
     def tasks(self, split: str) -> list[TaskRef]:
         """All tasks of a split, the same ones at every call."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rllib_llm_async.envs.agent_env import TaskRef
 from rllib_llm_async.envs.tau2.package import load_package
+from rllib_llm_async.settings.names import unknown
 
 if TYPE_CHECKING:
     from tau2.data_model.tasks import Task
@@ -157,11 +157,7 @@ def _check_names(domains: Sequence[str]) -> None:
     known = registry.get_domains()
     for name in domains:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
-            raise ValueError(
-                f"env_config.domains: unknown {name!r}, did you mean {near!r}? "
-                f"Valid: {', '.join(known)}"
-            )
+            raise ValueError(f"env_config.domains: {unknown(name, known)}")
 
 
 def _check_variant(variant: str | None) -> str:

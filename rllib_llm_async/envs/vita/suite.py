@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rllib_llm_async.envs.agent_env import TaskRef, ToolSchema
 from rllib_llm_async.envs.chat_model import ChatModel, make_chat_model
 from rllib_llm_async.envs.vita.package import load_package
+from rllib_llm_async.settings.names import unknown
 
 if TYPE_CHECKING:
     from rllib_llm_async.envs.vita.episode import VitaEnv
@@ -158,8 +158,4 @@ class VitaSuite:
 
 def _check_choice(key: str, value: Any, valid: Sequence[str]) -> None:
     if value not in valid:
-        near = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"env_config.{key}: unknown {value!r}, did you mean {near!r}? "
-            f"Valid: {', '.join(valid)}"
-        )
+        raise ValueError(f"env_config.{key}: {unknown(value, valid)}")

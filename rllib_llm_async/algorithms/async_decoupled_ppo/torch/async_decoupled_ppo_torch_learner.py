@@ -2,46 +2,57 @@
 
 One `update()` is: episodes -> packed rows -> pi_old from the chosen source -> clipped
 and masked gradient steps -> if the weights moved, version v + 1 goes to the source
-(EWMA, snapshots) and to the engines.
+(EWMA, snapshots) and to the engines. The loss, what an update reports and what a
+checkpoint holds are files of their own beside this one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import ObjectLostError
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from rllib_llm_async import columns, result_keys
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.learner_state import (
+    ASYNC_STATE,
+    get_async_state,
+    set_async_state,
+)
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.loss import (
+    MicroBatchLoss,
+    micro_batch_loss,
+)
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
-    TokenMeans,
     loss_divisor,
     minibatches,
+    standardise_turns,
+)
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.train_episodes import (
+    fetch_episodes,
+    usable_groups,
+)
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.update_metrics import (
+    UpdateMetrics,
+    batch_metrics,
+    staleness_width,
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.weight_publisher import (
     WeightPublisher,
 )
-from rllib_llm_async.core import (
-    decoupled_ppo_loss,
-    kl_penalty,
-    ratio_density,
-    ratio_metrics_by_lag,
-)
+from rllib_llm_async.core.collectives import learner_rank, sum_over_learners
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
-from rllib_llm_async.models.hf_causal_lm import ENTROPY
 from rllib_llm_async.old_logprobs import (
-    InterpolatedSource,
-    InterruptSync,
     OldLogprobSource,
     SourceComparison,
     SourceSettings,
@@ -50,12 +61,17 @@ from rllib_llm_async.old_logprobs import (
 from rllib_llm_async.packing import micro_batches
 from rllib_llm_async.timeline import Timeline
 
-#: Component of the checkpoint that holds what RLlib's Learner does not know.
-ASYNC_STATE = "async_decoupled_ppo"
-#: Tokens older than this many versions share the last count of `STALENESS_TOKENS`.
-MAX_COUNTED_STALENESS = 32
-
 Batch = dict[str, Tensor]
+
+
+class Step(enum.Enum):
+    """What became of an optimizer step; alike on all learners."""
+
+    TAKEN = "taken"
+    #: The gradient is exactly zero, or no learner has a token: momentum and weight
+    #: decay would move the weights all the same.
+    WITHOUT_SIGNAL = "without_signal"
+    NOT_FINITE = "not_finite"
 
 
 class AsyncDecoupledPPOTorchLearner(TorchLearner):
@@ -67,7 +83,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         self._version = 0
         self._num_skipped_steps = 0
         self._publisher: WeightPublisher | None = None
-        self._timeline = Timeline(f"learner {self._learner_rank}")
+        self._timeline = Timeline(f"learner {learner_rank()}")
         # Before any checkpoint is loaded: the weights that training starts from.
         self._reference = (
             self._policy.reference_parameters() if self.config.kl_coeff else None
@@ -121,6 +137,8 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
     ) -> Any:
         """Trains on whole groups of episodes and publishes the next version.
 
+        Nothing is published, and nothing else changes, where no step was taken.
+
         Args:
             training_data: References to (or lists of) `SingleAgentEpisode`.
             timesteps: RLlib's lifetime counters, for learning rate schedules.
@@ -137,32 +155,25 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         self.before_gradient_based_update(timesteps=timesteps or {})
         self._weights_seq_no += 1
         batch = self._build_batch(training_data or TrainingData(**kwargs))
-        if not isinstance(self._source, InterpolatedSource):
-            with self._timeline.phase("old logits"):
-                batch[columns.OLD_LOGP] = self._old_logp(batch)
-        if self._reference is not None:
-            batch[columns.REFERENCE_LOGP] = self._forward(batch, self._reference)
-        with self._timeline.phase("comparing sources"):
-            compared = self._compare_sources(batch)
-
-        totals = TokenMeans()
-        self._density = torch.zeros((), dtype=torch.int64, device=self._device)
-        num_steps = 0
+        compared = self._add_logps(batch)
+        if self.config.advantage_estimator == "gae":
+            standardise_turns(batch)
+        metrics = UpdateMetrics(self._device)
         with self._timeline.phase("training"):
-            for minibatch in minibatches(
-                batch,
-                num_epochs=num_epochs,
-                num_per_epoch=self._num_steps_per_epoch(minibatch_size),
-                shuffle_seed=(self._weights_seq_no, self.config.seed or 0)
-                if shuffle_batch_per_epoch
-                else None,
-            ):
-                num_steps += self._step(minibatch, totals)
-
-        self._log_update(
-            batch, totals.means(), compared, seconds=time.monotonic() - start
-        )
-        if num_steps:
+            steps = Counter(
+                self._step(minibatch, metrics)
+                for minibatch in minibatches(
+                    batch,
+                    num_epochs=num_epochs,
+                    num_per_epoch=self._num_steps_per_epoch(minibatch_size),
+                    shuffle_seed=(self._weights_seq_no, self.config.seed or 0)
+                    if shuffle_batch_per_epoch
+                    else None,
+                )
+            )
+        self._log_steps(steps)
+        self._log_update(batch, metrics, compared, seconds=time.monotonic() - start)
+        if steps[Step.TAKEN]:
             with self._timeline.phase("publishing"):
                 self._publish_next_version()
         self._timeline.log_to(self.metrics, DEFAULT_MODULE_ID)
@@ -172,8 +183,17 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
     def _build_batch(self, training_data: TrainingData) -> Batch:
         """Episodes to packed rows; whole episodes beyond the bound are masked out."""
         training_data.validate()
+        episodes, num_lost = fetch_episodes(training_data, self.config.group_size)
+        episodes, dropped = usable_groups(episodes)
+        dropped[result_keys.NUM_EPISODES_DROPPED_LOST] += num_lost
+        for key in (
+            result_keys.NUM_EPISODES_DROPPED_BAD_REWARD,
+            result_keys.NUM_EPISODES_DROPPED_BAD_LOGP,
+        ):
+            dropped[key] += 0  # there before the first one
+        self._log(dropped, "lifetime_sum")
         multi_agent_batch = self._make_batch_if_necessary(
-            self._fetch_episodes(training_data)
+            TrainingData(episodes=episodes)
         )
         self._log_steps_trained_metrics(multi_agent_batch)
         batch: Batch = dict(multi_agent_batch[DEFAULT_MODULE_ID])
@@ -192,20 +212,15 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         )
         self._log({counter: len(dropped)}, "lifetime_sum")
 
-    def _fetch_episodes(self, training_data: TrainingData) -> TrainingData:
-        """Gets referenced groups; one that went down with its node is counted."""
-        if training_data.episodes_refs is None:
-            training_data.solve_refs()
-            return training_data
-        episodes: list[Any] = []
-        num_lost = 0
-        for reference in training_data.episodes_refs:
-            try:
-                episodes += ray.get(reference)
-            except ObjectLostError:
-                num_lost += self.config.group_size
-        self._log({result_keys.NUM_EPISODES_DROPPED_LOST: num_lost}, "lifetime_sum")
-        return TrainingData(episodes=episodes)
+    def _add_logps(self, batch: Batch) -> dict[str, float]:
+        """Adds what has to be known before the first step; returns the comparison."""
+        if self._source.needs_pass:
+            with self._timeline.phase("old logits"):
+                batch[columns.OLD_LOGP] = self._old_logp(batch)
+        if self._reference is not None:
+            batch[columns.REFERENCE_LOGP] = self._forward(batch, self._reference)
+        with self._timeline.phase("comparing sources"):
+            return self._compare_sources(batch)
 
     def _old_logp(self, batch: Batch) -> Tensor:
         """log pi_old ``[rows, length]`` from the configured source."""
@@ -238,22 +253,36 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         episodes = self.config.episodes_per_update // self._num_learners
         return max(1, round(episodes / (minibatch_size or episodes)))
 
-    def _step(self, minibatch: Batch, totals: TokenMeans) -> int:
-        """One optimizer step; returns 0 if it was skipped.
-
-        It is, for a gradient that is not finite and where no learner has a token.
-        """
+    def _step(self, minibatch: Batch, metrics: UpdateMetrics) -> Step:
         # Distributed data parallel averages gradients over the learners; the loss is
         # a mean over the tokens (or episodes) of all of them.
         minibatch[columns.LOSS_DIVISOR], total = loss_divisor(
             minibatch, self.config.loss_normalizer
         )
-        total = self._sum_over_learners(total)
+        total = sum_over_learners(total)
         if not total:
-            return 0
-        scale = self._num_learners / total.clamp(min=1)
+            return Step.WITHOUT_SIGNAL
         for optimizer in self._optimizer_parameters:
             optimizer.zero_grad(set_to_none=True)
+        self._accumulate_gradients(
+            minibatch, self._num_learners / total.clamp(min=1), metrics
+        )
+        gradients = {
+            ref: p.grad for ref, p in self._params.items() if p.grad is not None
+        }
+        largest = largest_element(gradients.values())
+        if not largest.isfinite():
+            self._num_skipped_steps += 1
+            return Step.NOT_FINITE
+        if largest == 0:
+            return Step.WITHOUT_SIGNAL
+        # RLlib hands nothing back where it logs gradients without clipping them.
+        self.apply_gradients(self.postprocess_gradients(gradients) or gradients)
+        return Step.TAKEN
+
+    def _accumulate_gradients(
+        self, minibatch: Batch, scale: Tensor, metrics: UpdateMetrics
+    ) -> None:
         module = self.module[DEFAULT_MODULE_ID]
         parts = list(micro_batches(minibatch, self.config.micro_batch_tokens))
         for index, micro_batch in enumerate(parts):
@@ -268,101 +297,51 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                     fwd_out=fwd_out,
                 )
                 (loss * scale).backward()
-            totals.add(self._micro_batch_metrics, micro_batch[columns.LOSS_MASK].sum())
-        gradients = self.postprocess_gradients(
-            {ref: p.grad for ref, p in self._params.items() if p.grad is not None}
-        )
-        finite = all(torch.isfinite(g).all() for g in gradients.values())
-        if not finite:
-            self._num_skipped_steps += 1
-            return 0
-        self.apply_gradients(gradients)
-        return 1
+            metrics.add(self._micro_batch_loss, micro_batch[columns.LOSS_MASK].sum())
 
     @override(TorchLearner)
     def compute_loss_for_module(
         self, *, module_id, config, batch: Batch, fwd_out: dict[str, Tensor]
     ) -> Tensor:
-        """Sum over agent tokens of the loss (`core.objective`), a scalar."""
-        logp, mask = fwd_out[Columns.ACTION_LOGP], batch[columns.LOSS_MASK]
-        ratio_inputs = {
-            "old_logp": self._source.interpolate(batch, logp, self._version)
-            if isinstance(self._source, InterpolatedSource)
-            else batch[columns.OLD_LOGP],
-            "behavior_logp": batch[columns.BEHAVIOR_LOGP],
-            "advantages": batch[columns.ADVANTAGES],
-            "mask": mask,
-            "eps_ti": config.eps_ti,
-            "eps_stale": config.eps_stale,
-        }
-        unit_column = {
-            "turn": columns.TURN_IDS,
-            "sequence": columns.SEQUENCE_IDS,
-        }.get(config.ratio_level)
-        loss, metrics = decoupled_ppo_loss(
-            logp,
-            is_cap=config.is_cap,
-            ratio_level=config.ratio_level,
-            unit_ids=batch[unit_column] if unit_column else None,
-            normalizer=batch[columns.LOSS_DIVISOR],
-            **ratio_inputs,
+        """Sum over agent tokens of the loss, a scalar; see `micro_batch_loss`."""
+        old_logp = self._source.at_step(
+            batch, fwd_out["action_logp"].detach(), self._version
         )
-        if self._reference is not None:
-            penalty, metrics["kl_to_reference"] = kl_penalty(
-                logp,
-                batch[columns.REFERENCE_LOGP],
-                mask,
-                normalizer=batch[columns.LOSS_DIVISOR],
-            )
-            loss = loss + config.kl_coeff * penalty
-        if Columns.VF_PREDS in fwd_out:
-            weights = batch[columns.VALUE_WEIGHTS] * mask
-            errors = (fwd_out[Columns.VF_PREDS] - batch[columns.VALUE_TARGETS]).square()
-            value_loss = (weights * errors / batch[columns.LOSS_DIVISOR]).sum() / 2
-            loss = loss + config.vf_loss_coeff * value_loss
-            total = weights.sum().clamp(min=1)
-            metrics["vf_loss"] = (weights * errors).detach().sum() / total / 2
-        lags = self._version - batch[columns.VERSIONS]
-        self._density = self._density + ratio_density(
-            logp.detach(),
-            ratio_inputs["old_logp"],
-            ratio_inputs["behavior_logp"],
-            mask,
+        self._micro_batch_loss: MicroBatchLoss = micro_batch_loss(
+            batch, fwd_out, old_logp, config=config, version=self._version
         )
-        self._micro_batch_metrics = {
-            **metrics,
-            **ratio_metrics_by_lag(logp.detach(), lags=lags, **ratio_inputs),
-            ENTROPY: fwd_out[ENTROPY].detach().sum() / mask.sum().clamp(min=1),
-        }
-        return loss
+        return self._micro_batch_loss.loss
 
     @property
     def _num_learners(self) -> int:
         return max(1, self.config.num_learners)
 
-    def _sum_over_learners(self, value: Tensor) -> Tensor:
-        if self._num_learners > 1:
-            torch.distributed.all_reduce(value)
-        return value
-
     # --- Metrics ------------------------------------------------------------------
+
+    def _log_steps(self, steps: Counter[Step]) -> None:
+        had_signal = bool(steps[Step.TAKEN] or steps[Step.NOT_FINITE])
+        self._log({result_keys.HAD_SIGNAL: had_signal})
+        self._log(
+            {
+                result_keys.NUM_UPDATES_WITHOUT_SIGNAL: not had_signal,
+                result_keys.NUM_STEPS_WITHOUT_SIGNAL: steps[Step.WITHOUT_SIGNAL],
+            },
+            "lifetime_sum",
+        )
 
     def _log_update(
         self,
         batch: Batch,
-        means: dict[str, float],
+        metrics: UpdateMetrics,
         compared: dict[str, float],
         seconds: float,
     ) -> None:
-        mask = batch[columns.LOSS_MASK]
-        lags = (self._version - batch[columns.VERSIONS])[mask]
-        tokens = batch[columns.SEQUENCE_IDS] >= 0
-        width = float(lags.max()) if len(lags) else 0.0
+        means = metrics.means()
         shares = {self._source: means.get("train_infer_mask", 0.0)}
         if self._comparison is not None:
             for name, source in self._comparison.shadows.items():
                 shares[source] = compared[f"compare/{name}/mask_share"]
-        self._observe(shares, len(lags), width)
+        self._show_update_to_sources(batch, shares)
         self._log(
             {
                 **means,
@@ -370,52 +349,39 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                 # Unless the source says otherwise.
                 result_keys.OLD_LOGPROB_EXTRA_FORWARD_TOKENS: 0,
                 **self._source.metrics(),
-                result_keys.STALENESS_MEAN: float(lags.float().mean())
-                if len(lags)
-                else 0.0,
-                result_keys.STALENESS_MAX: width,
-                result_keys.STALENESS_TOKENS: self._count_staleness(lags),
-                result_keys.RATIO_DENSITY: self._sum_to_tuple(self._density),
-                result_keys.POLICY_VERSION: self._version,
-                result_keys.TRAIN_TOKENS_PER_S: float(tokens.sum()) / seconds,
-                result_keys.PADDING_FRACTION: 1.0 - float(tokens.float().mean()),
-                "num_agent_tokens": float(mask.sum()),
-                "num_skipped_steps": self._num_skipped_steps,
+                **batch_metrics(
+                    batch, self._version, self.config.max_staleness, seconds
+                ),
+                result_keys.RATIO_DENSITY: metrics.density(),
+                result_keys.NUM_SKIPPED_STEPS: self._num_skipped_steps,
             }
         )
 
-    def _count_staleness(self, lags: Tensor) -> tuple[int, ...]:
-        last = min(self.config.max_staleness, MAX_COUNTED_STALENESS)
-        return self._sum_to_tuple(
-            torch.bincount(lags.clamp(0, last), minlength=last + 1)
-        )
-
-    def _sum_to_tuple(self, counts: Tensor) -> tuple[int, ...]:
-        """Counts of all learners; a tuple, since loggers plot lists as histograms."""
-        return tuple(self._sum_over_learners(counts).flatten().tolist())
-
-    def _observe(
-        self,
-        mask_shares: Mapping[OldLogprobSource, float],
-        num_tokens: int,
-        width: float,
+    def _show_update_to_sources(
+        self, batch: Batch, mask_shares: Mapping[OldLogprobSource, float]
     ) -> None:
         """Shows the sources what this update saw; alike on all learners."""
-        kept = torch.tensor([*mask_shares.values(), 1.0], device=self._device)
-        *kept_tokens, total = self._sum_over_learners(kept * num_tokens).tolist()
-        widest = torch.tensor(width, device=self._device)
-        if self._num_learners > 1:
-            torch.distributed.all_reduce(widest, torch.distributed.ReduceOp.MAX)
-        if not total:
-            return
-        for source, tokens in zip(mask_shares, kept_tokens, strict=True):
-            source.observe(mask_share=tokens / total, staleness_width=float(widest))
+        num_tokens = float(batch[columns.LOSS_MASK].sum())
+        counts = [source.counts() for source in mask_shares]
+        local = [share * num_tokens for share in mask_shares.values()]
+        local += [value for of_source in counts for value in of_source.values()]
+        # float64: these are counts of tokens and bytes.
+        summed = sum_over_learners(
+            torch.tensor([num_tokens, *local], dtype=torch.float64, device=self._device)
+        ).tolist()
+        total, totals = summed[0], iter(summed[1:])
+        kept = [next(totals) for _ in mask_shares]
+        width = staleness_width(batch, self._version)
+        for source, of_source, tokens in zip(mask_shares, counts, kept, strict=True):
+            source.agree({key: next(totals) for key in of_source})
+            if total:
+                source.observe(mask_share=tokens / total, staleness_width=width)
 
     def _log(self, values: Mapping[str, Any], reduce: str = "mean") -> None:
         for key, value in values.items():
             if isinstance(value, str | tuple):
                 # RLlib can merge words and counts of one learner only.
-                if self._learner_rank == 0:
+                if learner_rank() == 0:
                     self.metrics.log_value(
                         (DEFAULT_MODULE_ID, key), value, reduce="item"
                     )
@@ -436,7 +402,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
             self.config,
             channel,
             self._forward,
-            rank=self._learner_rank,
+            rank=learner_rank(),
             num_learners=self._num_learners,
         )
         self._publisher.publish(self._version)
@@ -444,7 +410,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
     def _publish_next_version(self) -> None:
         if self._publisher is not None:
             for source in self._sources():
-                if isinstance(source, InterruptSync):
+                if source.stops_generation:
                     seconds = self._publisher.score_outgoing(self._version, source)
                     self._log({result_keys.INTERRUPTION_SECONDS: seconds})
         self._version += 1
@@ -462,38 +428,23 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         for source in self._sources():
             source.on_publish(self._version, self._policy.trainable_parameters())
 
-    @property
-    def _learner_rank(self) -> int:
-        return torch.distributed.get_rank() if self._num_learners > 1 else 0
-
     # --- Checkpoint ---------------------------------------------------------------
 
     @override(TorchLearner)
     def get_state(self, components=None, *, not_components=None, **kwargs):
         state = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(ASYNC_STATE, components, not_components):
-            state[ASYNC_STATE] = {
-                "version": self._version,
-                "num_skipped_steps": self._num_skipped_steps,
-                "source": self.config.old_logprob_source,
-                "source_state": self._source.get_state(),
-                "compared_states": self._comparison.get_state()
-                if self._comparison is not None
-                else {},
-            }
+            state[ASYNC_STATE] = get_async_state(self)
         return state
 
     @override(TorchLearner)
     def set_state(self, state) -> None:
         super().set_state(state)
-        if ASYNC_STATE not in state:
-            return
-        own = state[ASYNC_STATE]
-        self._version = own["version"]
-        self._num_skipped_steps = own["num_skipped_steps"]
-        self._build_sources()
-        # Another source chosen on resume starts from today's weights.
-        if own["source"] == self.config.old_logprob_source:
-            self._source.set_state(own["source_state"])
-        if self._comparison is not None:
-            self._comparison.set_state(own["compared_states"])
+        if ASYNC_STATE in state:
+            set_async_state(self, state[ASYNC_STATE])
+
+
+def largest_element(tensors) -> Tensor:
+    """Largest absolute value in some tensors, a scalar; NaN if any element is."""
+    norms = torch._foreach_norm(list(tensors), ord=float("inf"))
+    return torch.stack([norm.float() for norm in norms]).max()

@@ -1,8 +1,7 @@
-"""A batch of rows to optimizer steps: the shares, their normaliser, their means."""
+"""A batch of rows to optimizer steps: the shares and their normaliser."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -10,6 +9,10 @@ import torch
 from torch import Tensor
 
 from rllib_llm_async import columns
+from rllib_llm_async.core.collectives import max_over_learners, sum_over_learners
+
+#: Advantages that deviate less are not blown up any further.
+MIN_DEVIATION = 1e-4
 
 
 def minibatches(
@@ -44,6 +47,33 @@ def minibatches(
             yield minibatch
 
 
+def standardise_turns(batch: dict[str, Tensor]) -> None:
+    """Shifts and scales advantages to mean 0 and deviation 1 over the turns trained on.
+
+    Those of all learners together, which have to call it together. Where all are the
+    same they become exact zeros: the rounding of a mean is no signal.
+
+    Args:
+        batch: Row-packed columns, with those of `TurnAdvantages`; changed.
+    """
+    mask, advantages = batch[columns.LOSS_MASK], batch[columns.ADVANTAGES].double()
+    of_turns = advantages[mask & (batch[columns.VALUE_WEIGHTS] > 0)]
+    ends = of_turns.new_full((2,), -torch.inf)
+    if len(of_turns):
+        ends = torch.stack([of_turns.max(), -of_turns.min()])
+    highest, lowest = max_over_learners(ends)
+    count, total = sum_over_learners(
+        torch.stack([of_turns.new_tensor(len(of_turns)), of_turns.sum()])
+    )
+    mean = total / count.clamp(min=1)
+    squares = sum_over_learners((of_turns - mean).square().sum())
+    deviation = (squares / count.clamp(min=1)).sqrt().clamp(min=MIN_DEVIATION)
+    standardised = torch.where(
+        mask & (highest != -lowest), (advantages - mean) / deviation, 0.0
+    )
+    batch[columns.ADVANTAGES] = standardised.float()
+
+
 def loss_divisor(
     minibatch: Mapping[str, Tensor], normalizer: str
 ) -> tuple[Tensor, Tensor]:
@@ -64,26 +94,3 @@ def loss_divisor(
     if normalizer == "sequences":
         divisor[mask] = lengths[sequences[mask]].float()
     return divisor, (lengths > 0).sum()
-
-
-class TokenMeans:
-    """Means over tokens of metrics that come as means over micro-batches."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = defaultdict(float)
-        self._weights: dict[str, float] = defaultdict(float)
-
-    def add(self, metrics: Mapping[str, Tensor], num_tokens: Tensor) -> None:
-        """Adds a micro-batch's means, scalars, over ``num_tokens``."""
-        weight = float(num_tokens)
-        for key, value in metrics.items():
-            self._sums[key] += float(value) * weight
-            self._weights[key] += weight
-
-    def means(self) -> dict[str, float]:
-        """Means over all tokens; a metric that saw none is left out."""
-        return {
-            key: total / self._weights[key]
-            for key, total in self._sums.items()
-            if self._weights[key]
-        }

@@ -13,14 +13,15 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from rllib_llm_async import columns
+from rllib_llm_async.core.fingerprint import fingerprint
+from rllib_llm_async.env_runners.arrival_check import ExpectedArrival
 from rllib_llm_async.env_runners.weight_channel import PublishedWeights
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
-from rllib_llm_async.old_logprobs.base import Forward
-from rllib_llm_async.old_logprobs.interrupt_sync import InterruptSync, Scores
+from rllib_llm_async.old_logprobs.base import Forward, OldLogprobSource, Scores
 from rllib_llm_async.packing import pack_rows
 
 #: Length of the fixed prompt that checks the arrival of weights.
-PROBE_TOKENS = 16
+PROBE_TOKENS = 64
 
 
 class WeightPublisher:
@@ -58,19 +59,16 @@ class WeightPublisher:
         """Puts the weights into the object store; one learner does it for all."""
         if self._rank != 0:
             return
-        weights = {
-            name: tensor.to("cpu", self._dtype).contiguous()
-            for name, tensor in self._policy.inference_weights()
-        }
+        weights, expected = weights_to_send(self._policy, self._dtype)
         published = PublishedWeights(
             version=version,
             weights=ray.put(np.frombuffer(save_safetensors(weights), dtype=np.uint8)),
-            probe=self._probe(),
+            expected=expected,
             trainer_weights=self._put_trainer_weights(),
         )
         ray.get(self._channel.publish.remote([published]))
 
-    def score_outgoing(self, version: int, source: InterruptSync) -> float:
+    def score_outgoing(self, version: int, source: OldLogprobSource) -> float:
         """Stops the engines and scores what they sampled under the outgoing version.
 
         Every learner scores its share; all get all scores. The engines go on with the
@@ -125,16 +123,54 @@ class WeightPublisher:
             }
         )
 
-    @torch.no_grad()
-    def _probe(self) -> dict[str, Any]:
-        """Next-token log-probabilities, float32 ``[vocabulary]``, on a fixed prompt."""
-        policy = self._policy
-        prompt = torch.arange(1, PROBE_TOKENS + 1, device=self._device)
-        was_training = policy.training
-        policy.eval()
-        logits = policy.lm(input_ids=prompt[None], use_cache=False).logits[0, -1]
+
+def weights_to_send(
+    policy: CausalLMPolicy, dtype: torch.dtype
+) -> tuple[dict[str, Tensor], ExpectedArrival]:
+    """A version as engines get it, and what they check its arrival with.
+
+    Args:
+        policy: Whose weights are published.
+        dtype: The engines'.
+
+    Returns:
+        Checkpoint-format tensors on the CPU; their fingerprints are taken on the
+        policy's device.
+    """
+    weights, fingerprints = {}, {}
+    for name, tensor in policy.inference_weights():
+        cast = tensor.to(dtype)
+        fingerprints[name] = fingerprint(cast)
+        weights[name] = cast.to("cpu").contiguous()
+    return weights, ExpectedArrival(fingerprints, *_probe(policy))
+
+
+def _probe(policy: CausalLMPolicy) -> tuple[list[int], np.ndarray]:
+    """A fixed prompt and log pi of its tokens but the first, through what trains.
+
+    The engine scores a prompt at temperature 1, whatever it samples with. Rare tokens
+    have the largest gradients; those of a vocabulary's second quarter are rare after
+    each other, and none of them is a control token.
+    """
+    vocabulary = policy.causal_lm.get_input_embeddings().num_embeddings
+    start, stop = vocabulary // 4, vocabulary // 2
+    tokens = np.random.default_rng(0).integers(start, stop, PROBE_TOKENS)
+    sequence = {
+        columns.TOKENS: tokens,
+        columns.POSITION_IDS: np.arange(PROBE_TOKENS),
+        columns.LOSS_MASK: np.arange(PROBE_TOKENS) > 0,
+    }
+    device = next(policy.parameters()).device
+    batch = {
+        key: torch.from_numpy(column).to(device)
+        for key, column in pack_rows([sequence], min_row_tokens=PROBE_TOKENS).items()
+    }
+    was_training, temperature = policy.training, policy.temperature
+    policy.eval()
+    policy.temperature = 1.0
+    try:
+        logp = policy.score(batch, None, PROBE_TOKENS)[0, 1:]
+    finally:
+        policy.temperature = temperature
         policy.train(was_training)
-        return {
-            "prompt": prompt.tolist(),
-            "logp": logits.float().log_softmax(-1).cpu().numpy(),
-        }
+    return tokens.tolist(), logp.cpu().numpy()

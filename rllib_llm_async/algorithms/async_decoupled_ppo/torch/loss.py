@@ -1,0 +1,115 @@
+"""The Learner's loss on one micro-batch, and the figures that come with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ray.rllib.core.columns import Columns
+from torch import Tensor
+
+from rllib_llm_async import columns
+from rllib_llm_async.core import (
+    decoupled_ppo_loss,
+    kl_penalty,
+    ratio_density,
+    ratio_metrics_by_lag,
+)
+from rllib_llm_async.models.hf_causal_lm import ENTROPY
+
+#: Ratio level -> the column that numbers its units; tokens need none.
+_UNIT_COLUMNS = {"turn": columns.TURN_IDS, "sequence": columns.SEQUENCE_IDS}
+
+
+class MicroBatchLoss(NamedTuple):
+    """A sum over agent tokens, detached means over them, and counts of both ratios.
+
+    ``density`` is what `ratio_density` gives.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    density: Tensor
+
+
+def micro_batch_loss(
+    batch: Mapping[str, Tensor],
+    fwd_out: Mapping[str, Tensor],
+    old_logp: Tensor,
+    *,
+    config: Any,
+    version: int,
+) -> MicroBatchLoss:
+    """Computes what one micro-batch adds to the loss of an optimizer step.
+
+    Args:
+        batch: Row-packed columns, `LOSS_DIVISOR` among them.
+        fwd_out: Of `HFCausalLM.forward_train`, with gradient.
+        old_logp: log pi_old, ``[rows, length]``.
+        config: An `AsyncDecoupledPPOConfig`.
+        version: The trainer's current version.
+    """
+    logp, mask = fwd_out[Columns.ACTION_LOGP], batch[columns.LOSS_MASK]
+    divisor = batch[columns.LOSS_DIVISOR]
+    ratio_inputs = (
+        old_logp,
+        batch[columns.BEHAVIOR_LOGP],
+        batch[columns.ADVANTAGES],
+        mask,
+    )
+    bounds = {
+        key: getattr(config, key)
+        for key in (
+            "eps_ti",
+            "eps_stale",
+            "eps_stale_low",
+            "dual_clip",
+            "is_cap",
+            "discrepancy_weight",
+        )
+    }
+    loss, metrics = decoupled_ppo_loss(
+        logp,
+        *ratio_inputs,
+        **bounds,
+        ratio_level=config.ratio_level,
+        unit_ids=_unit_ids(batch, config.ratio_level),
+        mask_level=config.mask_level,
+        mask_unit_ids=_unit_ids(batch, config.mask_level),
+        normalizer=divisor,
+    )
+    lags = version - batch[columns.VERSIONS]
+    metrics |= ratio_metrics_by_lag(logp.detach(), *ratio_inputs, lags=lags, **bounds)
+    metrics[ENTROPY] = fwd_out[ENTROPY].detach().sum() / mask.sum().clamp(min=1)
+    if columns.REFERENCE_LOGP in batch:
+        penalty, metrics["kl_to_reference"] = kl_penalty(
+            logp,
+            batch[columns.REFERENCE_LOGP],
+            mask,
+            behavior_logp=batch[columns.BEHAVIOR_LOGP]
+            if config.kl_estimator == "unbiased"
+            else None,
+            normalizer=divisor,
+        )
+        loss = loss + config.kl_coeff * penalty
+    if Columns.VF_PREDS in fwd_out:
+        value_loss, metrics["vf_loss"] = _value_loss(batch, fwd_out[Columns.VF_PREDS])
+        loss = loss + config.vf_loss_coeff * value_loss
+    density = ratio_density(
+        logp.detach(), old_logp.detach(), batch[columns.BEHAVIOR_LOGP], mask
+    )
+    return MicroBatchLoss(loss, metrics, density)
+
+
+def _unit_ids(batch: Mapping[str, Tensor], level: str | None) -> Tensor | None:
+    column = _UNIT_COLUMNS.get(level or "token")
+    return None if column is None else batch[column]
+
+
+def _value_loss(batch: Mapping[str, Tensor], values: Tensor) -> tuple[Tensor, Tensor]:
+    """Half the squared error: a sum over turns, each with its tokens' weight, and the
+    mean of it."""
+    weights = batch[columns.VALUE_WEIGHTS] * batch[columns.LOSS_MASK]
+    halves = weights * (values - batch[columns.VALUE_TARGETS]).square() / 2
+    mean = halves.detach().sum() / weights.sum().clamp(min=1)
+    return (halves / batch[columns.LOSS_DIVISOR]).sum(), mean

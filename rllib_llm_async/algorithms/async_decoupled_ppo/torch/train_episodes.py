@@ -1,0 +1,77 @@
+"""The episodes of an update: fetched, and whole groups left out that would spoil it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import ObjectLostError
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+
+from rllib_llm_async import columns, result_keys
+from rllib_llm_async.envs.agent_env import is_reward
+
+
+def fetch_episodes(
+    training_data: TrainingData, group_size: int
+) -> tuple[list[SingleAgentEpisode], int]:
+    """Gets the episodes, of references whatever has not gone down with its node.
+
+    Args:
+        training_data: References to (or lists of) whole groups of episodes.
+        group_size: Episodes behind one reference.
+
+    Returns:
+        Episodes, and how many were lost.
+    """
+    if training_data.episodes_refs is None:
+        training_data.solve_refs()
+        return list(training_data.episodes or ()), 0
+    episodes: list[SingleAgentEpisode] = []
+    num_lost = 0
+    for reference in training_data.episodes_refs:
+        try:
+            episodes += ray.get(reference)
+        except ObjectLostError:
+            num_lost += group_size
+    return episodes, num_lost
+
+
+def usable_groups(
+    episodes: Sequence[SingleAgentEpisode],
+) -> tuple[list[SingleAgentEpisode], Counter[str]]:
+    """Leaves out the groups of episodes with a value that cannot be trained on.
+
+    One reward that is no finite number would make the advantages of its whole group
+    NaN, and one such token the gradient of the whole update.
+
+    Returns:
+        The other episodes, in their order, and how many were dropped by result key.
+    """
+    bad_groups: dict[Any, str] = {}
+    for episode in episodes:
+        reason = _defect(episode)
+        if reason is not None:
+            bad_groups.setdefault(episode.custom_data[columns.GROUP_ID], reason)
+    kept, dropped = [], Counter[str]()
+    for episode in episodes:
+        reason = bad_groups.get(episode.custom_data[columns.GROUP_ID])
+        if reason is None:
+            kept.append(episode)
+        else:
+            dropped[reason] += 1
+    return kept, dropped
+
+
+def _defect(episode: SingleAgentEpisode) -> str | None:
+    """The result key under which the episode's group is counted; None if it is fine."""
+    if not all(is_reward(reward) for reward in episode.rewards.data):
+        return result_keys.NUM_EPISODES_DROPPED_BAD_REWARD
+    behavior = episode.extra_model_outputs[columns.EPISODE_BEHAVIOR_LOGP].data
+    if not all(np.isfinite(turn).all() for turn in behavior):
+        return result_keys.NUM_EPISODES_DROPPED_BAD_LOGP
+    return None

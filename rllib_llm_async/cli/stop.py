@@ -1,0 +1,80 @@
+"""Stop criteria: a result that every iteration has, and the value that ends the run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rllib_llm_async import result_keys
+from rllib_llm_async.cli.errors import InputError
+from rllib_llm_async.settings.names import nearest
+
+_COUNTED = ("training_iteration", "iterations_since_restore")
+_PLAIN = (
+    *_COUNTED,
+    "time_total_s",
+    "time_since_restore",
+    "num_env_steps_sampled_lifetime",
+)
+#: Where further figures stand in a result.
+_GROUPS = (
+    "env_runners/",
+    "evaluation/env_runners/",
+    "learners/default_policy/",
+    "timers/",
+)
+#: Names of figures from which a similar one is most likely mistyped.
+_FIGURES = (
+    *(value for key, value in vars(result_keys).items() if key.isupper()),
+    "episode_return_mean",
+    "episode_len_mean",
+    "train_infer_mask",
+    "ppo_clip_fraction",
+)
+#: How similar a name is that is one letter off.
+_MISTYPED = 0.93
+
+
+def check_stop(stop: Mapping[Any, Any]) -> None:
+    """Checks stop criteria, `{training_iteration: 50}`.
+
+    Raises:
+        InputError: For a result that there will not be, or what no result can reach.
+    """
+    for key, value in stop.items():
+        check_result_name("stop", key)
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise InputError(f"stop: {key}: got {value!r}, must be a number to reach")
+        if key in _COUNTED and (type(value) is not int or value < 1):
+            raise InputError(
+                f"stop: {key}: got {value!r}, must be a whole number of 1 or more"
+            )
+
+
+def check_result_name(option: str, key: Any) -> None:
+    """Checks that a result may be called ``key``.
+
+    Raises:
+        InputError: Names ``option``, ``key`` and what there is.
+    """
+    if key in _PLAIN:
+        return
+    if not isinstance(key, str):
+        raise InputError(f"{option}: got {key!r}, must be the name of a result")
+    group = next((group for group in _GROUPS if key.startswith(group)), None)
+    if group is None:
+        dotted = key.replace(".", "/")
+        examples = [*_PLAIN, *(_GROUPS[0] + figure for figure in _FIGURES)]
+        near = dotted if dotted.startswith(_GROUPS) else nearest(key, examples)
+        hint = f", did you mean {near!r}?" if near else ""
+        raise InputError(
+            f"{option}: {key}: no such result{hint} Valid: {', '.join(_PLAIN)} and "
+            f"what is under {', '.join(_GROUPS)}"
+        )
+    figure = key.removeprefix(group)
+    near = nearest(figure, _FIGURES, _MISTYPED)
+    if near and figure not in _FIGURES:
+        raise InputError(
+            f"{option}: {key}: no such result, did you mean {group + near!r}?"
+        )

@@ -1,0 +1,67 @@
+"""Metrics of the two ratios by version lag: a mean over lags hides what they show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from rllib_llm_async.core.objective import decoupled_ppo_loss
+from rllib_llm_async.core.ratios import share
+
+#: Version lags reported together, first and last (None: no upper end).
+LAG_BUCKETS = ((0, 0), (1, 1), (2, 2), (3, 4), (5, 8), (9, None))
+_REPORTED = (
+    "train_infer_mask",
+    "ppo_clip_fraction",
+    "discrepancy_log_ratio_abs_mean",
+    "staleness_log_ratio_abs_mean",
+)
+
+
+def ratio_metrics_by_lag(
+    logp: Tensor,
+    old_logp: Tensor,
+    behavior_logp: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    lags: Tensor,
+    **bounds: Any,
+) -> dict[str, Tensor]:
+    """Metrics of the two token ratios, for each version lag apart.
+
+    Args:
+        logp: As all that follow, see `decoupled_ppo_loss`.
+        old_logp: log pi_old.
+        behavior_logp: log mu_old.
+        advantages: A.
+        mask: bool, true at agent tokens.
+        lags: int64, learner's version minus the token's.
+        **bounds: ``eps_ti``, ``eps_stale`` and so on.
+
+    Returns:
+        ``{"lag_3_4/train_infer_mask": ...}`` and so on, for the lags that occur.
+    """
+    metrics: dict[str, Tensor] = {}
+    for first, last in LAG_BUCKETS:
+        inside = mask & (lags >= first)
+        if last is not None:
+            inside &= lags <= last
+        if not inside.any():
+            continue
+        _, of_bucket = decoupled_ppo_loss(
+            logp, old_logp, behavior_logp, advantages, inside, **bounds
+        )
+        name = f"lag_{lag_name((first, last))}"
+        metrics |= {f"{name}/{key}": of_bucket[key] for key in _REPORTED}
+        metrics[f"{name}/token_share"] = share(inside, mask)
+    return metrics
+
+
+def lag_name(bucket: tuple[int, int | None]) -> str:
+    """One of `LAG_BUCKETS` as it stands in result keys: "1", "3_4", "9_plus"."""
+    first, last = bucket
+    if last is None:
+        return f"{first}_plus"
+    return f"{first}" if first == last else f"{first}_{last}"

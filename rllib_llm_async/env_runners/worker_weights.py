@@ -1,0 +1,102 @@
+"""What a vLLM worker says of the weights that it holds and computes with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    UnquantizedEmbeddingMethod,
+    VocabParallelEmbedding,
+)
+from vllm.model_executor.model_loader import get_model_loader
+
+from rllib_llm_async.core.fingerprint import Fingerprint, fingerprint
+
+#: Columns of each matrix that `stale_linears` multiplies out.
+NUM_COLUMNS = 8
+
+
+def held_fingerprints(worker) -> dict[str, Fingerprint]:
+    """Of each live parameter by its name; of tied ones once."""
+    return {
+        name.replace(".base_layer.", "."): _fingerprint(worker, parameter)
+        for name, parameter in worker.get_model().named_parameters()
+    }
+
+
+def checkpoint_fingerprints(worker) -> dict[str, tuple[str, Fingerprint]]:
+    """Of each tensor of the model's checkpoint its parameter and fingerprint.
+
+    Empty on all ranks but the first, and where the weights are not files.
+    """
+    loader = get_model_loader(worker.load_config)
+    if worker.rank != 0 or not hasattr(loader, "get_all_weights"):
+        return {}
+    model = worker.get_model()
+    return {
+        name: (_home(model, name), _fingerprint(worker, weight))
+        for name, weight in loader.get_all_weights(worker.model_config, model)
+    }
+
+
+@torch.inference_mode()
+def stale_linears(worker, seed: int) -> list[str]:
+    """Names of linear layers that compute with something else than their weights.
+
+    A kernel may read a packed copy that no update refreshes. The product with a unit
+    vector is a column of the matrix, exactly, in every dtype and kernel, since all
+    other terms are zeros; subnormal elements are left out, some kernels flush them.
+
+    Args:
+        worker: vLLM's.
+        seed: Chooses the columns, `NUM_COLUMNS` of each matrix.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    stale = []
+    for name, layer in _plain_linears(worker.get_model()):
+        weight = layer.weight
+        columns = torch.randint(weight.shape[1], (NUM_COLUMNS,), generator=generator)
+        columns = columns.to(weight.device)
+        units = nn.functional.one_hot(columns, weight.shape[1]).to(weight.dtype)
+        try:
+            product = layer.quant_method.apply(layer, units, None)
+        except (AttributeError, RuntimeError):
+            continue  # holds weights of another kernel, such as a convolution's
+        expected = weight[:, columns].T
+        normal = expected.abs() >= torch.finfo(expected.dtype).tiny
+        if not torch.equal(product * normal, expected * normal):
+            stale.append(name)
+    return stale
+
+
+def _plain_linears(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, layer in model.named_modules():
+        if (
+            isinstance(layer, (LinearBase, VocabParallelEmbedding))
+            and isinstance(
+                layer.quant_method,
+                (UnquantizedLinearMethod, UnquantizedEmbeddingMethod),
+            )
+            and layer.weight.dim() == 2  # otherwise packed, and gone
+        ):
+            yield name.replace(".base_layer", ""), layer
+
+
+def _fingerprint(worker, weight: Tensor) -> Fingerprint:
+    """What vLLM keeps in a wider dtype than the model's came in the model's."""
+    if weight.is_floating_point() and weight.element_size() > 1:
+        weight = weight.to(worker.model_config.dtype)
+    return fingerprint(weight)
+
+
+def _home(model: nn.Module, name: str) -> str:
+    """The parameter that a checkpoint's tensor is part of, as far as vLLM says."""
+    mapper = getattr(model, "hf_to_vllm_mapper", None)
+    name = next(iter(mapper.apply_list([name])), name) if mapper else name
+    for fused, pieces in getattr(model, "packed_modules_mapping", {}).items():
+        for piece in pieces:
+            name = name.replace(f".{piece}.", f".{fused}.")
+    return name

@@ -1,0 +1,106 @@
+"""The check of all settings: one line, `key: got VALUE, must be ...`, or nothing.
+
+`check_key` and `check_value` are for what a user wrote, before it becomes a config;
+`check_settings` is for a whole config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from rllib_llm_async.settings.combinations import check_combinations
+from rllib_llm_async.settings.engine import check_engine_settings
+from rllib_llm_async.settings.lora import check_lora
+from rllib_llm_async.settings.names import ABSENT, ELSEWHERE, explain
+from rllib_llm_async.settings.optimizer import check_optimizer
+from rllib_llm_async.settings.reading import first_fault, read_settings
+from rllib_llm_async.settings.schema import (
+    ATTRIBUTES,
+    OldLogitModelSettings,
+    Settings,
+)
+
+SETTINGS = frozenset(Settings.model_fields)
+#: Names under which RLlib knows a setting.
+_ALIASES = {"lambda": "lambda_", "callbacks_class": "callbacks"}
+
+
+def _check_old_logit_model(value: Mapping[str, Any]) -> None:
+    read_settings(OldLogitModelSettings, value, "old_logit_model")
+
+
+#: Settings that are mappings of settings.
+_NESTED: dict[str, Callable[[Any], None]] = {
+    "lora": check_lora,
+    "engine": check_engine_settings,
+    "optimizer": check_optimizer,
+    "old_logit_model": _check_old_logit_model,
+}
+
+
+def check_key(key: Any) -> None:
+    """Checks that there is such a setting.
+
+    Raises:
+        ValueError: Says what it is called here, why there is none, or the nearest.
+    """
+    if _ALIASES.get(key, key) not in SETTINGS:
+        raise ValueError(explain(key, SETTINGS))
+
+
+def check_value(key: str, value: Any) -> None:
+    """Checks one value by itself.
+
+    Raises:
+        ValueError: If the setting cannot have it.
+    """
+    key = _ALIASES.get(key, key)
+    try:
+        Settings.model_validate({key: value})
+    except ValidationError as error:
+        # All other settings are missing, and are not asked for.
+        if any(fault["loc"][0] == key for fault in error.errors()):
+            raise first_fault(Settings, error, {key: value}, only=key) from None
+    if key in _NESTED:
+        _NESTED[key](value)
+
+
+def check_settings(config: Any) -> None:
+    """Checks an `AsyncDecoupledPPOConfig`, each setting and what they are together.
+
+    Raises:
+        ValueError: For the first setting that cannot be.
+    """
+    if config.in_evaluation:  # RLlib's copy of a config that was checked
+        return
+    values = {
+        key: _plain(getattr(config, ATTRIBUTES.get(key, key))) for key in SETTINGS
+    }
+    try:
+        Settings.model_validate(values)
+    except ValidationError as error:
+        raise first_fault(Settings, error, values) from None
+    for key, check in _NESTED.items():
+        check(values[key])
+    _check_what_does_nothing(config)
+    check_combinations(values)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers, which searchers of Ray Tune draw, as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _check_what_does_nothing(config: Any) -> None:
+    """RLlib's plain settings that were changed and that nothing here looks at."""
+    defaults = vars(type(config)())
+    for key in (*ABSENT, *ELSEWHERE["RLlib"]):
+        for name in (key, f"_{key}"):
+            default = defaults.get(name, ...)
+            is_plain = default is None or isinstance(default, bool | int | float | str)
+            if is_plain and key != "env" and getattr(config, name) != default:
+                raise ValueError(explain(key, SETTINGS))

@@ -1,0 +1,94 @@
+"""Settings that are right by themselves and cannot be together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rllib_llm_async.models.resolve import resolve_model
+from rllib_llm_async.settings.names import did_you_mean
+from rllib_llm_async.settings.reading import refused
+
+
+def check_combinations(values: Mapping[str, Any]) -> None:
+    """Checks values, each of them right by itself.
+
+    Raises:
+        ValueError: For the first setting that the others exclude.
+    """
+    for check in (_objective, _sizes, _sources):
+        for key, valid in check(values):
+            raise refused(key, values[key], valid)
+
+
+def _objective(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Keys that cannot be as they are, and what they must be."""
+    if values["eps_stale_low"] is None and values["eps_stale"] >= 2:
+        yield (
+            "eps_stale",
+            "below 2, or eps_stale_low be set: the clip's lower end is 2 - eps_stale",
+        )
+    if values["discrepancy_weight"] == "none" and values["is_cap"] is not None:
+        yield (
+            "is_cap",
+            "null with discrepancy_weight: none, which leaves out what it would bound",
+        )
+    if values["drop_uniform_groups"] and values["advantage_estimator"] == "gae":
+        yield (
+            "drop_uniform_groups",
+            "false with advantage_estimator: gae, which learns from them as well",
+        )
+
+
+def _sizes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    group_size = values["group_size"]
+    unit = group_size * max(1, values["num_learners"])
+    if values["episodes_per_update"] % unit:
+        yield "episodes_per_update", f"a multiple of group_size x learners = {unit}"
+    if values["num_concurrent_episodes"] < group_size:
+        yield "num_concurrent_episodes", f"at least group_size = {group_size}"
+    length, source = _context(values)
+    if length is not None and values["max_response_tokens"] >= length:
+        yield (
+            "max_response_tokens",
+            f"below {source} = {length}, which holds the prompt as well",
+        )
+
+
+def _context(values: Mapping[str, Any]) -> tuple[int | None, str]:
+    """The longest dialogue in tokens, as far as it is known, and what says so."""
+    length = values["engine"].get("max_model_len")
+    if length not in (None, -1):
+        return length, "engine.max_model_len"
+    path = Path(resolve_model(values["model"]), "config.json")
+    if not path.exists():  # on a hub
+        return None, ""
+    try:
+        length = json.loads(path.read_text())["max_position_embeddings"]
+    except KeyError:
+        return None, ""
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model: {path} is no model's config ({error})") from error
+    return length, "the model's max_position_embeddings"
+
+
+def _sources(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    # Sources of one's own are known to the registry alone, which imports torch.
+    from rllib_llm_async.old_logprobs import source_class, source_names
+
+    valid = source_names()
+    chosen, compared = values["old_logprob_source"], values["compare_sources"]
+    for key, names in (("old_logprob_source", [chosen]), ("compare_sources", compared)):
+        for name in names:
+            if name not in valid:
+                near = did_you_mean(name, valid).removeprefix(", ")
+                yield key, f"one of {', '.join(valid)}" + (near and f"; {near}")
+    if len(set(compared)) < len(compared):
+        yield "compare_sources", "a list in which each source is named once"
+    if compared and not any(source_class(s).is_exact for s in [chosen, *compared]):
+        yield (
+            "compare_sources",
+            "a list with an exact source, e.g. snapshot_old (or train with one)",
+        )

@@ -1,0 +1,135 @@
+"""Real Learners on two processes over gloo, without Ray: what a test asks of them."""
+
+import os
+import pickle
+import socket
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.training_data import TrainingData
+
+from rllib_llm_async import AsyncDecoupledPPOConfig
+from tests.algorithms.conftest import SPACES, random_episodes
+
+#: SGD in effect: one step of Adam would turn the noise of a zero gradient into a full
+#: step, and two ways of adding the same numbers up could not be compared.
+BASE = {
+    "eps_ti": 1e6,
+    "discrepancy_weight": "none",
+    "engine": {"dtype": "float32"},
+    "episodes_per_update": 16,
+    "group_size": 4,
+    "minibatch_size": None,
+    "lr": 0.3,
+    "grad_clip": 1.0,
+    "optimizer": {"eps": 1.0},
+    "max_staleness": 4,
+}
+ESTIMATORS = ("group_relative", "rloo", "gae")
+SOURCES = (
+    "current_recompute",
+    "rollout",
+    "linear_prox",
+    "interp_prox_loglinear",
+    "ewma_prox",
+    "ppo_ewma_async",
+    "snapshot_old",
+)
+CASES = {
+    **{f"{source}": {"old_logprob_source": source} for source in SOURCES},
+    **{
+        f"{estimator}": {
+            "old_logprob_source": "current_recompute",
+            "advantage_estimator": estimator,
+        }
+        for estimator in ESTIMATORS
+    },
+    "sequences": {
+        "old_logprob_source": "current_recompute",
+        "loss_normalizer": "sequences",
+    },
+}
+#: Groups of each update, and those of which the second learner gets none.
+NUM_GROUPS = 3
+UPDATES_ALONE = (1,)
+AUTO_UPDATES = 14
+
+
+def build(num_learners, settings):
+    torch.manual_seed(0)  # of value heads
+    config = (
+        AsyncDecoupledPPOConfig()
+        .environment("mini_tau2", env_config={"domains": ["airline"]})
+        .learners(num_learners=num_learners)
+        .training(**{**BASE, **settings})
+    )
+    learner = config.build_learner(spaces=SPACES)
+    if learner._policy.value_head is not None:
+        with torch.no_grad():
+            learner._policy.value_head.weight.normal_(std=0.3)
+    return learner
+
+
+def episodes_of(update, versions):
+    return random_episodes(
+        np.random.default_rng(update), versions, num_groups=NUM_GROUPS
+    )
+
+
+def share_of(rank, num_learners, update, episodes):
+    """Whole groups, as RLlib hands them out; now and then the first gets all."""
+    if num_learners > 1 and update in UPDATES_ALONE:
+        return episodes if rank == 0 else []
+    numbers = range(rank, NUM_GROUPS, num_learners)
+    return [e for n in numbers for e in episodes[4 * n : 4 * n + 4]]
+
+
+def train(rank, num_learners, settings):
+    """Weights after two updates, and the results of the last."""
+    learner = build(num_learners, settings)
+    for update in range(2):
+        episodes = episodes_of(update, [*range(update + 1)])
+        results = learner.update(
+            training_data=TrainingData(
+                episodes=share_of(rank, num_learners, update, episodes)
+            )
+        )[DEFAULT_MODULE_ID]
+    weights = torch.cat([p.detach().flatten() for p in learner._policy.parameters()])
+    return weights, learner._version, results["staleness_max"].peek()
+
+
+def follow_auto(rank, num_learners):
+    """What `auto` decided after each update; only the first learner's tokens age."""
+    learner = build(num_learners, {"old_logprob_source": "auto", "eps_ti": 3.0})
+    decisions = []
+    for update in range(AUTO_UPDATES):
+        version = learner._version
+        age = 2 if rank == 0 else 0
+        episodes = episodes_of(10 * update + rank, [max(0, version - age)])[:4]
+        learner.update(training_data=TrainingData(episodes=episodes))
+        source = learner._source
+        average = sum(float(t.sum()) for t in source.proxy.ewma.parameters.values())
+        decisions.append((source.uses_exact, source.proxy._num_resets, average))
+    return decisions, learner._source.metrics()
+
+
+def _worker(rank, port, path):
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    results = {name: train(rank, 2, settings) for name, settings in CASES.items()}
+    results["auto"] = follow_auto(rank, 2)
+    with open(f"{path}/{rank}.pickle", "wb") as file:
+        pickle.dump(results, file)
+    dist.destroy_process_group()
+
+
+def run_two(path):
+    """Results of all `CASES` and of `follow_auto`, for each of the two learners."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_worker, (port, str(path)), nprocs=2)
+    return [pickle.loads((path / f"{rank}.pickle").read_bytes()) for rank in (0, 1)]

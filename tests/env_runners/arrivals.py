@@ -1,0 +1,45 @@
+"""A trainer whose versions engines install, without a learner around it."""
+
+import torch
+from safetensors.torch import save_file
+
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.weight_publisher import (
+    weights_to_send,
+)
+from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
+from rllib_llm_async.models.small_agent import small_agent_dir
+
+
+class Trainer:
+    """Steps the bundled agent as AdamW does and writes each version to a file."""
+
+    def __init__(self, directory, dtype="float32"):
+        self._directory = directory
+        self.dtype = dtype
+        self._generator = torch.Generator().manual_seed(0)
+        self.policy = CausalLMPolicy.from_config(
+            {
+                "model": str(small_agent_dir()),
+                "compute_dtype": None if dtype == "float32" else dtype,
+            }
+        )
+        self.version = 0
+
+    @torch.no_grad()
+    def step(self, learning_rate=1e-6):
+        """Moves every weight by the learning rate, up or down."""
+        self.version += 1
+        for parameter in self.policy.parameters():
+            noise = torch.randn(parameter.shape, generator=self._generator)
+            parameter += learning_rate * noise.sign()
+
+    def send(self, leave_out=()):
+        """Version, path and `ExpectedArrival`: the arguments of `VLLMEngine.install`.
+
+        Args:
+            leave_out: Names of tensors that the file lacks.
+        """
+        weights, expected = weights_to_send(self.policy, getattr(torch, self.dtype))
+        path = self._directory / f"{self.version}.safetensors"
+        save_file({n: w for n, w in weights.items() if n not in leave_out}, path)
+        return self.version, path, expected

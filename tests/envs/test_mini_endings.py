@@ -1,0 +1,104 @@
+"""How a bundled dialogue ends, and what its checks accept; each with its neighbour."""
+
+import json
+
+import pytest
+
+from rllib_llm_async.envs.mini.domain import Domain, text_message, tool_message
+from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
+
+
+def started(**config):
+    suite = MiniMixtureSuite(["airline"], **config)
+    env = suite.make()
+    env.reset_now(suite.tasks("train")[0])
+    return env
+
+
+def call(name, arguments):
+    function = {"name": name, "arguments": arguments}
+    return {"tool_calls": [{"id": "x", "function": function}]}
+
+
+@pytest.fixture
+def all_checks_hold(monkeypatch):
+    """Whatever was done: how the dialogue ended must decide alone."""
+    monkeypatch.setattr(Domain, "verdict", lambda self: {"state": 1.0})
+
+
+def test_running_out_of_turns_truncates_and_earns_nothing(all_checks_hold):
+    env = started(max_turns=3)
+    question = tool_message("get_res", id="r999")
+    for _ in range(2):
+        step = env.step_now(question)
+        assert not step.terminated and not step.truncated and step.reward == 0.0
+    step = env.step_now(question)
+    assert (step.truncated, step.terminated, step.reward) == (True, False, 0.0)
+    assert step.info["reason"] == "max_turns" and not step.info["success"]
+
+
+def test_the_last_turn_may_still_bring_success(all_checks_hold):
+    env = started(max_turns=2)
+    env.step_now(tool_message("get_res", id="r999"))
+    step = env.step_now(text_message("done."))
+    assert (step.truncated, step.terminated, step.reward) == (False, True, 1.0)
+    assert step.info["reason"] == "user_stop" and step.info["success"]
+
+
+def test_the_fourth_tool_error_ends_the_dialogue_without_success(all_checks_hold):
+    env = started()
+    bad = [call("nothing", "{}"), call("get_res", "{"), call("get_res", "{}")]
+    for message in bad:
+        assert not env.step_now(message).terminated
+    step = env.step_now(call("get_res", "[]"))
+    assert (step.truncated, step.terminated, step.reward) == (False, True, 0.0)
+    assert step.info["reason"] == "too_many_tool_errors"
+    # "{" is no JSON and "[]" no object; an unknown name and a lack of arguments are
+    # mistakes of another kind.
+    assert step.info["num_malformed_tool_calls"] == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "is_said"),
+    [
+        ("refund $20.", True),
+        ("$20 refund", True),
+        ("refund $200.", False),
+        ("refund $20x", False),
+        ("refund 20", False),
+    ],
+)
+def test_an_amount_is_said_as_such(said, is_said):
+    task = started().episode
+    task.must_say, task.said = ["$20"], [said]
+    assert task.has_communicated() == is_said
+
+
+@pytest.mark.parametrize(
+    ("last", "is_single"),
+    [
+        ("done.", True),
+        ("sorry, cannot cancel: status.", True),
+        ("done cannot", False),
+        ("done, kept, transferred", False),
+        ("good bye", False),
+        ("kept.", False),  # nobody was asked
+    ],
+)
+def test_the_last_message_names_one_outcome(last, is_single):
+    task = started().episode
+    task.said = ["done.", last]
+    assert task.has_single_outcome() == is_single
+    task.has_asked = True
+    assert task.has_single_outcome() == (is_single or last == "kept.")
+
+
+def test_a_reward_is_all_checks_and_only_at_the_end():
+    env = started()
+    step = env.step_now(tool_message("get_res", id="r999"))
+    assert step.reward == 0.0 and step.info == {}
+    step = env.step_now(text_message("done."))
+    verdict = step.info["reward_breakdown"]
+    assert step.reward == float(all(verdict.values())) == 0.0
+    assert 0 < sum(verdict.values()) < len(verdict) or not any(verdict.values())
+    json.dumps(step.info)

@@ -1,0 +1,124 @@
+"""Settings that cannot be together are refused, and those that can are not."""
+
+import numpy as np
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"eps_stale": 2}, "eps_stale: got 2, must be below 2, or eps_stale_low"),
+        (
+            {"discrepancy_weight": "none", "is_cap": 2.0},
+            r"is_cap: got 2\.0, must be null with discrepancy_weight: none",
+        ),
+        (
+            {"drop_uniform_groups": True, "advantage_estimator": "gae"},
+            "drop_uniform_groups: got True, must be false with advantage_estimator",
+        ),
+        (
+            {"episodes_per_update": 12, "group_size": 8},
+            r"episodes_per_update: got 12, .*group_size x learners = 8",
+        ),
+        (
+            {"episodes_per_update": 24, "group_size": 8, "num_learners": 2},
+            r"episodes_per_update: got 24, .*group_size x learners = 16",
+        ),
+        (
+            {"num_concurrent_episodes": 4},
+            "num_concurrent_episodes: got 4, must be at least group_size = 8",
+        ),
+        (
+            {"max_response_tokens": 512, "engine": {"max_model_len": 512}},
+            "max_response_tokens: got 512, must be below engine.max_model_len = 512",
+        ),
+        (
+            {"max_response_tokens": 32768},
+            "max_response_tokens: got 32768, .* the model's max_position_embeddings = ",
+        ),
+        (
+            {"old_logprob_source": "snapshots"},
+            "old_logprob_source: got 'snapshots', .*rollout.*mean 'snapshot_old'",
+        ),
+        (
+            {"compare_sources": ["snapshot_old", "ewma"]},
+            r"compare_sources: got .*'ewma'\], must be one of .*ewma_prox",
+        ),
+        (
+            {"compare_sources": ["snapshot_old", "snapshot_old"]},
+            "compare_sources: .*each source is named once",
+        ),
+        (
+            {"compare_sources": ["rollout"], "old_logprob_source": "ewma_prox"},
+            "compare_sources: .*an exact source",
+        ),
+    ],
+)
+def test_what_cannot_be_together(make_config, settings, words):
+    with pytest.raises(ValueError, match=words) as error:
+        make_config(**settings).validate()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eps_stale": 3.0, "eps_stale_low": 1.2},
+        {"discrepancy_weight": "none"},
+        {"drop_uniform_groups": True, "advantage_estimator": "rloo"},
+        {"episodes_per_update": 32, "group_size": 8, "num_learners": 2},
+        {"num_concurrent_episodes": 8},
+        {"max_response_tokens": 511, "engine": {"max_model_len": 512}},
+        {"max_response_tokens": 4096, "model": "Qwen/Qwen3-4B"},
+        {"eps_ti": np.float32(1.5), "group_size": np.int64(16)},
+        {"compare_sources": ["rollout"], "old_logprob_source": "snapshot_old"},
+        {"lambda": 0.9},
+        {"callbacks": "ray.rllib.callbacks.callbacks.RLlibCallback"},
+    ],
+)
+def test_what_can_be_together(make_config, settings):
+    make_config(**settings).validate()
+
+
+def test_a_model_directory_without_a_config_of_a_model(make_config, tmp_path):
+    for text, words in (("{", "Expecting"), ("[]", "indices"), ("", "empty")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=rf"^model: .*config\.json .*{words}"):
+            make_config(model=str(tmp_path)).validate()
+    (tmp_path / "config.json").write_text("{}")
+    make_config(model=str(tmp_path)).validate()
+
+
+def test_what_does_nothing_here_is_refused_in_python_as_well(make_config):
+    for settings, words in (
+        ({"train_batch_size": 64}, "'episodes_per_update'"),
+        ({"num_envs_per_env_runner": 4}, "'num_concurrent_episodes'"),
+        ({"explore": False}, "temperature says how"),
+        ({"evaluation_num_env_runners": 1}, "the training env runners evaluate"),
+        ({"batch_mode": "complete_episodes"}, "never cut"),
+    ):
+        with pytest.raises(ValueError, match=f"^{next(iter(settings))}: .*{words}"):
+            make_config(**settings).validate()
+    config = make_config().training(train_batch_size_per_learner=8)
+    with pytest.raises(ValueError, match=r"^train_batch_size_per_learner: "):
+        config.validate()
+
+
+def test_rllibs_copy_for_evaluation_is_let_through(make_config):
+    config = make_config(evaluation_interval=1)
+    config.validate()
+    assert config.get_evaluation_config_object().in_evaluation
+
+
+def test_a_config_survives_its_dict(make_config):
+    config = make_config(model="small_agent", eps_ti=1.3)
+    again = make_config(**config.to_dict())
+    again.validate()
+    assert again.model_name_or_path == "small_agent" and again.eps_ti == 1.3
+
+
+def test_an_unknown_argument_is_answered_with_ours(make_config):
+    with pytest.raises(TypeError, match="learning_rate: TRL's name, here it is 'lr'"):
+        make_config().training(learning_rate=1e-5)
+    with pytest.raises(ValueError, match="optimizer: got 'adam', must be a mapping"):
+        make_config().training(optimizer="adam")
