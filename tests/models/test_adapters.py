@@ -147,6 +147,25 @@ def test_an_engine_gets_the_policy_that_trains(kind, tmp_path, tokens):
     torch.testing.assert_close(reference, initial, **TOLERANCE)
 
 
+def test_a_small_adapter_is_not_lost_in_narrow_base_weights(tmp_path):
+    saved("llama", tmp_path)
+    lm = load_causal_lm(tmp_path, lora=LAYERS, dtype=torch.bfloat16)
+    policy = CausalLMPolicy(lm, compute_dtype=torch.bfloat16)
+    layer = policy.causal_lm.model.layers[0].self_attn.q_proj
+    with torch.no_grad():
+        layer.lora_B["default"].weight.fill_(1e-5)
+    # By hand: alpha / r = 2.
+    delta = 2e-5 * layer.lora_A["default"].weight.sum(0)
+    weight = dict(policy.inference_weights())["model.layers.0.self_attn.q_proj.weight"]
+    torch.testing.assert_close(
+        weight - layer.base_layer.weight.float(),
+        delta.expand_as(weight),
+        atol=1e-7,
+        rtol=1e-2,
+    )
+    assert delta.abs().max() > 1e-6
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_cannot_be_done_right_is_refused_by_name(kind, tmp_path):
     family, settings, reason = REFUSED[kind]
