@@ -167,6 +167,15 @@ def test_gradient_checkpointing_recomputes_without_dropout(
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
+def test_the_temperature_divides_what_the_model_makes_of_its_logits():
+    lm, tokens = tiny_lm("gemma2"), torch.arange(3, 60)
+    logp = CausalLMPolicy(lm, temperature=0.7)(packed([[tokens]])).logp[0, 1:]
+    with torch.no_grad():
+        logits = lm(input_ids=tokens[None]).logits[0, :-1] / 0.7
+    expected = logits.log_softmax(-1).gather(-1, tokens[1:, None]).squeeze(-1)
+    torch.testing.assert_close(logp, expected, atol=1e-4, rtol=0.0)
+
+
 def test_no_logits_are_kept_for_the_backward_pass(batch):
     policy = CausalLMPolicy(tiny_lm("gemma2", vocab_size=1000), chunk_tokens=16)
     kept = []
