@@ -38,6 +38,11 @@ def export(checkpoint: Path, out: Path, adapter: bool) -> None:
     is_lora = hasattr(lm, "peft_config")
     if adapter and not is_lora:
         raise InputError(f"--adapter: {checkpoint} was trained without LoRA")
+    if adapter and lm.peft_config["default"].init_lora_weights in ("pissa", "olora"):
+        raise InputError(
+            "--adapter: init_lora_weights changed the base model before training, so "
+            "that the adapter beside it is not the agent; leave --adapter out"
+        )
     if is_lora and not adapter:
         lm = lm.merge_and_unload()
     lm.save_pretrained(out)

@@ -7,6 +7,8 @@ keeping it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -21,11 +23,47 @@ def token_logprobs(
     chunk_tokens: int = 4096,
     with_entropy: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Log-probability of each target token under the tempered softmax.
+    """Log-probability of each target token, with a head that is a matrix alone.
 
     Args:
         hidden: Last hidden states, ``[tokens, hidden]``.
         lm_head_weight: ``[vocabulary, hidden]``.
+        targets: int64 ``[tokens]``.
+        temperature: Logits are divided by it.
+        chunk_tokens: Tokens whose logits exist at the same time.
+        with_entropy: Also return the entropy of each distribution, without gradient.
+
+    Returns:
+        float32 ``[tokens]``; with ``with_entropy`` a pair of them.
+
+    Raises:
+        ValueError: If shapes do not fit, or a setting is not positive.
+    """
+    return head_logprobs(
+        hidden,
+        lambda chunk: chunk @ lm_head_weight.to(chunk.dtype).T,
+        targets,
+        temperature=temperature,
+        chunk_tokens=chunk_tokens,
+        with_entropy=with_entropy,
+    )
+
+
+def head_logprobs(
+    hidden: Tensor,
+    head: Callable[[Tensor], Tensor],
+    targets: Tensor,
+    *,
+    temperature: float = 1.0,
+    chunk_tokens: int = 4096,
+    with_entropy: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """As `token_logprobs`, with any head.
+
+    Args:
+        hidden: Last hidden states, ``[tokens, hidden]``.
+        head: Maps ``[n, hidden]`` to logits ``[n, vocabulary]``. The backward pass
+            calls it again, so it must not depend on what may have changed by then.
         targets: int64 ``[tokens]``.
         temperature: Logits are divided by it.
         chunk_tokens: Tokens whose logits exist at the same time.
@@ -52,7 +90,7 @@ def token_logprobs(
         logp, entropy = checkpoint(
             _chunk_logprobs,
             chunk,
-            lm_head_weight,
+            head,
             target,
             temperature,
             with_entropy,
@@ -67,12 +105,12 @@ def token_logprobs(
 
 def _chunk_logprobs(
     hidden: Tensor,
-    weight: Tensor,
+    head: Callable[[Tensor], Tensor],
     targets: Tensor,
     temperature: float,
     with_entropy: bool,
 ) -> tuple[Tensor, Tensor]:
-    logits = (hidden @ weight.to(hidden.dtype).T).float() / temperature
+    logits = head(hidden).float() / temperature
     normaliser = logits.logsumexp(-1)
     logp = logits.gather(-1, targets[:, None]).squeeze(-1) - normaliser
     if not with_entropy:

@@ -7,59 +7,25 @@ snapshots) is `torch.func.functional_call` on it, without a second model object.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from rllib_llm_async import columns
-from rllib_llm_async.core import token_logprobs
+from rllib_llm_async.core import head_logprobs
+from rllib_llm_async.models import published_weights
+from rllib_llm_async.models.lm_head import decoder_name, head_of
+from rllib_llm_async.models.loading import load_causal_lm, recomputed_layers
+from rllib_llm_async.models.rounding import round_under_autocast
+from rllib_llm_async.models.self_check import check_policy
+from rllib_llm_async.models.sequence_layout import (
+    check_lengths,
+    cuts_by_place_in_row,
+    hidden_one_sequence_per_row,
+)
 from rllib_llm_async.packing import micro_batches
-
-
-def load_causal_lm(
-    model: str | Path,
-    *,
-    lora: Mapping[str, Any] | None = None,
-    dtype: torch.dtype = torch.float32,
-    gradient_checkpointing: bool = False,
-    trust_remote_code: bool = False,
-) -> nn.Module:
-    """Loads a causal LM for training, optionally wrapped in PEFT LoRA.
-
-    Args:
-        model: Local directory or hub name.
-        lora: Keyword arguments of `peft.LoraConfig` (``r``, ``lora_alpha``,
-            ``target_modules`` ...), or None for full fine-tuning.
-        dtype: Of the weights; LoRA adapters are float32 all the same.
-        gradient_checkpointing: Keep the layers' inputs only, and compute the rest
-            anew in the backward pass.
-        trust_remote_code: Run code that comes with the model.
-
-    Raises:
-        ValueError: If the model cannot be read.
-    """
-    from transformers import AutoModelForCausalLM
-
-    try:
-        lm = AutoModelForCausalLM.from_pretrained(
-            model, dtype=dtype, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"model: cannot load {str(model)!r} ({error}); give a directory with "
-            "config.json and weights, or a hub name"
-        ) from error
-    if gradient_checkpointing:
-        lm.gradient_checkpointing_enable({"use_reentrant": False})
-    if lora is not None:
-        from peft import LoraConfig, get_peft_model
-
-        lm = get_peft_model(lm, LoraConfig(task_type="CAUSAL_LM", **lora))
-    return lm
 
 
 class PolicyOutput(NamedTuple):
@@ -73,6 +39,10 @@ class PolicyOutput(NamedTuple):
 class CausalLMPolicy(nn.Module):
     """Per-token log-probabilities of a causal LM on row-packed sequences.
 
+    They are those of ``lm(...).logits`` of each sequence alone; the constructor tries
+    that (`models.self_check`). There is no dropout in any pass, in training neither:
+    log pi and log pi_old are of one and the same function of the weights.
+
     Args:
         lm: A `transformers` causal LM or a PEFT model around one.
         temperature: Sampling temperature of the behaviour policy; logits are divided
@@ -83,6 +53,9 @@ class CausalLMPolicy(nn.Module):
             embeddings too, as an engine of that dtype does.
         with_value_head: Adds a linear value head on the last hidden states; it starts
             at zero.
+
+    Raises:
+        ValueError: If the model or its adapters cannot be done right.
     """
 
     def __init__(
@@ -98,12 +71,18 @@ class CausalLMPolicy(nn.Module):
         self.lm = lm
         self.value_head: nn.Linear | None = None
         if with_value_head:
-            self.value_head = nn.Linear(self.causal_lm.config.hidden_size, 1)
+            hidden_size = self.causal_lm.config.get_text_config().hidden_size
+            self.value_head = nn.Linear(hidden_size, 1)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
         self.temperature = temperature
         self.chunk_tokens = chunk_tokens
         self.compute_dtype = compute_dtype
+        if compute_dtype is not None:
+            round_under_autocast(self.causal_lm, compute_dtype)
+        #: Whether packed sequences are laid out anew, see `sequence_layout`.
+        self.one_sequence_per_row = cuts_by_place_in_row(self.causal_lm)
+        check_policy(self)
 
     @classmethod
     def from_config(cls, model_config: Mapping[str, Any]) -> CausalLMPolicy:
@@ -148,25 +127,16 @@ class CausalLMPolicy(nn.Module):
             `PolicyOutput`, all ``[rows, length]`` and 0 outside the mask.
         """
         tokens, mask = batch[columns.TOKENS], batch[columns.LOSS_MASK]
-        causal_lm = self.causal_lm
-        with torch.autocast(
-            tokens.device.type,
-            dtype=self.compute_dtype,
-            enabled=self.compute_dtype is not None,
-        ):
-            # No attention mask: transformers derives block-diagonal causal attention
-            # from the restarting position ids. Only the last position has no target.
-            embedded = causal_lm.get_input_embeddings()(tokens)
-            hidden = causal_lm.get_decoder()(
-                inputs_embeds=embedded.to(dtype=self.compute_dtype),
-                position_ids=batch[columns.POSITION_IDS],
-                use_cache=False,
-            ).last_hidden_state
+        check_lengths(self.causal_lm, batch[columns.POSITION_IDS])
+        self._settle_modes()
+        with self.numerics():
+            hidden = self._hidden(tokens, batch[columns.POSITION_IDS])
+        # Only the last position has no target.
         target_mask = mask[:, 1:]
         before = hidden[:, :-1][target_mask].to(dtype=self.compute_dtype)
-        result = token_logprobs(
+        result = head_logprobs(
             before,
-            causal_lm.get_output_embeddings().weight,
+            self._head(),
             tokens[:, 1:][target_mask],
             temperature=self.temperature,
             chunk_tokens=self.chunk_tokens,
@@ -180,6 +150,46 @@ class CausalLMPolicy(nn.Module):
         )
         return PolicyOutput(
             *(x if x is None else _scatter(x, mask) for x in (logp, entropy, values))
+        )
+
+    def _settle_modes(self) -> None:
+        """No dropout, router noise and the like, whatever mode the module is in."""
+        self.lm.eval()
+        for layer in recomputed_layers(self.lm):
+            layer.training = True
+
+    def _hidden(self, tokens: Tensor, position_ids: Tensor) -> Tensor:
+        """Last hidden states ``[rows, length, hidden]`` of packed rows."""
+        decoder = getattr(self.causal_lm, decoder_name(self.causal_lm))
+        if self.one_sequence_per_row:
+            return hidden_one_sequence_per_row(
+                lambda rows: decoder(input_ids=rows, use_cache=False).last_hidden_state,
+                tokens,
+                position_ids,
+            )
+        # No attention mask: transformers derives block-diagonal causal attention from
+        # the restarting position ids.
+        return decoder(
+            input_ids=tokens, position_ids=position_ids, use_cache=False
+        ).last_hidden_state
+
+    def _head(self) -> Callable[[Tensor], Tensor]:
+        """Hidden states ``[tokens, hidden]`` to logits, in this policy's numerics."""
+        head = head_of(self.causal_lm)
+
+        def logits(hidden: Tensor) -> Tensor:
+            with self.numerics(cache_enabled=False):
+                return head(hidden)
+
+        return logits
+
+    def numerics(self, *, cache_enabled: bool = True) -> torch.autocast:
+        """A context in which the model computes as an engine of that dtype does."""
+        return torch.autocast(
+            next(self.lm.parameters()).device.type,
+            dtype=self.compute_dtype,
+            enabled=self.compute_dtype is not None,
+            cache_enabled=cache_enabled,
         )
 
     @torch.no_grad()
@@ -213,58 +223,15 @@ class CausalLMPolicy(nn.Module):
         }
 
     def reference_parameters(self) -> dict[str, Tensor]:
-        """Copies of the trainable weights as they are now; none with LoRA.
+        """Copies of the trainable weights as they are now, for `score`.
 
-        With LoRA the weights before training are the base model's: run the policy
-        `without_adapters`.
+        With LoRA these are the adapter's, which may not start at zero (PiSSA).
         """
-        if hasattr(self.lm, "peft_config"):
-            return {}
         return {n: p.detach().clone() for n, p in self.trainable_parameters().items()}
 
-    def without_adapters(self) -> contextlib.AbstractContextManager:
-        """Switches LoRA adapters off; does nothing where there are none."""
-        if hasattr(self.lm, "peft_config"):
-            return self.lm.disable_adapter()
-        return contextlib.nullcontext()
-
     def inference_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yields checkpoint-format weights (LoRA merged) under their HF names.
-
-        One tensor at a time, so that merging never holds a second model. transformers
-        keeps a mixture's experts in one tensor, checkpoints and vLLM one by one.
-        """
-        from transformers.core_model_loading import revert_weight_conversion
-
-        for name, weight in self._merged_weights():
-            yield from revert_weight_conversion(self.causal_lm, {name: weight}).items()
-
-    def _merged_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights with LoRA merged, named as in the loaded model."""
-        if not hasattr(self.lm, "peft_config"):
-            for name, parameter in self.lm.named_parameters():
-                yield name, parameter.detach()
-            return
-        from peft.tuners.lora import LoraLayer
-
-        merged = {
-            name: module
-            for name, module in self.causal_lm.named_modules()
-            if isinstance(module, LoraLayer)
-        }
-        for name, parameter in self.causal_lm.named_parameters():
-            owner, _, leaf = name.rpartition(".")
-            if ".lora_" in name:
-                continue
-            if owner.endswith(".base_layer"):
-                layer_name = owner.removesuffix(".base_layer")
-                weight = parameter.detach()
-                if leaf == "weight":
-                    with torch.no_grad():
-                        weight = weight + merged[layer_name].get_delta_weight("default")
-                yield f"{layer_name}.{leaf}", weight
-            else:
-                yield name, parameter.detach()
+        """Yields what an engine loads, see `models.published_weights`."""
+        return published_weights.inference_weights(self.causal_lm)
 
 
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:

@@ -21,12 +21,37 @@ _REFUSED = {
     "peft_type": "the adapters are LoRA's; leave it out",
     "base_model_name_or_path": "the model is a setting of its own, `model`",
 }
+#: Arguments whose adapters can be folded into the weights that engines load.
+_SERVED = {
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "exclude_modules",
+    "target_parameters",
+    "layers_to_transform",
+    "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
+    "fan_in_fan_out",
+    "bias",
+    "lora_bias",
+    "use_rslora",
+    "use_dora",
+    "modules_to_save",
+    "trainable_token_indices",
+    "ensure_weight_tying",
+    "init_lora_weights",
+}
+#: Adapters that change nothing before training. The base model itself may change, as
+#: long as it does so alike in every process.
+_STARTS = (True, "gaussian", "orthogonal", "pissa", "olora")
 #: What PEFT itself would raise, and when: not before the model is loaded.
 _BOUNDS = {"r": {"ge": 1}, "lora_alpha": {"gt": 0}, "lora_dropout": {"ge": 0, "lt": 1}}
 
 
 def check_lora(lora: Mapping[str, Any] | None) -> None:
-    """Checks the names in ``lora`` and the types of their values.
+    """Checks the names in ``lora``, the types of their values, and what they mean.
 
     Raises:
         ValueError: Names the key, and what is valid.
@@ -44,6 +69,18 @@ def check_lora(lora: Mapping[str, Any] | None) -> None:
         words = valid[key].fault(value, {})
         if words is not None:
             raise refused(f"lora.{key}", value, words)
+        if key not in _SERVED and value:
+            raise ValueError(
+                f"lora.{key}: got {value!r}, which weights that engines load cannot "
+                f"hold; leave it out (possible are {', '.join(sorted(_SERVED))})"
+            )
+    start = (lora or {}).get("init_lora_weights", True)
+    if start not in _STARTS:
+        raise ValueError(
+            f"lora.init_lora_weights: got {start!r}, must be one of "
+            f"{', '.join(map(repr, _STARTS))}: training starts at the model's own "
+            "weights, and alike in every process"
+        )
     if lora and lora.get("lora_dropout"):
         raise ValueError(
             f"lora.lora_dropout: got {lora['lora_dropout']!r}, must be 0: dropout "

@@ -60,6 +60,15 @@ def test_the_adapter_alone(trained, tmp_path):
         assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
+def test_an_adapter_to_a_base_model_that_was_changed_is_not_exported(
+    make_learner, tmp_path
+):
+    learner = make_learner(lora={**LORA, "init_lora_weights": "pissa"})
+    learner.save_to_path(str(tmp_path / "run" / "learner_group" / "learner"))
+    done = run(tmp_path / "run", "--out", tmp_path / "adapter", "--adapter")
+    assert done.exit_code == 2 and "init_lora_weights" in done.output
+
+
 def test_no_checkpoint(tmp_path):
     done = run(tmp_path, "--out", tmp_path / "out")
     assert done.exit_code == 2 and "not a checkpoint directory" in done.output

@@ -22,8 +22,8 @@ def test_the_names_are_those_of_the_class():
     [
         {"r": 16, "lora_alpha": 32, "target_modules": ["q_proj"], "use_rslora": True},
         {"target_modules": "all-linear", "lora_dropout": 0.0, "bias": "none"},
-        {"init_lora_weights": "pissa_niter_4"},
-        {"init_lora_weights": False, "modules_to_save": None},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": True, "modules_to_save": None, "use_qalora": False},
         {"layers_to_transform": [0, 1], "rank_pattern": {"q_proj": 4}},
     ],
 )
@@ -58,6 +58,15 @@ def test_takes(lora):
         ({"lora_dropout": 0.1}, "lora.lora_dropout: got 0.1, must be 0: .*noise"),
         ({"lora_dropout": 1.5}, "lora.lora_dropout: got 1.5"),
         ({"task_type": "CAUSAL_LM"}, "lora.task_type: .*leave it out"),
+        ({"init_lora_weights": False}, "lora.init_lora_weights: got False, must be"),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            "'pissa_niter_4', must be one of True",
+        ),
+        ({"init_lora_weights": "eva"}, "got 'eva', must be one of True"),
+        ({"use_qalora": True}, "lora.use_qalora: got True, .*cannot hold"),
+        ({"layer_replication": [[0, 2]]}, "lora.layer_replication: got .*cannot hold"),
+        ({"alora_invocation_tokens": [1]}, "lora.alora_invocation_tokens: got"),
         ({"inference_mode": True}, "lora.inference_mode: .*to be trained"),
     ],
 )

@@ -218,8 +218,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
             with self._timeline.phase("old logits"):
                 batch[columns.OLD_LOGP] = self._old_logp(batch)
         if self._reference is not None:
-            with self._policy.without_adapters():
-                batch[columns.REFERENCE_LOGP] = self._forward(batch, self._reference)
+            batch[columns.REFERENCE_LOGP] = self._forward(batch, self._reference)
         with self._timeline.phase("comparing sources"):
             return self._compare_sources(batch)
 

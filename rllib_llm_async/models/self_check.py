@@ -1,0 +1,167 @@
+"""Whether a policy is its model: tried on a few short sequences when it is built.
+
+- Log-probabilities, packed and alone, against ``lm(...).logits``; where packed
+  sequences see each other, the policy gives each a row of its own.
+- Adapters, see `adapter_check`.
+
+A few passes over some 70 tokens; one adapted module at a time is held twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from textwrap import shorten
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rllib_llm_async import columns
+from rllib_llm_async.models.adapter_check import (
+    RefusedAdapterError,
+    adapters_compared,
+    check_adapters_are_lora,
+    check_tied_weights,
+    disturbed,
+)
+
+if TYPE_CHECKING:
+    from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
+
+logger = logging.getLogger(__name__)
+
+# The middle one lies behind one sequence and before another in the packed row.
+_LENGTHS = (24, 9, 40)
+
+
+class _Limit(NamedTuple):
+    """Nats: the largest error in float32, the mean error in a narrower dtype."""
+
+    float32: float
+    narrower: float
+
+
+# Faults are tenths of nats and more. Alone, the same kernels compute the same.
+_ALONE = _Limit(5e-4, 0.02)
+_PACKED = _Limit(5e-4, 0.25)
+# Of what the other sequences of a row change. With equal shapes it is nothing at all,
+# but for the experts of a mixture.
+_LEAK = _Limit(1e-4, 1e-3)
+
+
+@torch.no_grad()
+def check_policy(policy: CausalLMPolicy) -> None:
+    """Tries a policy; lays out its sequences one per row where that is needed.
+
+    Raises:
+        ValueError: In one line, if the policy or what it publishes is not its model.
+    """
+    check_adapters_are_lora(policy.lm)
+    name = type(policy.causal_lm).__name__
+    with disturbed(policy):
+        sequences = _sequences(policy)
+        try:
+            with adapters_compared(policy.causal_lm, exact=_is_float32(policy)):
+                expected = [_logp_of_model(policy, tokens) for tokens in sequences]
+        except RefusedAdapterError:
+            raise
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise ValueError(
+                f"model: {name} cannot run: {shorten(str(error), 500)}"
+            ) from error
+        check_tied_weights(policy.lm)
+        fault = _fault(policy, sequences, expected)
+        if fault and not policy.one_sequence_per_row:
+            logger.info("%s: one sequence per row, since packed %s", name, fault)
+            policy.one_sequence_per_row = True
+            fault = _fault(policy, sequences, expected)
+        if fault:
+            raise ValueError(
+                f"model: {name} is not computed right: {fault}; choose another model"
+            )
+
+
+def _is_float32(policy: CausalLMPolicy) -> bool:
+    dtypes = {p.dtype for p in policy.lm.parameters() if p.is_floating_point()}
+    return dtypes | {policy.compute_dtype} <= {torch.float32, torch.float64, None}
+
+
+# --- Log-probabilities ----------------------------------------------------------------
+
+
+def _sequences(policy: CausalLMPolicy) -> list[Tensor]:
+    """Random tokens, without those that the configuration gives a meaning."""
+    config = policy.causal_lm.config
+    special = {
+        value
+        for part in (config, config.get_text_config())
+        for key, value in part.to_dict().items()
+        if key.endswith(("_token_id", "_token_index")) and isinstance(value, int)
+    }
+    vocabulary = config.get_text_config().vocab_size
+    usual = torch.tensor([t for t in range(vocabulary) if t not in special])
+    generator = torch.Generator().manual_seed(0)
+    device = next(policy.lm.parameters()).device
+    return [
+        usual[torch.randint(len(usual), (length,), generator=generator)].to(device)
+        for length in _LENGTHS
+    ]
+
+
+def _logp_of_model(policy: CausalLMPolicy, tokens: Tensor) -> Tensor:
+    """log pi float32 ``[tokens - 1]`` of one sequence from ``lm(...).logits``."""
+    policy.lm.eval()
+    with policy.numerics():
+        logits = policy.lm(input_ids=tokens[None], use_cache=False).logits[0, :-1]
+    logp = (logits.float() / policy.temperature).log_softmax(-1)
+    return logp.gather(-1, tokens[1:, None]).squeeze(-1)
+
+
+def _logp_of_policy(policy: CausalLMPolicy, rows: list[list[Tensor]]) -> list[Tensor]:
+    """log pi ``[tokens - 1]`` of each sequence, packed into rows as given."""
+    length = max(sum(map(len, row)) for row in rows)
+    tokens = rows[0][0].new_zeros(len(rows), length)
+    position_ids = torch.zeros_like(tokens)
+    targets = []
+    for number, row in enumerate(rows):
+        start = 0
+        for sequence in row:
+            end = start + len(sequence)
+            tokens[number, start:end] = sequence
+            position_ids[number, start:end] = torch.arange(len(sequence))
+            targets.append((number, slice(start + 1, end)))
+            start = end
+    logp = policy(
+        {
+            columns.TOKENS: tokens,
+            columns.POSITION_IDS: position_ids,
+            columns.LOSS_MASK: position_ids > 0,
+        }
+    ).logp
+    return [logp[place] for place in targets]
+
+
+def _fault(
+    policy: CausalLMPolicy, sequences: list[Tensor], expected: list[Tensor]
+) -> str:
+    """What is wrong with the policy under its present layout; empty if nothing."""
+    first, second, third = sequences
+    try:
+        alone = _logp_of_policy(policy, [[third]])
+        packed = _logp_of_policy(policy, [[first, second, third], [second]])
+        others = _logp_of_policy(policy, [[first.flip(0), second, third], [second]])
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        return shorten(str(error), 500)
+    exact = _is_float32(policy)
+    for what, logp, right, limit in (
+        ("of one sequence alone", alone, expected[2:], _ALONE),
+        ("of packed sequences", packed, [*expected, expected[1]], _PACKED),
+        ("within a row", packed[1:], others[1:], _LEAK),
+    ):
+        if limit is _LEAK and policy.one_sequence_per_row:
+            continue
+        error = (torch.cat(logp) - torch.cat(right)).abs()
+        size = float(error.max() if exact else error.mean())
+        if not size <= (limit.float32 if exact else limit.narrower):
+            return f"log-probabilities {what} are off by {size:.2g} nats"
+    return ""

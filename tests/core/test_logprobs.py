@@ -1,0 +1,46 @@
+"""Log-probabilities through any head, chunk by chunk."""
+
+import pytest
+import torch
+
+from rllib_llm_async.core import head_logprobs
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 4, 100])
+def test_values_and_gradients_through_any_head_equal_log_softmax(chunk_tokens):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(11, 6, generator=generator, requires_grad=True)
+    weight = torch.randn(13, 6, generator=generator, requires_grad=True)
+    bias = torch.randn(13, generator=generator, requires_grad=True)
+    scale = torch.randn(11, generator=generator)
+    targets = torch.randint(0, 13, (11,), generator=generator)
+    rows = []
+
+    def soft_capped(chunk):
+        rows.append(len(chunk))
+        return 3.0 * torch.tanh((chunk @ weight.T + bias) / 3.0)
+
+    logp, entropy = head_logprobs(
+        hidden,
+        soft_capped,
+        targets,
+        temperature=0.7,
+        chunk_tokens=chunk_tokens,
+        with_entropy=True,
+    )
+    assert max(rows) == min(chunk_tokens, 11)
+    gradients = torch.autograd.grad((logp * scale).sum(), (hidden, weight, bias))
+    assert sum(rows) == 2 * 11  # Once more in the backward pass.
+
+    full = (soft_capped(hidden).double() / 0.7).log_softmax(-1)
+    expected = full[torch.arange(11), targets]
+    torch.testing.assert_close(logp.double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        entropy.double(), -(full.exp() * full).sum(-1), atol=1e-5, rtol=1e-5
+    )
+    for ours, right in zip(
+        gradients,
+        torch.autograd.grad((expected * scale).sum(), (hidden, weight, bias)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, right, atol=1e-4, rtol=1e-4)
