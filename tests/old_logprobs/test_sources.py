@@ -364,3 +364,10 @@ def test_autos_decision_survives_a_restore():
 def test_unknown_source_lists_the_valid_ones():
     with pytest.raises(ValueError, match=r"did you mean 'snapshot_old'.*rollout"):
         make_source("snapshot", settings())
+
+
+def test_scores_of_turns_without_tokens_are_empty():
+    from rllib_llm_async.old_logprobs.old_logit_actor import _split_by_turn
+
+    parts = _split_by_turn(np.array([1.0, 2.0, 3.0]), np.array([2, 0, 0]), 4)
+    assert [part.tolist() for part in parts] == [[2.0, 3.0], [], [1.0], []]
