@@ -83,7 +83,12 @@ class Auto(OldLogprobSource):
         mask = sample[columns.LOSS_MASK] & ~exact.isnan()
         kept = [
             train_infer_mask(
-                log_ratio(old_logp, sample[columns.BEHAVIOR_LOGP], mask),
+                log_ratio(
+                    old_logp,
+                    sample[columns.BEHAVIOR_LOGP],
+                    mask,
+                    self.settings.mask_unit_ids(sample),
+                ),
                 mask,
                 self.settings.eps_ti,
             )

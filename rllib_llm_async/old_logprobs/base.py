@@ -33,11 +33,18 @@ class SourceSettings:
     snapshot_memory_bytes: int | None = None
     missing_snapshot: str = "error"
     compute_dtype: str | None = None
+    mask_level: str = "token"
 
     @classmethod
     def from_config(cls, config: Any) -> SourceSettings:
         """Reads them off an `AsyncDecoupledPPOConfig`."""
-        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
+        values = {field.name: getattr(config, field.name) for field in fields(cls)}
+        return cls(**{**values, "mask_level": config.mask_level or config.ratio_level})
+
+    def mask_unit_ids(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """The column of the units over which the Train-Infer mask forms r_d."""
+        column = columns.UNIT_IDS[self.mask_level]
+        return None if column is None else batch[column]
 
 
 class OldLogprobSource(ABC):
