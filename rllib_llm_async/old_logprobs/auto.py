@@ -189,8 +189,12 @@ class Auto(OldLogprobSource):
         yield from PPOEWMAAsyncSource.config_warnings(config)
 
     @classmethod
+    def was_exact(cls, results):
+        return bool(results.get("auto_uses_exact"))
+
+    @classmethod
     def result_warnings(cls, config, results):
-        if not results.get("auto_uses_exact"):
+        if not cls.was_exact(results):
             yield from PPOEWMAAsyncSource.result_warnings(config, results)
 
 
