@@ -80,7 +80,7 @@ def decoupled_ppo_loss(
     if len(shapes) != 1:
         raise ValueError(f"arguments must share one shape, got {sorted(shapes)}")
     low = 2.0 - (eps_stale if eps_stale_low is None else eps_stale_low)
-    _check_bounds(eps_ti, eps_stale, low, dual_clip, discrepancy_weight)
+    _check_bounds(eps_ti, eps_stale, low, dual_clip, is_cap, discrepancy_weight)
     _check_level("ratio_level", ratio_level, unit_ids)
     if mask_level is None:
         mask_level, mask_unit_ids = ratio_level, unit_ids
@@ -130,6 +130,7 @@ def _check_bounds(
     eps_stale: float,
     low: float,
     dual_clip: float | None,
+    is_cap: float | None,
     discrepancy_weight: str,
 ) -> None:
     if not eps_ti > 1 or not eps_stale > 1 or not 0 < low < 1:
@@ -140,6 +141,8 @@ def _check_bounds(
         )
     if dual_clip is not None and not dual_clip > 1:
         raise ValueError(f"dual_clip must be above 1 or None, got {dual_clip}")
+    if is_cap is not None and not is_cap > 0:
+        raise ValueError(f"is_cap must be above 0 or None, got {is_cap}")
     if discrepancy_weight not in DISCREPANCY_WEIGHTS:
         raise ValueError(
             f"discrepancy_weight must be one of {DISCREPANCY_WEIGHTS}, got "

@@ -62,7 +62,9 @@ def test_means_of_a_lag_weigh_micro_batches_by_the_lags_tokens():
             "lag_1/ppo_clip_fraction": clipped,
             "lag_1/token_share": lag_share,
         }
-        means.add({k: torch.tensor(v) for k, v in metrics.items()}, torch.tensor(tokens))
+        means.add(
+            {k: torch.tensor(v) for k, v in metrics.items()}, torch.tensor(tokens)
+        )
     nothing_kept = {"train_infer_mask": 0.0, "ppo_clip_fraction": 0.0}
     means.add({k: torch.tensor(v) for k, v in nothing_kept.items()}, torch.tensor(2))
     assert means.means() == pytest.approx(

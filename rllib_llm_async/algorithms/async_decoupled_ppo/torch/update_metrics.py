@@ -68,7 +68,9 @@ class TokenMeans:
                 weights[key] = num_tokens
             elif key.rpartition("/")[2] == "ppo_clip_fraction" and not weights[key]:
                 weights[key] = num_tokens  # nothing is kept, nothing clipped
-        return {key: total / weights[key] for key, total in sums.items() if weights[key]}
+        return {
+            key: total / weights[key] for key, total in sums.items() if weights[key]
+        }
 
 
 class UpdateMetrics:
