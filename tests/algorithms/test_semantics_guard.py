@@ -115,9 +115,8 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
 )
 def test_configurations(make_learner_config, bad, good, words):
     said = [*config_warnings(make_learner_config(**bad))]
-    if (
-        bad.get("old_logprob_source") == "rollout" and len(bad) > 1
-    ):  # beside what is said of rollout anyway
+    # Beside what is said of rollout anyway.
+    if bad.get("old_logprob_source") == "rollout" and len(bad) > 1:
         said = [sentence for sentence in said if "r_d is 1" not in sentence]
     (sentence,) = said
     assert words in sentence

@@ -298,7 +298,7 @@ def test_auto_takes_the_exact_source_where_the_proxy_masks_other_tokens():
 
 
 def test_auto_measures_the_mask_that_the_loss_has():
-    """log r_d by the proxy is 2, 4, 3 in one sequence, 0, 0, 0 and 1, 0, 0 in others."""
+    """The proxy's log r_d: 2, 4, 3 in one sequence, 0, 0, 0 and 1, 0, 0 in others."""
     for level, differing in (("token", 4), ("sequence", 3)):
         source, *_ = run_auto(
             behavior_error=0.0, eps_ti=math.exp(0.5), mask_level=level
