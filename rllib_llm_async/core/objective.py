@@ -69,7 +69,8 @@ def decoupled_ppo_loss(
     Returns:
         A scalar and detached scalar metrics, float32 (float64 if an argument is):
         ``train_infer_mask``, ``ppo_clip_fraction``, ``active_fraction``,
-        ``discrepancy_log_ratio_abs_mean``, ``discrepancy_kl``,
+        ``discrepancy_log_ratio_abs_mean``, ``discrepancy_ratio_mean`` (of r_d; 1 where
+        mu_old is what sampled), ``discrepancy_kl``,
         ``effective_sample_size``, ``staleness_log_ratio_abs_mean``, ``policy_loss``,
         ``all_masked``.
 
@@ -164,6 +165,7 @@ def _discrepancy_metrics(log_r_d: Tensor, mask: Tensor) -> dict[str, Tensor]:
     r_d = torch.where(mask, log_r_d.exp(), 0.0)
     return {
         "discrepancy_log_ratio_abs_mean": masked_mean(log_r_d.abs(), mask),
+        "discrepancy_ratio_mean": masked_mean(r_d, mask),
         # KL(mu || pi) by the estimator r - 1 - log r, which is never negative.
         "discrepancy_kl": masked_mean(r_d - 1.0 - log_r_d, mask),
         "effective_sample_size": r_d.sum().square()

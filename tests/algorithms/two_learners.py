@@ -57,6 +57,7 @@ FIGURES = (
     "staleness_mean",
     "num_agent_tokens",
     "train_infer_mask",
+    "effective_sample_size",
     "discrepancy_log_ratio_abs_mean",
     "lag_1/discrepancy_log_ratio_abs_mean",
     "lag_1/token_share",

@@ -164,6 +164,7 @@ def test_diagnostics_of_the_discrepancy_equal_float64():
     r_d = np.exp(log_r_d)
     expected = {
         "discrepancy_log_ratio_abs_mean": np.abs(log_r_d).mean(),
+        "discrepancy_ratio_mean": r_d.mean(),
         "discrepancy_kl": (r_d - 1 - log_r_d).mean(),
         "effective_sample_size": r_d.sum() ** 2 / (len(r_d) * (r_d**2).sum()),
         "staleness_log_ratio_abs_mean": np.abs((logp - old)[mask]).mean(),

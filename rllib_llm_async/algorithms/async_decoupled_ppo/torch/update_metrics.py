@@ -20,6 +20,8 @@ from rllib_llm_async.core.density import NUM_RATIO_BINS
 
 #: Tokens older than this many versions share the last count of `STALENESS_TOKENS`.
 MAX_COUNTED_STALENESS = 32
+#: Mean of r_d squared, while micro-batches are added up.
+_SECOND_MOMENT = "discrepancy_ratio_square_mean"
 
 
 class TokenMeans:
@@ -88,12 +90,21 @@ class UpdateMetrics:
 
     def add(self, output: MicroBatchLoss, num_tokens: Tensor) -> None:
         """Takes in a micro-batch with ``num_tokens`` agent tokens."""
-        self._token_means.add(output.metrics, num_tokens)
+        metrics = dict(output.metrics)
+        # No mean over tokens, but it follows from two: (mean r_d)^2 / mean r_d^2.
+        size = metrics.pop("effective_sample_size").clamp(min=1e-30)
+        metrics[_SECOND_MOMENT] = metrics["discrepancy_ratio_mean"].square() / size
+        self._token_means.add(metrics, num_tokens)
         self._density += output.density
 
     def means(self) -> dict[str, float]:
         """Means over the tokens of all learners, which have to call it together."""
-        return self._token_means.means()
+        means = self._token_means.means()
+        if _SECOND_MOMENT in means:
+            means["effective_sample_size"] = means["discrepancy_ratio_mean"] ** 2 / max(
+                means.pop(_SECOND_MOMENT), 1e-30
+            )
+        return means
 
     def density(self) -> tuple[int, ...]:
         """`RATIO_DENSITY` of all learners, which have to call it together."""
