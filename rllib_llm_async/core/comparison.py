@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rllib_llm_async import result_keys
 from rllib_llm_async.core.ratios import log_ratio, train_infer_mask
 
 #: Variance of a log ratio below which a correlation with it means nothing.
@@ -46,10 +47,10 @@ def compare_old_logp(
     exactly_kept = train_infer_mask(exact_log_r_d, mask, eps_ti)
     log_r_s = log_ratio(logp, old_logp, mask)
     return {
-        "mask_share": kept.sum() / count,
-        "log_ratio_abs_error_mean": error.abs().sum() / count,
-        "mask_disagreement": (kept ^ exactly_kept).sum() / count,
-        "r_d_r_s_correlation": _correlation(log_r_d[mask], log_r_s[mask]),
+        result_keys.COMPARED_MASK_SHARE: kept.sum() / count,
+        result_keys.COMPARED_ERROR: error.abs().sum() / count,
+        result_keys.COMPARED_MASK_DISAGREEMENT: (kept ^ exactly_kept).sum() / count,
+        result_keys.COMPARED_CORRELATION: _correlation(log_r_d[mask], log_r_s[mask]),
     }
 
 
