@@ -115,6 +115,8 @@ class LLMEnvRunner(EnvRunner):
             self.module_to_env,
             on_event=self._call_back,
             on_env_failure=self._count_env_failure,
+            turn_timeout_s=config.turn_timeout_s,
+            episode_timeout_s=config.episode_timeout_s,
         )
         self._keys_of_group: dict[int, list[int]] = {}
         self._installed_serial = 0
