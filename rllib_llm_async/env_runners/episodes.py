@@ -245,7 +245,10 @@ class EpisodePlayer:
             messages = list(start.messages)
             if keep_messages:
                 episode.custom_data[columns.EPISODE_MESSAGES] = messages
-            batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
+            batch: dict[str, Any] = {
+                columns.MESSAGES: start.messages,
+                columns.TOOLS: start.tools,
+            }
             transcript.see(self._to_tokens(batch, episode))
             self._check_length(task, len(transcript.tokens))
             episode.add_env_reset(np.asarray(transcript.tokens, dtype=np.int64))
