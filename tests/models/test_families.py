@@ -147,3 +147,20 @@ def test_sequences_beyond_a_rotary_embedding_that_depends_on_them_are_refused():
     policy(packed([[tokens]]))
     with pytest.raises(ValueError, match="set max_model_len to at most 64"):
         policy(packed([[torch.arange(3, 68)]]))
+
+
+@pytest.mark.parametrize("family", ["gemma2", "vaultgemma"])
+def test_attention_scores_are_capped_as_in_an_engine(family, sequences):
+    # PyTorch's SDPA, the default, knows no cap.
+    caps = {"head_dim": 16, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 5.0}
+    capped = tiny_lm(family, **caps)
+    capped.set_attn_implementation("eager")
+    policy = CausalLMPolicy(tiny_lm(family, **caps))
+    batch = packed([sequences[:2], sequences[2:]])
+    logp = policy.score(batch, None, max_tokens=1000)[batch[columns.LOSS_MASK]]
+    with torch.no_grad():
+        expected = torch.cat([logp_of_model(capped, s) for s in sequences])
+        left_out = tiny_lm(family, **caps)
+        without = torch.cat([logp_of_model(left_out, s) for s in sequences])
+    torch.testing.assert_close(logp, expected, **TOLERANCE)
+    assert (without - expected).abs().max() > 0.1
