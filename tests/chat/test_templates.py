@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 
 import pytest
 
@@ -185,6 +186,51 @@ def test_a_call_that_was_cut_is_malformed(name, chat_format):
         (call,) = message["tool_calls"]
         name_read, arguments = parse_call(call)
         assert arguments is None or not name_read or call == whole
+
+
+#: Of all formats; the last one is of an argument that is there as well.
+TAGS = re.findall(
+    r"\S+",
+    "</tool_call> <tool_call> </function> <function=find> </arg_value> <arg_key> "
+    '<tool_call|> <|"|> <｜tool▁call▁end｜> <|tool_call_end|> [TOOL_CALLS] <|call|> '
+    "</parameter> <parameter=other> <parameter=times>",
+)
+
+
+def test_a_call_with_a_tag_in_an_argument_is_whole_or_malformed(chat_format):
+    """It is never carried out with a part of its arguments, nor said aloud."""
+    for order in [form.format(tag) for tag in TAGS for form in ("{}", "a {} b")]:
+        message = calling("find")
+        written = {"order": order, "times": 3}
+        message["tool_calls"][0]["function"]["arguments"] = json.dumps(written)
+        turn = chat_format.assistant_turn(message)
+        parsed = chat_format.parse(turn, TOOLS, prompt=[])
+        (call,) = parsed["tool_calls"]
+        read = parse_call(call)
+        malformed = not read[0] or read[1] is None
+        assert read == ("find", written) or malformed
+        # JSON can say it.
+        assert not malformed or chat_format.tool_parser not in ("hermes", "openai")
+        assert parsed["content"] is None
+
+
+@pytest.mark.parametrize(
+    "text, called",
+    [
+        ("<function=find>\n{}</function>\n</tool_call>", False),
+        ("<tool_call>\n<function=find>\n{}</function>", False),
+        ("<tool_call><function=find>{}</function></tool_call>", True),
+        ("One moment.\n<tool_call>\n<function=find>\n{}</function></tool_call>", True),
+    ],
+)
+def test_a_call_without_its_own_tags_is_malformed(text, called, make_tokenizer):
+    if "qwen3_5_think" not in TEMPLATES:
+        pytest.skip("trl ships no template qwen3_5_think")
+    chat_format = ChatFormat(make_tokenizer(TEMPLATES["qwen3_5_think"]))
+    turn = chat_format._encode(text.format("<parameter=order>\n5\n</parameter>\n"))
+    (call,) = chat_format.parse(turn, TOOLS, prompt=[])["tool_calls"]
+    assert (parse_call(call) == ("find", {"order": "5"})) == called
+    assert called or call["function"]["name"] == ""
 
 
 def test_text_that_looks_like_control_tokens_is_text(name, chat_format):
