@@ -114,15 +114,19 @@ def orders_to_try(messages: list[Message]) -> Iterator[list[Message]]:
     """``messages`` as they are, and as templates take them that object to that.
 
     Some want a user message first, or any at all; some want roles to alternate; some
-    know no system message. The text of all messages stays, in its order.
+    know no system message, or none but the first. The text of all messages stays, in
+    its order.
     """
     yield messages
     asked = with_user_first(messages)
     yield asked
-    merged = _merged(asked)
-    yield merged
-    if merged[0]["role"] == "system":
-        yield _merged([{**merged[0], "role": "user"}, *merged[1:]])
+    yield _merged(asked)
+    for first in (1, 0):
+        yield _merged([*asked[:first], *map(_as_user, asked[first:])])
+
+
+def _as_user(message: Message) -> Message:
+    return {**message, "role": "user"} if message["role"] == "system" else message
 
 
 def with_user_first(messages: list[Message]) -> list[Message]:

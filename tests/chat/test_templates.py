@@ -157,6 +157,8 @@ def test_a_dialogue_with_tools(name, chat_format):
         [POLICY[0], {"role": "assistant", "content": "how can I help?"}, POLICY[1]],
         [{"role": "assistant", "content": "how can I help?"}, POLICY[1]],
         [POLICY[1], POLICY[1]],
+        [{"role": "system", "content": "be brief"}, *POLICY],
+        [POLICY[1], {"role": "system", "content": "be brief"}, POLICY[1]],
     ],
 )
 def test_however_an_episode_begins(name, chat_format, messages):
@@ -171,6 +173,20 @@ def test_however_an_episode_begins(name, chat_format, messages):
         others = max(map(header.rfind, ("user", "system")))
         speakers = ("assistant", "model", "chatbot", "[/inst]")
         assert max(map(header.rfind, speakers)) > others
+
+
+@pytest.mark.parametrize(
+    "name, role",
+    [("gemma4_v5", "tool"), ("qwen2_5", "developer"), ("phi3", "developer")],
+)
+def test_a_message_that_a_template_would_leave_out_is_refused(
+    name, role, make_tokenizer
+):
+    if name not in TEMPLATES:
+        pytest.skip(f"trl ships no template {name}")
+    chat_format = ChatFormat(make_tokenizer(TEMPLATES[name]))
+    with pytest.raises(ValueError, match=f"chat template: .*out the {role} message"):
+        chat_format.start([POLICY[1], {"role": role, "content": "17 it is"}], TOOLS)
 
 
 def test_a_call_that_was_cut_is_malformed(name, chat_format):
