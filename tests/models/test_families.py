@@ -149,6 +149,15 @@ def test_sequences_beyond_a_rotary_embedding_that_depends_on_them_are_refused():
         policy(packed([[torch.arange(3, 68)]]))
 
 
+def test_sequences_beyond_a_window_that_an_engine_takes_otherwise_are_refused():
+    policy = CausalLMPolicy(tiny_lm("cohere2"))  # of 64 tokens, 65 in vLLM
+    policy(packed([[torch.arange(3, 67)]]))
+    with pytest.raises(
+        ValueError, match=r"sliding window .* max_model_len to at most 64"
+    ):
+        policy(packed([[torch.arange(3, 68)]]))
+
+
 @pytest.mark.parametrize("family", ["gemma2", "vaultgemma"])
 def test_attention_scores_are_capped_as_in_an_engine(family, sequences):
     # PyTorch's SDPA, the default, knows no cap.
