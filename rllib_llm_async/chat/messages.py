@@ -67,8 +67,8 @@ def prepare(
         if key not in ("content", "tool_calls") and value is not None
     }
     prepared["content"] = control_tokens.break_up(text_of(message.get("content")))
-    if style.short_ids and "tool_call_id" in prepared:
-        prepared["tool_call_id"] = _short_id(prepared["tool_call_id"])
+    if style.short_ids and message["role"] == "tool":
+        prepared["tool_call_id"] = _short_id(prepared.get("tool_call_id", ""))
     if message.get("tool_calls"):
         prepared["tool_calls"] = [
             control_tokens.break_up_in(_prepare_call(call, style))
@@ -122,10 +122,11 @@ def orders_to_try(messages: list[Message]) -> Iterator[list[Message]]:
     yield asked
     yield _merged(asked)
     for first in (1, 0):
-        yield _merged([*asked[:first], *map(_as_user, asked[first:])])
+        yield _merged([*asked[:first], *map(as_user, asked[first:])])
 
 
-def _as_user(message: Message) -> Message:
+def as_user(message: Message) -> Message:
+    """What the system says, said by the user; other messages as they are."""
     return {**message, "role": "user"} if message["role"] == "system" else message
 
 

@@ -189,6 +189,32 @@ def test_a_message_that_a_template_would_leave_out_is_refused(
         chat_format.start([POLICY[1], {"role": role, "content": "17 it is"}], TOOLS)
 
 
+def test_whatever_an_environment_answers_is_shown_after_the_turn(name, chat_format):
+    """Or it is refused; the system's word in the middle of a dialogue is not."""
+    said = chat_format.assistant_turn({"role": "assistant", "content": "Which one?"})
+    called = chat_format.assistant_turn(calling("find"))
+    system = {"role": "system", "content": "the line is bad"}
+    result = {"role": "tool", "content": "it is sent", "tool_call_id": "call_0"}
+    nameless = {"role": "tool", "content": "it is sent"}
+    answered = {"role": "assistant", "content": "as I said"}
+    for turn, answers in (
+        (said, [system]),
+        (said, [system, POLICY[1]]),
+        (called, [nameless]),
+        (called, [result, POLICY[1]]),
+        (called, [POLICY[1], result]),
+        (said, [answered, POLICY[1]]),
+    ):
+        try:
+            new = chat_format.extend(answers, last_turn=turn)
+        except ValueError as error:
+            assert str(error).startswith("chat template: ")
+            assert answers[0] in (POLICY[1], answered)
+        else:
+            shown = chat_format.tokenizer.decode(new)
+            assert all(shown.count(answer["content"]) == 1 for answer in answers)
+
+
 def test_a_call_that_was_cut_is_malformed(name, chat_format):
     """Wherever it was cut, it is not carried out with half of its arguments."""
     whole = calling("find")["tool_calls"][0]
