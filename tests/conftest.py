@@ -5,6 +5,9 @@ import os
 import pytest
 from hypothesis import settings
 
+# Before torch is imported: on the tiny tensors of the tests a second thread costs more
+# than it brings, and beside engines and actors a multiple.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_DEDUP_LOGS", "1")
 

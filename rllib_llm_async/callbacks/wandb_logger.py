@@ -14,18 +14,18 @@ from ray.air.integrations.wandb import WandbLoggerCallback, _WandbLoggingActor
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.core import NUM_RATIO_BINS, RATIO_BIN_EDGES
+from rllib_llm_async.result_keys import evaluation, learner, runners
 from rllib_llm_async.transcripts import FILE_NAME, render_text
 
 #: Key of the sample dialogues on their way from the driver to the logging actor.
 _DIALOGUES = "sample_dialogues"
-_LEARNER = "learners/default_policy"
 #: What a run is listed by: key and how it is summed up.
 SUMMARIES = {
-    "env_runners/success_rate": "last,max",
-    "evaluation/env_runners/success_rate": "last,max",
-    f"{_LEARNER}/train_infer_mask": "last,min,mean",
-    f"{_LEARNER}/ppo_clip_fraction": "last,max,mean",
-    f"{_LEARNER}/staleness_mean": "mean",
+    runners(result_keys.SUCCESS_RATE): "last,max",
+    evaluation(result_keys.SUCCESS_RATE): "last,max",
+    learner(result_keys.TRAIN_INFER_MASK): "last,min,mean",
+    learner(result_keys.PPO_CLIP_FRACTION): "last,max,mean",
+    learner(result_keys.STALENESS_MEAN): "mean",
 }
 
 
@@ -85,9 +85,9 @@ class _LoggingActor(_WandbLoggingActor):
             self._define_metrics()
         dialogues = result.pop(_DIALOGUES, [])
         log, config_update = super()._handle_result(result)
-        learner = result.get("learners", {}).get("default_policy", {})
-        log |= self._histograms(learner)
-        log |= self._marks(learner)
+        figures = result.get("learners", {}).get("default_policy", {})
+        log |= self._histograms(figures)
+        log |= self._marks(figures)
         if dialogues:
             log["dialogues"] = self._wandb.Table(
                 columns=["task", "success", "reward", "dialogue"],
@@ -106,8 +106,8 @@ class _LoggingActor(_WandbLoggingActor):
             )
         self._is_defined = True
 
-    def _histograms(self, learner: dict) -> dict[str, Any]:
-        density = learner.get(result_keys.RATIO_DENSITY)
+    def _histograms(self, figures: dict) -> dict[str, Any]:
+        density = figures.get(result_keys.RATIO_DENSITY)
         if density is None:
             return {}
         counts = np.asarray(density).reshape(NUM_RATIO_BINS, NUM_RATIO_BINS)
@@ -123,9 +123,9 @@ class _LoggingActor(_WandbLoggingActor):
             ),
         }
 
-    def _marks(self, learner: dict) -> dict[str, int]:
-        resets = learner.get("ewma_num_resets", self._num_resets)
-        version = learner.get(result_keys.POLICY_VERSION, self._version)
+    def _marks(self, figures: dict) -> dict[str, int]:
+        resets = figures.get(result_keys.EWMA_NUM_RESETS, self._num_resets)
+        version = figures.get(result_keys.POLICY_VERSION, self._version)
         marks = {
             "marks/ewma_reset": int(resets > self._num_resets),
             "marks/new_version": int(version > self._version),

@@ -4,51 +4,59 @@ from __future__ import annotations
 
 from typing import Any
 
-_LEARNER = "learners/default_policy"
-_RUNNERS = "env_runners"
+from rllib_llm_async import result_keys
+from rllib_llm_async.result_keys import evaluation, learner, runners
+
 #: Section -> panel title -> keys of `WandbLogger`'s history.
 SECTIONS: dict[str, dict[str, list[str]]] = {
     "learning": {
         "success": [
-            f"{_RUNNERS}/success_rate",
-            "evaluation/env_runners/success_rate",
+            runners(result_keys.SUCCESS_RATE),
+            evaluation(result_keys.SUCCESS_RATE),
         ],
-        "partial credit": [f"{_RUNNERS}/rubric_score"],
-        "active tokens": [f"{_LEARNER}/active_fraction"],
-        "entropy": [f"{_LEARNER}/entropy"],
-        "policy loss": [f"{_LEARNER}/policy_loss"],
+        "partial credit": [runners(result_keys.RUBRIC_SCORE)],
+        "active tokens": [learner(result_keys.ACTIVE_FRACTION)],
+        "entropy": [learner(result_keys.ENTROPY)],
+        "policy loss": [learner(result_keys.POLICY_LOSS)],
     },
     "old logits": {
-        "kept by the Train-Infer mask": [f"{_LEARNER}/train_infer_mask"],
-        "clipped": [f"{_LEARNER}/ppo_clip_fraction"],
-        "discrepancy, mean |log r_d|": [f"{_LEARNER}/discrepancy_log_ratio_abs_mean"],
-        "staleness, mean |log r_s|": [f"{_LEARNER}/staleness_log_ratio_abs_mean"],
-        "EWMA": [f"{_LEARNER}/ewma_decay", "marks/ewma_reset"],
-        "cost of pi_old, s": [f"{_LEARNER}/old_logprob_seconds"],
+        "kept by the Train-Infer mask": [learner(result_keys.TRAIN_INFER_MASK)],
+        "clipped": [learner(result_keys.PPO_CLIP_FRACTION)],
+        "discrepancy, mean |log r_d|": [
+            learner(result_keys.DISCREPANCY_LOG_RATIO_ABS_MEAN)
+        ],
+        "staleness, mean |log r_s|": [
+            learner(result_keys.STALENESS_LOG_RATIO_ABS_MEAN)
+        ],
+        "EWMA": [learner(result_keys.EWMA_DECAY), "marks/ewma_reset"],
+        "cost of pi_old, s": [learner(result_keys.OLD_LOGPROB_SECONDS)],
     },
     "staleness": {
-        "versions": [f"{_LEARNER}/staleness_mean", f"{_LEARNER}/staleness_max"],
-        "versions per episode": [f"{_RUNNERS}/num_versions_per_episode"],
-        "policy version": [f"{_LEARNER}/policy_version"],
+        "versions": [
+            learner(result_keys.STALENESS_MEAN),
+            learner(result_keys.STALENESS_MAX),
+        ],
+        "versions per episode": [runners(result_keys.NUM_VERSIONS_PER_EPISODE)],
+        "policy version": [learner(result_keys.POLICY_VERSION)],
         "dropped episodes": [
-            f"{_RUNNERS}/num_episodes_dropped_stale",
-            f"{_RUNNERS}/num_episodes_dropped_lost",
+            runners(result_keys.NUM_EPISODES_DROPPED_STALE),
+            runners(result_keys.NUM_EPISODES_DROPPED_LOST),
         ],
     },
     "engine": {
-        "generated tokens/s": [f"{_RUNNERS}/generated_tokens_per_s"],
-        "weight transfer, s": [f"{_RUNNERS}/weight_sync_seconds"],
-        "generation paused": [f"{_RUNNERS}/generation_paused_fraction"],
+        "generated tokens/s": [runners(result_keys.GENERATED_TOKENS_PER_S)],
+        "weight transfer, s": [runners(result_keys.WEIGHT_SYNC_SECONDS)],
+        "generation paused": [runners(result_keys.GENERATION_PAUSED_FRACTION)],
         "failures": [
-            f"{_RUNNERS}/num_env_failures",
-            f"{_RUNNERS}/num_malformed_tool_calls",
+            runners(result_keys.NUM_ENV_FAILURES),
+            runners(result_keys.NUM_MALFORMED_TOOL_CALLS),
         ],
     },
     "system": {
-        "trained tokens/s": [f"{_LEARNER}/train_tokens_per_s"],
+        "trained tokens/s": [learner(result_keys.TRAIN_TOKENS_PER_S)],
         "waiting and updating, s": ["timers/sample", "timers/learner_update_timer"],
-        "snapshots, bytes": [f"{_LEARNER}/snapshot_bytes"],
-        "padding": [f"{_LEARNER}/padding_fraction"],
+        "snapshots, bytes": [learner(result_keys.SNAPSHOT_BYTES)],
+        "padding": [learner(result_keys.PADDING_FRACTION)],
     },
 }
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from rllib_llm_async.chat.control_tokens import ControlTokens
+from rllib_llm_async.chat.messages import as_user, text_of
 from rllib_llm_async.chat.template import ASKED, MARKER, ChatTemplate
-from rllib_llm_async.chat.turn_ends import stand_in, turn_ends
+from rllib_llm_async.chat.turn_ends import TurnEnd, stand_in, turn_ends
 from rllib_llm_async.chat.turn_parser import TurnParser
 from rllib_llm_async.envs.agent_env import Message, ToolSchema
 
@@ -153,9 +154,11 @@ class ChatFormat:
             end = self._ends["calls"]
             said = self.parse(last_turn) if said is None else said
             messages, turn = _with_their_calls(messages, said)
-        rendered = self._render_after(turn, messages)
-        after = rendered.rpartition(MARKER)[2]
-        ids = self._encode(after[after.index(end.in_history) :])
+        after = self._after(turn, messages, end)
+        if not after.startswith(end.closing + end.in_history):
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(f"chat template: shows no {roles} after an agent's turn")
+        ids = self._encode(after.removeprefix(end.closing))
         control = self._control_tokens.ids
         ends = (control[end.generated], control[end.in_history])
         return ids[1:] if len(last_turn) > 0 and last_turn[-1] in ends else ids
@@ -205,6 +208,17 @@ class ChatFormat:
         call = self._template.own_call
         if call is not None:
             self._parser.check_reads(self.parse(self._encode(call), prompt=[]), call)
+
+    def _after(self, turn: Message, messages: list[Message], end: TurnEnd) -> str:
+        """What a template puts behind a turn, its last `MARKER`."""
+        after = self._render_after(turn, messages).rpartition(MARKER)[2]
+        system = [text_of(m.get("content")) for m in messages if m["role"] == "system"]
+        shown = after.partition(end.in_history)[2]
+        if all(self._control_tokens.break_up(text).strip() in shown for text in system):
+            return after
+        # Some templates put all that the system says first.
+        messages = list(map(as_user, messages))
+        return self._render_after(turn, messages).rpartition(MARKER)[2]
 
     def _render_after(self, turn: Message, messages: list[Message]) -> str:
         try:

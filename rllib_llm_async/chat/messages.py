@@ -67,8 +67,8 @@ def prepare(
         if key not in ("content", "tool_calls") and value is not None
     }
     prepared["content"] = control_tokens.break_up(text_of(message.get("content")))
-    if style.short_ids and "tool_call_id" in prepared:
-        prepared["tool_call_id"] = _short_id(prepared["tool_call_id"])
+    if style.short_ids and message["role"] == "tool":
+        prepared["tool_call_id"] = _short_id(prepared.get("tool_call_id", ""))
     if message.get("tool_calls"):
         prepared["tool_calls"] = [
             control_tokens.break_up_in(_prepare_call(call, style))
@@ -114,15 +114,20 @@ def orders_to_try(messages: list[Message]) -> Iterator[list[Message]]:
     """``messages`` as they are, and as templates take them that object to that.
 
     Some want a user message first, or any at all; some want roles to alternate; some
-    know no system message. The text of all messages stays, in its order.
+    know no system message, or none but the first. The text of all messages stays, in
+    its order.
     """
     yield messages
     asked = with_user_first(messages)
     yield asked
-    merged = _merged(asked)
-    yield merged
-    if merged[0]["role"] == "system":
-        yield _merged([{**merged[0], "role": "user"}, *merged[1:]])
+    yield _merged(asked)
+    for first in (1, 0):
+        yield _merged([*asked[:first], *map(as_user, asked[first:])])
+
+
+def as_user(message: Message) -> Message:
+    """What the system says, said by the user; other messages as they are."""
+    return {**message, "role": "user"} if message["role"] == "system" else message
 
 
 def with_user_first(messages: list[Message]) -> list[Message]:

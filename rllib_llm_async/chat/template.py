@@ -79,6 +79,8 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._kwargs = dict(template_kwargs)
         self._control_tokens = control_tokens
+        #: By kinds of messages, see `_leaves_out`.
+        self._left_out: dict[tuple[Any, ...], str | None] = {}
         #: How it wants calls; None if it knows none, which are then text.
         self.call_style: CallStyle | None = CallStyle()
         self._shows_tools = True
@@ -136,15 +138,42 @@ class ChatTemplate:
         refusal = None
         for order in orders_to_try(prepared):
             try:
-                return self._apply(order, shown, prompt)
+                rendered = self._apply(order, shown, prompt)
+                lost = self._leaves_out(order)
             # Templates call methods of what they are given, raise at will, recurse.
             except Exception as error:
                 refusal = refusal or error
+                continue
+            if lost is None:
+                return rendered
+            refusal = refusal or ValueError(f"leaves out the {lost} message")
         roles = ", ".join(message["role"] for message in messages)
         raise ValueError(
             f"chat template: refuses messages of {roles} "
             f"({type(refusal).__name__}: {refusal})"
         ) from refusal
+
+    def _leaves_out(self, messages: list[dict[str, Any]]) -> str | None:
+        """The role of a message that is not shown among others in such an order."""
+        kinds = tuple(
+            (m["role"], bool(m["content"]), bool(m.get("tool_calls"))) for m in messages
+        )
+        if kinds not in self._left_out:
+            # What an assistant said beside a call, or thought, a template may drop.
+            marks = [
+                f"{MARKER}{number:06d}" if said and role != "assistant" else ""
+                for number, (role, said, _) in enumerate(kinds)
+            ]
+            marked = [
+                {**message, "content": mark} if mark else message
+                for message, mark in zip(messages, marks, strict=True)
+            ]
+            shown = self._apply(marked, None, False)
+            roles = [
+                kind[0] for kind, m in zip(kinds, marks, strict=True) if m not in shown
+            ]
+            self._left_out[kinds] = roles[0] if roles else None
+        return self._left_out[kinds]
 
     def turn(self, message: Message) -> str:
         """What follows `prompt` where the assistant says ``message``, to the end."""

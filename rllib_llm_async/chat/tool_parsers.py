@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from rllib_llm_async.chat.closing_tags import ClosingTags
 from rllib_llm_async.chat.harmony import parse_harmony
 from rllib_llm_async.chat.vllm_parsers import VLLMToolParser, vllm_parser_names
 from rllib_llm_async.envs.agent_env import ToolSchema
@@ -27,11 +28,12 @@ class CallMarks(NamedTuple):
     """What calls begin and end with, as far as a template tells.
 
     ``start`` also finds a call that cannot be read; ``end`` is empty if calls end with
-    no tag.
+    no tag; ``tags`` is None if nothing is known of them.
     """
 
     start: re.Pattern
     end: str
+    tags: ClosingTags | None = None
 
 
 #: From text without thoughts, and the tools on offer, to what is said and called.
@@ -147,10 +149,10 @@ _OWN: dict[str, ToolParser] = {
 
 
 class _WithMalformed:
-    """Reports calls that a parser of vLLM's cannot read, or that were cut.
+    """Reports calls that a parser of vLLM's cannot read, or not as they were written.
 
-    By itself such a parser says the first kind aloud, and fills the arguments of the
-    second with what is there.
+    By itself such a parser says the first kind aloud. If a call was cut, or holds a tag
+    in an argument, it fills the arguments with a part of what is there.
     """
 
     def __init__(self, parser: VLLMToolParser, marks: CallMarks) -> None:
@@ -160,13 +162,19 @@ class _WithMalformed:
         self, text: str, tools: Sequence[ToolSchema]
     ) -> tuple[str, list[Call]]:
         starts = [found.start() for found in self._marks.start.finditer(text)]
-        if not starts:
+        end, tags = self._marks.end, self._marks.tags
+        if not starts and not (end and end in text):
             return text, []
         said, calls = self._parser(text, tools)
-        if not calls:
-            return text[: starts[0]], [Call("", text[starts[0] :].strip())]
+        if not starts:  # that of the first was left out, which some parsers forgive
+            if not calls:
+                return text, []
+            starts = [0]
+        written = text[starts[0] :]
+        if not calls or (tags is not None and not tags.fit(written, calls)):
+            return text[: starts[0]], [Call("", written.strip())]
         read = [Call(*call) for call in calls]
-        if self._marks.end not in text[starts[-1] :]:
+        if end not in text[starts[-1] :]:
             read[-1] = Call("", text[starts[-1] :].strip())
         return said, read
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from rllib_llm_async.chat.closing_tags import CLOSING_TAG, ClosingTags
 from rllib_llm_async.chat.harmony import HARMONY_CALL
 from rllib_llm_async.chat.reasoning import make_reasoning
 from rllib_llm_async.chat.template import MARKER, ChatTemplate
@@ -20,8 +21,6 @@ from rllib_llm_async.envs.agent_env import Message, ToolSchema
 
 #: What a call opens with.
 _OPENING = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]|\{")
-#: What a call closes with.
-_CLOSING = re.compile(r"</[^<>\s]+>|<[^<>\s/]+[|｜]>")
 _NEVER = re.compile(r"(?!)")
 
 
@@ -120,11 +119,20 @@ class TurnParser:
         opening = _OPENING.search(call)
         if opening is None or opening.group() == "{":
             return CallMarks(re.compile(r"\A\s*(?:\{|<\|python_tag\|>)"), "")
+        start = opening.group()
         text = template.turn({"role": "assistant", "content": MARKER})
-        call = call.removesuffix(text.partition(MARKER)[2])
-        closing = _CLOSING.findall(call.partition(MARKER)[2])
+        end = text.partition(MARKER)[2]
+
+        def write(calls: list[dict[str, Any]]) -> str:
+            turn = {"role": "assistant", "content": "", "tool_calls": calls}
+            written = template.turn(turn).removesuffix(end)
+            return start + written.partition(start)[2]
+
+        closing = CLOSING_TAG.findall(call.removesuffix(end).partition(MARKER)[2])
         return CallMarks(
-            re.compile(re.escape(opening.group())), closing[-1] if closing else ""
+            re.compile(re.escape(start)),
+            closing[-1] if closing else "",
+            ClosingTags(write),
         )
 
 

@@ -21,18 +21,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rllib_llm_async import result_keys
+from rllib_llm_async.result_keys import learner, runners
 from rllib_llm_async.status import start_status_board
 
 #: Column title, path in the result, format.
 _COLUMNS = (
     ("iter", "training_iteration", "{:>5.0f}"),
-    ("success", "env_runners/success_rate", "{:>8.3f}"),
+    ("success", runners(result_keys.SUCCESS_RATE), "{:>8.3f}"),
     ("return", "env_runners/episode_return_mean", "{:>7.3f}"),
-    ("staleness", "learners/default_policy/staleness_mean", "{:>10.2f}"),
-    ("kept by mask", "learners/default_policy/train_infer_mask", "{:>13.4f}"),
-    ("clipped", "learners/default_policy/ppo_clip_fraction", "{:>8.4f}"),
-    ("gen tok/s", "env_runners/generated_tokens_per_s", "{:>10.0f}"),
-    ("version", "learners/default_policy/policy_version", "{:>8.0f}"),
+    ("staleness", learner(result_keys.STALENESS_MEAN), "{:>10.2f}"),
+    ("kept by mask", learner(result_keys.TRAIN_INFER_MASK), "{:>13.4f}"),
+    ("clipped", learner(result_keys.PPO_CLIP_FRACTION), "{:>8.4f}"),
+    ("gen tok/s", runners(result_keys.GENERATED_TOKENS_PER_S), "{:>10.0f}"),
+    ("version", learner(result_keys.POLICY_VERSION), "{:>8.0f}"),
 )
 #: After so long without a line a run says what it waits for.
 QUIET_SECONDS = 60.0
@@ -96,8 +98,8 @@ class Progress(Callback):
 
     def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
         label = _label(trial, trials)
-        self._print_evaluation(label, result, "evaluation_at_start")
-        for warning in result.get("semantics_warnings", []):
+        self._print_evaluation(label, result, result_keys.EVALUATION_AT_START)
+        for warning in result.get(result_keys.SEMANTICS_WARNINGS, []):
             self._print(f"{'':>8}  [yellow]note: {label}{escape(warning)}[/yellow]")
         if self._num_lines % 20 == 0:
             titles = "  ".join(
@@ -108,7 +110,7 @@ class Progress(Callback):
         cells = "  ".join(_cell(result, path, form) for _, path, form in _COLUMNS)
         self.say(f"{label}{cells}")
         self._print_evaluation(label, result, "evaluation")
-        success = _lookup(result, "env_runners/success_rate")
+        success = _lookup(result, runners(result_keys.SUCCESS_RATE))
         if success is not None and success == success:
             self._success[trial.trial_id].append(success)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.cli.errors import InputError
+from rllib_llm_async.result_keys import evaluation, learner, runners
 from rllib_llm_async.settings.names import nearest
 
 _COUNTED = ("training_iteration", "iterations_since_restore")
@@ -19,9 +20,7 @@ _PLAIN = (
 )
 #: Where further figures stand in a result.
 _GROUPS = (
-    "env_runners/",
-    "evaluation/env_runners/",
-    "learners/default_policy/",
+    *(group("") for group in (runners, evaluation, learner)),
     "timers/",
 )
 #: Names of figures from which a similar one is most likely mistyped.
@@ -29,8 +28,6 @@ _FIGURES = (
     *(value for key, value in vars(result_keys).items() if key.isupper()),
     "episode_return_mean",
     "episode_len_mean",
-    "train_infer_mask",
-    "ppo_clip_fraction",
 )
 #: How similar a name is that is one letter off.
 _MISTYPED = 0.93

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from rllib_llm_async import result_keys
 from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.cli.experiment_file import (
@@ -167,7 +168,7 @@ def _held_out_success(result: Any) -> list[float]:
     rows = result.metrics_dataframe
     columns = [
         f"{key}/env_runners/success_rate"
-        for key in ("evaluation_at_start", "evaluation")
+        for key in (result_keys.EVALUATION_AT_START, "evaluation")
     ]
     return [value for key in columns if key in rows for value in rows[key].dropna()]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rllib_llm_async import result_keys
 from rllib_llm_async.core.ratios import log_ratio, share, train_infer_mask
 
 #: Variance of a log ratio below which a correlation with it means nothing.
@@ -54,10 +55,10 @@ def compare_old_logp(
     log_r_d = log_ratio(old_logp, behavior_logp, mask)
     log_r_s = log_ratio(logp, old_logp, mask)
     return {
-        "mask_share": mask_share,
-        "log_ratio_abs_error_mean": error.abs().sum() / count,
-        "mask_disagreement": (kept ^ exactly_kept).sum() / count,
-        "r_d_r_s_correlation": _correlation(log_r_d[mask], log_r_s[mask]),
+        result_keys.COMPARED_MASK_SHARE: mask_share,
+        result_keys.COMPARED_ERROR: error.abs().sum() / count,
+        result_keys.COMPARED_MASK_DISAGREEMENT: (kept ^ exactly_kept).sum() / count,
+        result_keys.COMPARED_CORRELATION: _correlation(log_r_d[mask], log_r_s[mask]),
     }
 
 

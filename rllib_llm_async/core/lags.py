@@ -6,16 +6,18 @@ from typing import Any
 
 from torch import Tensor
 
+from rllib_llm_async import result_keys
 from rllib_llm_async.core.objective import decoupled_ppo_loss
 from rllib_llm_async.core.ratios import share
 
 #: Version lags reported together, first and last (None: no upper end).
 LAG_BUCKETS = ((0, 0), (1, 1), (2, 2), (3, 4), (5, 8), (9, None))
 _REPORTED = (
-    "train_infer_mask",
-    "ppo_clip_fraction",
-    "discrepancy_log_ratio_abs_mean",
-    "staleness_log_ratio_abs_mean",
+    result_keys.TRAIN_INFER_MASK,
+    result_keys.PPO_CLIP_FRACTION,
+    result_keys.DISCREPANCY_LOG_RATIO_ABS_MEAN,
+    result_keys.STALENESS_LOG_RATIO_ABS_MEAN,
+    result_keys.TOKEN_SHARE,
 )
 
 
@@ -53,9 +55,9 @@ def ratio_metrics_by_lag(
         _, of_bucket = decoupled_ppo_loss(
             logp, old_logp, behavior_logp, advantages, inside, **bounds
         )
-        name = f"lag_{lag_name((first, last))}"
-        metrics |= {f"{name}/{key}": of_bucket[key] for key in _REPORTED}
-        metrics[f"{name}/token_share"] = share(inside, mask)
+        of_bucket[result_keys.TOKEN_SHARE] = share(inside, mask)
+        lag = lag_name((first, last))
+        metrics |= {result_keys.at_lag(lag, key): of_bucket[key] for key in _REPORTED}
     return metrics
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rllib_llm_async import result_keys
 from rllib_llm_async.core.ratios import (
     RATIO_LEVELS,
     at_least_float32,
@@ -116,12 +117,14 @@ def decoupled_ppo_loss(
     with torch.no_grad():
         metrics = {
             **_discrepancy_metrics(log_r_d, finite),
-            "train_infer_mask": share(kept, mask),
-            "ppo_clip_fraction": share(is_clipped, kept),
-            "active_fraction": share(kept & ~is_clipped, mask),
-            "staleness_log_ratio_abs_mean": masked_mean(log_r_s.abs(), finite),
-            "policy_loss": -masked_mean(surrogate, mask),
-            "all_masked": (~kept.any()).float(),
+            result_keys.TRAIN_INFER_MASK: share(kept, mask),
+            result_keys.PPO_CLIP_FRACTION: share(is_clipped, kept),
+            result_keys.ACTIVE_FRACTION: share(kept & ~is_clipped, mask),
+            result_keys.STALENESS_LOG_RATIO_ABS_MEAN: masked_mean(
+                log_r_s.abs(), finite
+            ),
+            result_keys.POLICY_LOSS: -masked_mean(surrogate, mask),
+            result_keys.ALL_MASKED: (~kept.any()).float(),
         }
     return loss, metrics
 
@@ -164,10 +167,10 @@ def _check_level(name: str, level: str, unit_ids: Tensor | None) -> None:
 def _discrepancy_metrics(log_r_d: Tensor, mask: Tensor) -> dict[str, Tensor]:
     r_d = torch.where(mask, log_r_d.exp(), 0.0)
     return {
-        "discrepancy_log_ratio_abs_mean": masked_mean(log_r_d.abs(), mask),
-        "discrepancy_ratio_mean": masked_mean(r_d, mask),
+        result_keys.DISCREPANCY_LOG_RATIO_ABS_MEAN: masked_mean(log_r_d.abs(), mask),
+        result_keys.DISCREPANCY_RATIO_MEAN: masked_mean(r_d, mask),
         # KL(mu || pi) by the estimator r - 1 - log r, which is never negative.
-        "discrepancy_kl": masked_mean(r_d - 1.0 - log_r_d, mask),
-        "effective_sample_size": r_d.sum().square()
+        result_keys.DISCREPANCY_KL: masked_mean(r_d - 1.0 - log_r_d, mask),
+        result_keys.EFFECTIVE_SAMPLE_SIZE: r_d.sum().square()
         / (r_d.square().sum() * mask.sum()).clamp(min=1e-30),
     }

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from ray.rllib.core.columns import Columns
@@ -15,8 +15,10 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import EPISODE_LEN_MEAN, EPISODE_RETURN_MEAN
 
 from rllib_llm_async import columns, result_keys
+from rllib_llm_async.env_runners.deadlines import env_call, within
 from rllib_llm_async.env_runners.engine import EngineOutput, VLLMEngine
 from rllib_llm_async.envs.agent_env import (
+    AgentEnv,
     BadRewardError,
     EpisodeError,
     TaskRef,
@@ -25,6 +27,8 @@ from rllib_llm_async.envs.agent_env import (
     is_reward,
 )
 from rllib_llm_async.transcripts import DialogueRecord
+
+T = TypeVar("T")
 
 #: How often a task is tried again after its environment failed, before it is dropped.
 MAX_ENV_RETRIES = 2
@@ -142,6 +146,8 @@ class EpisodePlayer:
         module_to_env: Connector from engine output to the assistant's message.
         on_event: Called as ``on_event("on_episode_start", episode, env)``.
         on_env_failure: Called for every try that an environment's failure ended.
+        turn_timeout_s: How long an environment may take for one answer; None: for ever.
+        episode_timeout_s: How long a try may take, the engine's turns included.
     """
 
     def __init__(
@@ -152,12 +158,16 @@ class EpisodePlayer:
         module_to_env: Callable,
         on_event: Callable[[str, SingleAgentEpisode, Any], None],
         on_env_failure: Callable[[EpisodeError], None],
+        turn_timeout_s: float | None = None,
+        episode_timeout_s: float | None = None,
     ) -> None:
         self._suite = suite
         self._engine = engine
         self._env_to_module = env_to_module
         self._module_to_env = module_to_env
         self._on_event = on_event
+        self._turn_timeout_s = turn_timeout_s
+        self._episode_timeout_s = episode_timeout_s
         self._on_env_failure = on_env_failure
         self._starting = asyncio.Lock()
         #: By `EPISODE_KEY`, from an episode's start until `forget`.
@@ -187,7 +197,9 @@ class EpisodePlayer:
             await asyncio.sleep(0)
         for attempt in range(MAX_ENV_RETRIES + 1):
             try:
-                return await self._try(task, keep_messages)
+                return await within(
+                    self._try(task, keep_messages), self._episode_timeout_s
+                )
             except EpisodeError as error:
                 self._on_env_failure(error)
                 # A task begins alike whenever it is tried.
@@ -205,7 +217,7 @@ class EpisodePlayer:
         for task in tasks:
             env = self._suite.make()
             try:
-                start = await _env_call(env.reset(task))
+                start = await self._call(env.reset(task))
                 batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
                 tokens = self._to_tokens(batch, SingleAgentEpisode())
                 self._check_length(task, len(tokens))
@@ -215,7 +227,7 @@ class EpisodePlayer:
             except EpisodeError:
                 return  # counted when it is played
             finally:
-                await env.aclose()
+                await self._close(env)
         if too_long is not None:
             raise too_long
 
@@ -229,11 +241,14 @@ class EpisodePlayer:
             episode = SingleAgentEpisode(len_lookback_buffer=0)
             episode.custom_data[columns.EPISODE_KEY] = key
             self._on_event("on_episode_created", episode, env)
-            start = await _env_call(env.reset(task))
+            start = await self._call(env.reset(task))
             messages = list(start.messages)
             if keep_messages:
                 episode.custom_data[columns.EPISODE_MESSAGES] = messages
-            batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
+            batch: dict[str, Any] = {
+                columns.MESSAGES: start.messages,
+                columns.TOOLS: start.tools,
+            }
             transcript.see(self._to_tokens(batch, episode))
             self._check_length(task, len(transcript.tokens))
             episode.add_env_reset(np.asarray(transcript.tokens, dtype=np.int64))
@@ -241,7 +256,7 @@ class EpisodePlayer:
             while True:
                 output = await self._engine.generate(transcript.tokens, transcript.say)
                 batch = self._from_output(output, start.tools, episode)
-                step = await _env_call(env.step(batch[columns.ASSISTANT_MESSAGE]))
+                step = await self._call(env.step(batch[columns.ASSISTANT_MESSAGE]))
                 if not is_reward(step.reward):
                     raise BadRewardError(f"environment gave reward {step.reward!r}")
                 messages += [batch[columns.ASSISTANT_MESSAGE], *step.messages]
@@ -275,7 +290,17 @@ class EpisodePlayer:
             self.forget([key])
             raise
         finally:
-            await env.aclose()
+            await self._close(env)
+
+    async def _call(self, awaitable: Awaitable[T]) -> T:
+        return await env_call(awaitable, self._turn_timeout_s)
+
+    async def _close(self, env: AgentEnv) -> None:
+        """Closes an environment; what it has played is not lost if that fails."""
+        try:
+            await self._call(env.aclose())
+        except EpisodeError as error:
+            self._on_env_failure(error)
 
     def _check_length(self, task: TaskRef, num_tokens: int) -> None:
         limit = self._engine.max_model_len
@@ -307,13 +332,3 @@ class EpisodePlayer:
             explore=True,
             shared_data={},
         )
-
-
-async def _env_call(awaitable):
-    """Turns whatever an environment raises into an `EpisodeError`."""
-    try:
-        return await awaitable
-    except EpisodeError:
-        raise
-    except Exception as error:
-        raise EpisodeError(f"environment raised {error!r}") from error

@@ -117,6 +117,8 @@ class LLMEnvRunner(EnvRunner):
             self.module_to_env,
             on_event=self._call_back,
             on_env_failure=self._count_env_failure,
+            turn_timeout_s=config.turn_timeout_s,
+            episode_timeout_s=config.episode_timeout_s,
         )
         self._keys_of_group: dict[int, list[int]] = {}
         self._installed_serial = 0
@@ -401,7 +403,9 @@ class LLMEnvRunner(EnvRunner):
                 for episode in result[:1]
             )
             # Under the reason of the first failure: one is enough to lose the group.
-            self._count(f"num_episodes_dropped_{failures[0].reason}", len(results))
+            self._count(
+                f"{result_keys.NUM_EPISODES_DROPPED}_{failures[0].reason}", len(results)
+            )
             await self._consume(ticket)
             return
         episodes, outcomes = map(list, zip(*results, strict=True))
@@ -488,7 +492,9 @@ class LLMEnvRunner(EnvRunner):
         self._count(
             result_keys.NUM_MALFORMED_TOOL_CALLS, outcome.num_malformed_tool_calls
         )
-        self._count("num_multi_version_episodes_lifetime", outcome.num_versions > 1)
+        self._count(
+            result_keys.NUM_MULTI_VERSION_EPISODES_LIFETIME, outcome.num_versions > 1
+        )
         with self._metrics_lock:
             self.metrics.log_value(NUM_EPISODES, 1, reduce="sum")
             self.metrics.log_value(

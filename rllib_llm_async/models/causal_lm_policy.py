@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rllib_llm_async import columns
 from rllib_llm_async.core import head_logprobs
 from rllib_llm_async.models import published_weights
+from rllib_llm_async.models.attention import apply_soft_caps
 from rllib_llm_async.models.lm_head import decoder_name, head_of
 from rllib_llm_async.models.loading import load_causal_lm, recomputed_layers
 from rllib_llm_async.models.rounding import round_under_autocast
@@ -78,6 +79,7 @@ class CausalLMPolicy(nn.Module):
         self.temperature = temperature
         self.chunk_tokens = chunk_tokens
         self.compute_dtype = compute_dtype
+        apply_soft_caps(self.causal_lm)
         if compute_dtype is not None:
             round_under_autocast(self.causal_lm, compute_dtype)
         #: Whether packed sequences are laid out anew, see `sequence_layout`.

@@ -66,8 +66,11 @@ def check_policy(policy: CausalLMPolicy) -> None:
         except RefusedAdapterError:
             raise
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            with_adapters = hasattr(policy.lm, "peft_config")
             raise ValueError(
-                f"model: {name} cannot run: {shorten(str(error), 500)}"
+                f"{'lora' if with_adapters else 'model'}: {name} cannot run"
+                f"{' with these adapters' if with_adapters else ''}: "
+                f"{shorten(str(error), 500)}"
             ) from error
         check_tied_weights(policy.lm)
         fault = _fault(policy, sequences, expected)

@@ -24,22 +24,33 @@ def cuts_by_place_in_row(causal_lm: Any) -> bool:
 
 
 def check_lengths(causal_lm: Any, position_ids: Tensor) -> None:
-    """Refuses sequences whose log-probabilities depend on what else is in the pass.
+    """Refuses sequences of which an engine would compute something else.
 
     Rotary embeddings of the kinds "dynamic" and "longrope" take their frequencies from
     the longest sequence of a pass as soon as one is beyond the original length; an
-    engine takes them from the longest that it allows.
+    engine takes them from the longest that it allows. And vLLM gives Cohere 2 one token
+    more in a sliding window than transformers does
+    (vllm/model_executor/models/commandr.py).
 
     Raises:
         ValueError: If there is such a sequence.
     """
-    limit = _rope_limit(causal_lm.config.get_text_config())
-    if limit is not None and position_ids.max() >= limit:
-        raise ValueError(
-            f"engine: max_model_len allows {int(position_ids.max()) + 1} tokens, but "
-            f"beyond {limit} the rotary embedding of this model depends on what else "
-            f"is in a pass; set max_model_len to at most {limit}"
-        )
+    config = causal_lm.config.get_text_config()
+    for limit, reason in (
+        (
+            _rope_limit(config),
+            "the rotary embedding of this model depends on what else is in a pass",
+        ),
+        (
+            config.sliding_window if config.model_type.startswith("cohere2") else None,
+            "vLLM and transformers take this model's sliding window differently",
+        ),
+    ):
+        if limit is not None and position_ids.max() >= limit:
+            raise ValueError(
+                f"engine: max_model_len allows {int(position_ids.max()) + 1} tokens, "
+                f"but beyond {limit} {reason}; set max_model_len to at most {limit}"
+            )
 
 
 def _rope_limit(config: Any) -> int | None:

@@ -116,9 +116,9 @@ class Auto(OldLogprobSource):
         self._updates_to_check = CHECK_EVERY
         tokens = totals["measured_tokens"]
         self._measured = {
-            "auto_mask_disagreement": totals["differing_tokens"] / tokens,
-            "auto_log_ratio_abs_error_mean": totals["abs_error"] / tokens,
-            "auto_cost_ratio": max(
+            result_keys.AUTO_MASK_DISAGREEMENT: totals["differing_tokens"] / tokens,
+            result_keys.AUTO_LOG_RATIO_ABS_ERROR_MEAN: totals["abs_error"] / tokens,
+            result_keys.AUTO_COST_RATIO: max(
                 totals["exact_forward_tokens"] / totals["proxy_forward_tokens"],
                 totals["exact_bytes"] / max(totals["proxy_bytes"], 1.0),
             ),
@@ -155,9 +155,9 @@ class Auto(OldLogprobSource):
             **exact,
             **self.proxy.metrics(),
             **self._measured,
-            "auto_uses_exact": float(self.uses_exact),
-            "auto_num_switches": self._num_switches,
-            "auto_reason": self._reason,
+            result_keys.AUTO_USES_EXACT: float(self.uses_exact),
+            result_keys.AUTO_NUM_SWITCHES: self._num_switches,
+            result_keys.AUTO_REASON: self._reason,
         }
 
     @property
@@ -190,7 +190,7 @@ class Auto(OldLogprobSource):
 
     @classmethod
     def was_exact(cls, results):
-        return bool(results.get("auto_uses_exact"))
+        return bool(results.get(result_keys.AUTO_USES_EXACT))
 
     @classmethod
     def result_warnings(cls, config, results):

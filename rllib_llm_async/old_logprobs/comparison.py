@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rllib_llm_async import columns
+from rllib_llm_async import columns, result_keys
 from rllib_llm_async.core import compare_old_logp
 from rllib_llm_async.old_logprobs.base import (
     Forward,
@@ -76,7 +76,7 @@ class SourceComparison:
             return forward(rows, parameters)
 
         old_logp: dict[str, Tensor] = {}
-        metrics = {"compare_one_pass_seconds": one_pass}
+        metrics = {result_keys.COMPARE_ONE_PASS_SECONDS: one_pass}
         for name, source in self._sources.items():
             if name not in self.shadows and main_old_logp is not None:
                 old_logp[name] = main_old_logp
@@ -87,8 +87,10 @@ class SourceComparison:
                 if source.needs_pass
                 else source.at_step(batch, logp, version)
             )
-            metrics[f"compare/{name}/seconds"] = seconds + time.monotonic() - began
-            metrics[f"compare/{name}/nbytes"] = source.nbytes
+            elapsed = seconds + time.monotonic() - began
+            metrics[result_keys.compared(name, result_keys.COMPARED_SECONDS)] = elapsed
+            nbytes = result_keys.compared(name, result_keys.COMPARED_NBYTES)
+            metrics[nbytes] = source.nbytes
         for name, values in old_logp.items():
             of_source = compare_old_logp(
                 values,
@@ -99,8 +101,11 @@ class SourceComparison:
                 eps_ti=self._settings.eps_ti,
                 mask_unit_ids=self._settings.mask_unit_ids(batch),
             )
-            metrics |= {f"compare/{name}/{k}": float(v) for k, v in of_source.items()}
-        metrics["compare_seconds"] = time.monotonic() - start
+            metrics |= {
+                result_keys.compared(name, key): float(value)
+                for key, value in of_source.items()
+            }
+        metrics[result_keys.COMPARE_SECONDS] = time.monotonic() - start
         return metrics
 
     def get_state(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rllib_llm_async import result_keys
 from rllib_llm_async.core.ewma import EWMAWeights
 from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
 
@@ -14,7 +15,7 @@ class EWMAProx(OldLogprobSource):
     """log pi_old := log pi under the EWMA of all published versions, fixed decay."""
 
     name = "ewma_prox"
-    reads = frozenset({"ewma_decay"})
+    reads = frozenset({result_keys.EWMA_DECAY})
 
     def __init__(self, settings):
         super().__init__(settings)
@@ -36,7 +37,7 @@ class EWMAProx(OldLogprobSource):
         return forward(batch, self.ewma.parameters)
 
     def metrics(self):
-        return {"ewma_decay": self.ewma.decay}
+        return {result_keys.EWMA_DECAY: self.ewma.decay}
 
     @property
     def nbytes(self):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from rllib_llm_async import result_keys
 from rllib_llm_async.old_logprobs.base import register_source
 from rllib_llm_async.old_logprobs.ewma_prox import EWMAProx
 
@@ -25,7 +26,7 @@ class PPOEWMAAsyncSource(EWMAProx):
     """`EWMAProx` with staleness-aware decay and automatic reset."""
 
     name = "ppo_ewma_async"
-    reads = frozenset({"ewma_decay", "ewma_reset_threshold"})
+    reads = frozenset({result_keys.EWMA_DECAY, "ewma_reset_threshold"})
 
     def __init__(self, settings):
         super().__init__(settings)
@@ -66,8 +67,8 @@ class PPOEWMAAsyncSource(EWMAProx):
     def metrics(self):
         return {
             **super().metrics(),
-            "ewma_num_resets": self._num_resets,
-            "ewma_resets_in_a_row": self._resets_in_a_row,
+            result_keys.EWMA_NUM_RESETS: self._num_resets,
+            result_keys.EWMA_RESETS_IN_A_ROW: self._resets_in_a_row,
         }
 
     def get_state(self):
@@ -88,7 +89,7 @@ class PPOEWMAAsyncSource(EWMAProx):
 
     @classmethod
     def result_warnings(cls, config, results):
-        in_a_row = results.get("ewma_resets_in_a_row", 0)
+        in_a_row = results.get(result_keys.EWMA_RESETS_IN_A_ROW, 0)
         if in_a_row >= RESETS_IN_DISGUISE:
             yield (
                 "the EWMA restarts at every version, which is current_recompute in "

@@ -85,9 +85,9 @@ class SnapshotOld(OldLogprobSource):
             result_keys.OLD_LOGPROB_EXTRA_FORWARD_TOKENS: max(
                 0, self.forward_tokens - self.one_pass_tokens
             ),
-            "snapshot_bytes": self.store.nbytes,
-            "snapshot_bytes_on_disk": self.store.nbytes_on_disk,
-            "snapshot_num_versions": len(self.store.versions),
+            result_keys.SNAPSHOT_BYTES: self.store.nbytes,
+            result_keys.SNAPSHOT_BYTES_ON_DISK: self.store.nbytes_on_disk,
+            result_keys.SNAPSHOT_NUM_VERSIONS: len(self.store.versions),
         }
 
     @property

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 
-from rllib_llm_async.report.groups import LEARNER, Group, source_of
+from rllib_llm_async import result_keys
+from rllib_llm_async.report.groups import Group, source_of
 from rllib_llm_async.report.load import Run
 from rllib_llm_async.report.section import PALETTE, Section, lay_out, percent
+from rllib_llm_async.result_keys import learner
 
-_OLD_LOGITS = f"{LEARNER}old_logprob_seconds"
+_OLD_LOGITS = learner(result_keys.OLD_LOGPROB_SECONDS)
 
 
 def cost_section(groups: Sequence[Group]) -> Section:
@@ -21,7 +24,7 @@ def cost_section(groups: Sequence[Group]) -> Section:
         "old logits": ("#CC79A7", lambda run: _mean(run, _OLD_LOGITS) or 0.0),
         "interruption": (
             "#D55E00",
-            lambda run: _mean(run, f"{LEARNER}interruption_seconds") or 0.0,
+            lambda run: _mean(run, learner(result_keys.INTERRUPTION_SECONDS)) or 0.0,
         ),
         "rest of the update": ("#0072B2", _rest_of_update),
         "waiting for episodes": ("#C4CAD1", lambda run: _mean(run, "timers/sample")),
@@ -60,13 +63,16 @@ def comparison_section(groups: Sequence[Group]) -> Section:
     points: dict[str, tuple[float, float]] = {}
     for group in groups:
         for name in _compared(group.runs[0]):
-            prefix = f"{LEARNER}compare/{name}/"
+            prefix = learner(result_keys.compared(name, ""))
             error = group.mean(
-                lambda run, p=prefix: _mean(run, f"{p}log_ratio_abs_error_mean")
+                lambda run, p=prefix: _mean(run, p + result_keys.COMPARED_ERROR)
             )
             seconds = group.mean(
                 lambda run, p=prefix, n=name: _mean(
-                    run, _OLD_LOGITS if source_of(run) == n else f"{p}seconds"
+                    run,
+                    _OLD_LOGITS
+                    if source_of(run) == n
+                    else p + result_keys.COMPARED_SECONDS,
                 )
             )
             if error is not None and seconds is not None:
@@ -107,14 +113,8 @@ def comparison_section(groups: Sequence[Group]) -> Section:
 
 
 def _compared(run: Run) -> list[str]:
-    prefix = f"{LEARNER}compare/"
-    return sorted(
-        {
-            key.removeprefix(prefix).split("/")[0]
-            for key in run.rows[-1]
-            if key.startswith(prefix)
-        }
-    )
+    pattern = re.compile(learner(result_keys.compared("([^/]+)", "")))
+    return sorted({match[1] for key in run.rows[-1] if (match := pattern.match(key))})
 
 
 def _mean(run: Run, key: str) -> float | None:
@@ -127,7 +127,7 @@ def _update_seconds(run: Run) -> float | None:
 
 
 def _rest_of_update(run: Run) -> float:
-    interruption = _mean(run, f"{LEARNER}interruption_seconds") or 0.0
+    interruption = _mean(run, learner(result_keys.INTERRUPTION_SECONDS)) or 0.0
     return max(
         (_update_seconds(run) or 0.0) - (_mean(run, _OLD_LOGITS) or 0.0) - interruption,
         0.0,
@@ -137,7 +137,7 @@ def _rest_of_update(run: Run) -> float:
 def _sentence(group: Group, named: bool) -> str:
     update = group.mean(_update_seconds) or 0.0
     seconds = group.mean(lambda run: _mean(run, _OLD_LOGITS) or 0.0) or 0.0
-    snapshots = group.mean(lambda run: run.last(f"{LEARNER}snapshot_bytes"))
+    snapshots = group.mean(lambda run: run.last(learner(result_keys.SNAPSHOT_BYTES)))
     share = percent(seconds / update) if update else "0 %"
     sentence = f"{seconds:.2f} s of the {update:.2f} s of an update ({share})"
     if snapshots:

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.core import NUM_RATIO_BINS, RATIO_BIN_EDGES
-from rllib_llm_async.report.groups import LEARNER, Group
+from rllib_llm_async.report.groups import Group
 from rllib_llm_async.report.load import Run
 from rllib_llm_async.report.section import (
     MAX_PANELS,
@@ -21,6 +21,7 @@ from rllib_llm_async.report.section import (
     panels,
     percent,
 )
+from rllib_llm_async.result_keys import learner
 
 #: Bin i covers [i - 0.5, i + 0.5] on an axis of bins, so edge i lies at i + 0.5.
 _EDGE_POSITIONS = np.arange(len(RATIO_BIN_EDGES)) + 0.5
@@ -93,7 +94,7 @@ def _density(group: Group) -> np.ndarray | None:
         np.asarray(row[key]).reshape(NUM_RATIO_BINS, NUM_RATIO_BINS)
         for run in group.runs
         for row in run.rows
-        if len(row.get(key := f"{LEARNER}{result_keys.RATIO_DENSITY}") or ())
+        if len(row.get(key := learner(result_keys.RATIO_DENSITY)) or ())
         == NUM_RATIO_BINS**2
     ]
     return np.sum(counts, axis=0) if counts else None

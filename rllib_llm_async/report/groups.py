@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student_t
 
+from rllib_llm_async import result_keys
 from rllib_llm_async.report.load import Run, is_number
+from rllib_llm_async.result_keys import evaluation, learner, runners
 
-SUCCESS = "env_runners/success_rate"
-HELD_OUT = "evaluation/env_runners/success_rate"
+SUCCESS = runners(result_keys.SUCCESS_RATE)
+HELD_OUT = evaluation(result_keys.SUCCESS_RATE)
 HELD_OUT_AT_START = "evaluation_at_start/env_runners/success_rate"
-LEARNER = "learners/default_policy/"
 #: A fall of success from its peak by more than this counts as a collapse.
 COLLAPSE = 0.2
 #: Named in a label even where the user left it at its default.
@@ -75,7 +76,7 @@ def final_success(run: Run) -> float | None:
 
 def mask_share(run: Run) -> float | None:
     """Mean share of tokens that the Train-Infer mask kept."""
-    _, values = run.series(f"{LEARNER}train_infer_mask")
+    _, values = run.series(learner(result_keys.TRAIN_INFER_MASK))
     return float(np.mean(values)) if values else None
 
 

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rllib_llm_async.report.groups import LEARNER, Group
+from rllib_llm_async import result_keys
+from rllib_llm_async.report.groups import Group
 from rllib_llm_async.report.load import Run
 from rllib_llm_async.report.section import Section, lay_out, percent
+from rllib_llm_async.result_keys import learner
 
 
 def mask_and_clip_section(groups: Sequence[Group]) -> Section:
@@ -26,8 +28,11 @@ def mask_and_clip_section(groups: Sequence[Group]) -> Section:
         ),
     )
     for group in groups:
-        for row, key in ((1, "train_infer_mask"), (2, "ppo_clip_fraction")):
-            iterations, means, _ = group.band(f"{LEARNER}{key}")
+        for row, key in (
+            (1, result_keys.TRAIN_INFER_MASK),
+            (2, result_keys.PPO_CLIP_FRACTION),
+        ):
+            iterations, means, _ = group.band(learner(key))
             figure.add_trace(
                 go.Scatter(
                     x=iterations,
@@ -56,7 +61,7 @@ def mask_and_clip_section(groups: Sequence[Group]) -> Section:
 
 def reset_iterations(run: Run) -> list[int]:
     """Updates at which the EWMA weights were reset to the current ones."""
-    iterations, counts = run.series(f"{LEARNER}ewma_num_resets")
+    iterations, counts = run.series(learner(result_keys.EWMA_NUM_RESETS))
     before = [0.0, *counts]
     return [
         x for x, new, old in zip(iterations, counts, before, strict=False) if new > old
@@ -76,8 +81,8 @@ def _mark_resets(figure: go.Figure, group: Group) -> int:
 def _mask_finding(groups: Sequence[Group]) -> str:
     sentences = []
     for group in groups:
-        _, kept, _ = group.band(f"{LEARNER}train_infer_mask")
-        _, clipped, _ = group.band(f"{LEARNER}ppo_clip_fraction")
+        _, kept, _ = group.band(learner(result_keys.TRAIN_INFER_MASK))
+        _, clipped, _ = group.band(learner(result_keys.PPO_CLIP_FRACTION))
         if len(kept) and len(clipped):
             prefix = f"{group.label}: " if len(groups) > 1 else ""
             sentences.append(

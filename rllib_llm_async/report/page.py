@@ -10,11 +10,11 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from rllib_llm_async import result_keys
 from rllib_llm_async.report.cost import comparison_section, cost_section
 from rllib_llm_async.report.density import density_section
 from rllib_llm_async.report.groups import (
     COLLAPSE,
-    LEARNER,
     Group,
     collapsed,
     final_success,
@@ -28,6 +28,7 @@ from rllib_llm_async.report.staleness import staleness_section
 from rllib_llm_async.report.success import success_section
 from rllib_llm_async.report.sweep import sweep_section
 from rllib_llm_async.report.timeline import timeline_section
+from rllib_llm_async.result_keys import learner
 
 _SECTIONS = (
     success_section,
@@ -61,7 +62,7 @@ def render_page(groups: Sequence[Group]) -> str:
                 text
                 for run in runs
                 for row in run.rows
-                for text in row.get("semantics_warnings") or ()
+                for text in row.get(result_keys.SEMANTICS_WARNINGS) or ()
             )
         ),
         sections=[_rendered(section(groups)) for section in _SECTIONS],
@@ -109,7 +110,8 @@ def _summary(group: Group) -> dict[str, Any]:
         "collapsed": any(collapsed(run) for run in group.runs),
         "mask": "-" if share is None else percent(share),
         "staleness": number(
-            group.mean(lambda run: run.last(f"{LEARNER}staleness_mean")), "{:.2f}"
+            group.mean(lambda run: run.last(learner(result_keys.STALENESS_MEAN))),
+            "{:.2f}",
         ),
         "resets": sum(len(reset_iterations(run)) for run in group.runs),
         "seconds": number(group.mean(lambda run: run.last("time_total_s")), "{:.0f}"),

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from rllib_llm_async import result_keys
-from rllib_llm_async.report.groups import LEARNER, Group
+from rllib_llm_async.report.groups import Group
 from rllib_llm_async.report.load import Run
 from rllib_llm_async.report.section import (
     MAX_PANELS,
@@ -18,6 +18,7 @@ from rllib_llm_async.report.section import (
     lay_out,
     panels,
 )
+from rllib_llm_async.result_keys import learner
 
 
 def staleness_section(groups: Sequence[Group]) -> Section:
@@ -77,7 +78,7 @@ def staleness_section(groups: Sequence[Group]) -> Section:
 
 def _staleness(run: Run) -> tuple[list[int], np.ndarray] | None:
     """Updates, and the share of tokens ``[updates, staleness]``."""
-    key = f"{LEARNER}{result_keys.STALENESS_TOKENS}"
+    key = learner(result_keys.STALENESS_TOKENS)
     rows = [row for row in run.rows if row.get(key) and sum(row[key])]
     if not rows:
         return None
@@ -89,5 +90,5 @@ def _staleness(run: Run) -> tuple[list[int], np.ndarray] | None:
 
 
 def _mean_staleness(run: Run) -> float | None:
-    _, values = run.series(f"{LEARNER}{result_keys.STALENESS_MEAN}")
+    _, values = run.series(learner(result_keys.STALENESS_MEAN))
     return float(np.mean(values)) if values else None

@@ -82,6 +82,8 @@ ELSEWHERE = {
     "drop_uniform_groups": "test_signal.py",
     "episodes_per_update": "below",
     "num_concurrent_episodes": "tests/env_runners",
+    "turn_timeout_s": "tests/env_runners/test_one_episode.py",
+    "episode_timeout_s": "tests/env_runners/test_one_episode.py",
 }
 
 

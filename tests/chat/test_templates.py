@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 
 import pytest
 
@@ -156,6 +157,8 @@ def test_a_dialogue_with_tools(name, chat_format):
         [POLICY[0], {"role": "assistant", "content": "how can I help?"}, POLICY[1]],
         [{"role": "assistant", "content": "how can I help?"}, POLICY[1]],
         [POLICY[1], POLICY[1]],
+        [{"role": "system", "content": "be brief"}, *POLICY],
+        [POLICY[1], {"role": "system", "content": "be brief"}, POLICY[1]],
     ],
 )
 def test_however_an_episode_begins(name, chat_format, messages):
@@ -172,6 +175,46 @@ def test_however_an_episode_begins(name, chat_format, messages):
         assert max(map(header.rfind, speakers)) > others
 
 
+@pytest.mark.parametrize(
+    "name, role",
+    [("gemma4_v5", "tool"), ("qwen2_5", "developer"), ("phi3", "developer")],
+)
+def test_a_message_that_a_template_would_leave_out_is_refused(
+    name, role, make_tokenizer
+):
+    if name not in TEMPLATES:
+        pytest.skip(f"trl ships no template {name}")
+    chat_format = ChatFormat(make_tokenizer(TEMPLATES[name]))
+    with pytest.raises(ValueError, match=f"chat template: .*out the {role} message"):
+        chat_format.start([POLICY[1], {"role": role, "content": "17 it is"}], TOOLS)
+
+
+def test_whatever_an_environment_answers_is_shown_after_the_turn(name, chat_format):
+    """Or it is refused; the system's word in the middle of a dialogue is not."""
+    said = chat_format.assistant_turn({"role": "assistant", "content": "Which one?"})
+    called = chat_format.assistant_turn(calling("find"))
+    system = {"role": "system", "content": "the line is bad"}
+    result = {"role": "tool", "content": "it is sent", "tool_call_id": "call_0"}
+    nameless = {"role": "tool", "content": "it is sent"}
+    answered = {"role": "assistant", "content": "as I said"}
+    for turn, answers in (
+        (said, [system]),
+        (said, [system, POLICY[1]]),
+        (called, [nameless]),
+        (called, [result, POLICY[1]]),
+        (called, [POLICY[1], result]),
+        (said, [answered, POLICY[1]]),
+    ):
+        try:
+            new = chat_format.extend(answers, last_turn=turn)
+        except ValueError as error:
+            assert str(error).startswith("chat template: ")
+            assert answers[0] in (POLICY[1], answered)
+        else:
+            shown = chat_format.tokenizer.decode(new)
+            assert all(shown.count(answer["content"]) == 1 for answer in answers)
+
+
 def test_a_call_that_was_cut_is_malformed(name, chat_format):
     """Wherever it was cut, it is not carried out with half of its arguments."""
     whole = calling("find")["tool_calls"][0]
@@ -185,6 +228,51 @@ def test_a_call_that_was_cut_is_malformed(name, chat_format):
         (call,) = message["tool_calls"]
         name_read, arguments = parse_call(call)
         assert arguments is None or not name_read or call == whole
+
+
+#: Of all formats; the last one is of an argument that is there as well.
+TAGS = re.findall(
+    r"\S+",
+    "</tool_call> <tool_call> </function> <function=find> </arg_value> <arg_key> "
+    '<tool_call|> <|"|> <｜tool▁call▁end｜> <|tool_call_end|> [TOOL_CALLS] <|call|> '
+    "</parameter> <parameter=other> <parameter=times>",
+)
+
+
+def test_a_call_with_a_tag_in_an_argument_is_whole_or_malformed(chat_format):
+    """It is never carried out with a part of its arguments, nor said aloud."""
+    for order in [form.format(tag) for tag in TAGS for form in ("{}", "a {} b")]:
+        message = calling("find")
+        written = {"order": order, "times": 3}
+        message["tool_calls"][0]["function"]["arguments"] = json.dumps(written)
+        turn = chat_format.assistant_turn(message)
+        parsed = chat_format.parse(turn, TOOLS, prompt=[])
+        (call,) = parsed["tool_calls"]
+        read = parse_call(call)
+        malformed = not read[0] or read[1] is None
+        assert read == ("find", written) or malformed
+        # JSON can say it.
+        assert not malformed or chat_format.tool_parser not in ("hermes", "openai")
+        assert parsed["content"] is None
+
+
+@pytest.mark.parametrize(
+    "text, called",
+    [
+        ("<function=find>\n{}</function>\n</tool_call>", False),
+        ("<tool_call>\n<function=find>\n{}</function>", False),
+        ("<tool_call><function=find>{}</function></tool_call>", True),
+        ("One moment.\n<tool_call>\n<function=find>\n{}</function></tool_call>", True),
+    ],
+)
+def test_a_call_without_its_own_tags_is_malformed(text, called, make_tokenizer):
+    if "qwen3_5_think" not in TEMPLATES:
+        pytest.skip("trl ships no template qwen3_5_think")
+    chat_format = ChatFormat(make_tokenizer(TEMPLATES["qwen3_5_think"]))
+    turn = chat_format._encode(text.format("<parameter=order>\n5\n</parameter>\n"))
+    (call,) = chat_format.parse(turn, TOOLS, prompt=[])["tool_calls"]
+    assert (parse_call(call) == ("find", {"order": "5"})) == called
+    assert called or call["function"]["name"] == ""
 
 
 def test_text_that_looks_like_control_tokens_is_text(name, chat_format):

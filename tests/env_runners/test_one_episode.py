@@ -1,6 +1,7 @@
 """One episode, turn by turn, with an engine and an environment on command."""
 
 import asyncio
+import contextlib
 
 import numpy as np
 import pytest
@@ -58,6 +59,8 @@ class Env:
         step = next(self._steps)
         if isinstance(step, Exception):
             raise step
+        if callable(step):
+            return await step()
         return step
 
     async def aclose(self):
@@ -87,12 +90,13 @@ def from_output(*, batch, **_):
     }
 
 
-def play(*attempts, engine=None, times=1):
+def play(*attempts, engine=None, times=1, deadlines=None):
     """Plays; each attempt is a list of steps. Returns results, player and envs."""
     envs = [Env(steps) for steps in attempts]
     waiting = iter(envs)
     suite = type("Suite", (), {"make": lambda self: next(waiting)})()
     failures = []
+    deadlines = deadlines or {}
     player = EpisodePlayer(
         suite,
         engine or Engine(),
@@ -100,6 +104,7 @@ def play(*attempts, engine=None, times=1):
         from_output,
         lambda *_: None,
         failures.append,
+        **deadlines,
     )
 
     async def main():
@@ -174,6 +179,78 @@ def test_a_reward_that_is_no_number_fails_the_try(reward):
     assert repr(reward) in str(error)
     ((_, outcome),), *_ = play([bad], [ends()])
     assert outcome.episode_return == 1.0
+
+
+async def hangs():
+    await asyncio.sleep(60.0)
+
+
+async def hangs_and_does_not_heed():
+    for _ in range(2):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60.0)
+
+
+@pytest.mark.parametrize("hung", [hangs, hangs_and_does_not_heed])
+def test_an_answer_that_does_not_come_ends_the_try(hung):
+    """The episode is played again; its group need not be lost."""
+    deadlines = {"turn_timeout_s": 0.05}
+    ((_, outcome),), player, envs, failures = play(
+        [hung], [goes_on(), ends()], deadlines=deadlines
+    )
+    assert outcome.success and all(env.closed for env in envs)
+    (failure,) = failures
+    assert failure.reason == "turn_timeout" and "turn_timeout_s=0.05" in str(failure)
+    assert len(player.transcripts) == 1
+
+
+def test_an_environment_that_never_answers_is_given_up():
+    attempts = [[hangs] for _ in range(MAX_ENV_RETRIES + 1)]
+    (error,), player, *_ = play(*attempts, deadlines={"turn_timeout_s": 0.05})
+    assert error.reason == "turn_timeout" and player.transcripts == {}
+
+
+def test_an_episode_that_does_not_end_is_given_up():
+    """Each answer comes in time; there are too many of them."""
+
+    async def slow():
+        await asyncio.sleep(0.04)
+        return goes_on()
+
+    attempts = [[slow] * 9 for _ in range(MAX_ENV_RETRIES + 1)]
+    deadlines = {"turn_timeout_s": 5.0, "episode_timeout_s": 0.15}
+    engine = Engine(((0, 0),) * 99)
+    (error,), player, envs, failures = play(
+        *attempts, engine=engine, deadlines=deadlines
+    )
+    assert error.reason == "episode_timeout" and "episode_timeout_s=0.15" in str(error)
+    assert len(failures) == MAX_ENV_RETRIES + 1 and all(env.closed for env in envs)
+    assert player.transcripts == {}
+
+
+def test_a_hung_engine_ends_the_try_as_well():
+    class Hung(Engine):
+        async def generate(self, context, on_piece):
+            await asyncio.sleep(60.0)
+
+    attempts = [[] for _ in range(MAX_ENV_RETRIES + 1)]
+    (error,), *_ = play(*attempts, engine=Hung(), deadlines={"episode_timeout_s": 0.05})
+    assert error.reason == "episode_timeout"
+
+
+def test_what_was_played_is_not_lost_where_closing_fails():
+    class Stuck(Env):
+        async def aclose(self):
+            raise OSError("no socket")
+
+    env = Stuck([ends()])
+    suite = type("Suite", (), {"make": lambda self: env})()
+    failures = []
+    player = EpisodePlayer(
+        suite, Engine(), to_tokens, from_output, lambda *_: None, failures.append
+    )
+    _, outcome = asyncio.run(player.play(TASK))
+    assert outcome.success and "no socket" in str(failures[0])
 
 
 def test_parts_of_a_reward_that_were_not_judged_are_left_out():

@@ -88,7 +88,7 @@ FAMILIES: dict[str, dict] = {
     "phi": {},
     "phi3": {},
     "cohere": {"logit_scale": 0.3, "use_qk_norm": True},
-    "cohere2": {"logit_scale": 0.3, **_SLIDING},
+    "cohere2": {"logit_scale": 0.3, **_SLIDING, "sliding_window": 64},
     "glm4": {"head_dim": 16},
     "gpt_oss": {
         "head_dim": 16,

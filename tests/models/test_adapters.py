@@ -90,6 +90,11 @@ REFUSED = {
     "tied_saved": ("qwen2", {"modules_to_save": ["lm_head"]}, TIED),
     "tied_saved_both": ("qwen2", {"modules_to_save": EMBEDDINGS}, TIED),
     "tied_tokens": ("qwen2", {"trainable_token_indices": {"lm_head": [5]}}, TIED),
+    "router": (
+        "llama4_text",
+        {"target_modules": "all-linear"},
+        "Llama4ForCausalLM cannot run with these adapters",
+    ),
     "not_a_module": ("falcon_h1", {"target_modules": ["conv1d"]}, "conv1d"),
 }
 

@@ -94,6 +94,7 @@ def test_what_is_published_is_what_a_checkpoint_holds(family, tmp_path):
 def test_gradients_to_replaced_weights_are_computed_with_them(sequences):
     # The backward pass computes the head anew, after the weights are put back.
     policy, other = CausalLMPolicy(tiny_lm("gemma2")), tiny_lm("gemma2", seed=1)
+    other.set_attn_implementation("eager")  # with the soft cap
     weights = {f"lm.{n}": p for n, p in other.named_parameters()}
     batch = packed([sequences[:1]])
     torch.func.functional_call(policy, weights, (batch,)).logp.sum().backward()
@@ -147,3 +148,29 @@ def test_sequences_beyond_a_rotary_embedding_that_depends_on_them_are_refused():
     policy(packed([[tokens]]))
     with pytest.raises(ValueError, match="set max_model_len to at most 64"):
         policy(packed([[torch.arange(3, 68)]]))
+
+
+def test_sequences_beyond_a_window_that_an_engine_takes_otherwise_are_refused():
+    policy = CausalLMPolicy(tiny_lm("cohere2"))  # of 64 tokens, 65 in vLLM
+    policy(packed([[torch.arange(3, 67)]]))
+    with pytest.raises(
+        ValueError, match=r"sliding window .* max_model_len to at most 64"
+    ):
+        policy(packed([[torch.arange(3, 68)]]))
+
+
+@pytest.mark.parametrize("family", ["gemma2", "vaultgemma"])
+def test_attention_scores_are_capped_as_in_an_engine(family, sequences):
+    # PyTorch's SDPA, the default, knows no cap.
+    caps = {"head_dim": 16, "query_pre_attn_scalar": 16, "attn_logit_softcapping": 5.0}
+    capped = tiny_lm(family, **caps)
+    capped.set_attn_implementation("eager")
+    policy = CausalLMPolicy(tiny_lm(family, **caps))
+    batch = packed([sequences[:2], sequences[2:]])
+    logp = policy.score(batch, None, max_tokens=1000)[batch[columns.LOSS_MASK]]
+    with torch.no_grad():
+        expected = torch.cat([logp_of_model(capped, s) for s in sequences])
+        left_out = tiny_lm(family, **caps)
+        without = torch.cat([logp_of_model(left_out, s) for s in sequences])
+    torch.testing.assert_close(logp, expected, **TOLERANCE)
+    assert (without - expected).abs().max() > 0.1

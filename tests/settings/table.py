@@ -153,6 +153,8 @@ TABLE = {
     "drop_uniform_groups": BOOL,
     "episodes_per_update": count("a positive whole number of episodes"),
     "num_concurrent_episodes": count("a positive whole number of episodes"),
+    "turn_timeout_s": ([None, 1, 0.5], says("seconds above 0", 0, -1, "10", True)),
+    "episode_timeout_s": ([None, 1, 0.5], says("seconds above 0", 0, -1, "10", True)),
     "evaluation_interval": count_or_null("updates, or null for none"),
     "evaluation_duration": (
         [1, 200],

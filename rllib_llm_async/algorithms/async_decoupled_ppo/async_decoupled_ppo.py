@@ -125,10 +125,10 @@ class AsyncDecoupledPPO(Algorithm):
             else None
         )
         results = super().step()
-        results["semantics_warnings"] = self._new_warnings(results)
+        results[result_keys.SEMANTICS_WARNINGS] = self._new_warnings(results)
         results[result_keys.TIMELINE] = self._collect_timeline(results)
         if start is not None:
-            results["evaluation_at_start"] = start
+            results[result_keys.EVALUATION_AT_START] = start
         return results
 
     def _collect_timeline(self, results: dict[str, Any]) -> tuple[Span, ...]:
@@ -245,7 +245,7 @@ class AsyncDecoupledPPO(Algorithm):
         refs = [group.episodes for group in groups]
         ray.wait(refs, num_returns=len(refs), fetch_local=False)
         self.metrics.log_value(
-            "old_logit_model_wait_seconds", time.monotonic() - start, window=1
+            result_keys.OLD_LOGIT_MODEL_WAIT_SECONDS, time.monotonic() - start, window=1
         )
 
     def _fetch_finished_groups(self) -> list[int]:

@@ -83,6 +83,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.drop_uniform_groups = False
         self.episodes_per_update = 128
         self.num_concurrent_episodes = 64
+        self.turn_timeout_s: float | None = 900.0
+        self.episode_timeout_s: float | None = 3600.0
 
         # RLlib settings that differ from AlgorithmConfig's.
         self.lr = 1e-5
@@ -165,6 +167,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         drop_uniform_groups: bool | None = NotProvided,
         episodes_per_update: int | None = NotProvided,
         num_concurrent_episodes: int | None = NotProvided,
+        turn_timeout_s: float | None = NotProvided,
+        episode_timeout_s: float | None = NotProvided,
         **kwargs: Any,
     ) -> AsyncDecoupledPPOConfig:
         """Sets the training related configuration.
@@ -245,6 +249,11 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 the batch and wait for others in their place; they are counted.
             episodes_per_update: Episodes that one update consumes, over all learners.
             num_concurrent_episodes: Episodes under way at once in one env runner.
+            turn_timeout_s: How long an environment (its simulated user, its judge) may
+                take for one answer. The episode is then played again, twice at most,
+                before its group is dropped and counted. None waits for ever, and so
+                does the learner.
+            episode_timeout_s: The same for a whole episode, generation included.
             **kwargs: RLlib's own training settings. ``minibatch_size`` counts
                 episodes per optimizer step and learner; ``optimizer`` holds further
                 arguments of `torch.optim.AdamW` (``betas``, ``eps``,

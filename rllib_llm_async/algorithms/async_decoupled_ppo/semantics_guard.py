@@ -12,6 +12,7 @@ from typing import Any
 from rllib_llm_async import result_keys
 from rllib_llm_async.core.lags import LAG_BUCKETS, lag_name
 from rllib_llm_async.old_logprobs import source_class, source_names
+from rllib_llm_async.result_keys import at_lag
 
 #: At a lag, |log r_d| this many times that of fresh tokens is staleness, not numerics.
 HIDDEN_STALENESS_RATIO = 3.0
@@ -77,7 +78,7 @@ def result_warnings(config: Any, results: Mapping[str, float]) -> Iterator[str]:
         )
     source = source_class(config.old_logprob_source)
     yield from source.result_warnings(config, results)
-    share = results.get("train_infer_mask", 1.0)
+    share = results.get(result_keys.TRAIN_INFER_MASK, 1.0)
     if source.was_exact(results):
         yield from _warnings_of_exact(config, results, share)
         return
@@ -98,7 +99,7 @@ def _warnings_of_exact(
             f"{share:.0%} of tokens although pi_old is exact; compare engine.dtype "
             "with compute_dtype, or set eps_ti higher"
         )
-    fresh = results.get("lag_0/discrepancy_log_ratio_abs_mean")
+    fresh = results.get(at_lag("0", result_keys.DISCREPANCY_LOG_RATIO_ABS_MEAN))
     dtype = config.engine.get("dtype", "bfloat16")
     if fresh is not None and fresh < NUMERICAL_NOISE[dtype]:
         yield (
@@ -109,17 +110,18 @@ def _warnings_of_exact(
 
 
 def _hidden_staleness(results: Mapping[str, float]) -> Iterator[str]:
-    fresh = results.get("lag_0/discrepancy_log_ratio_abs_mean")
+    fresh = results.get(at_lag("0", result_keys.DISCREPANCY_LOG_RATIO_ABS_MEAN))
     if fresh is None:
         return
     for bucket in LAG_BUCKETS[1:]:
         lag = lag_name(bucket)
-        stale = results.get(f"lag_{lag}/discrepancy_log_ratio_abs_mean")
+        stale = results.get(at_lag(lag, result_keys.DISCREPANCY_LOG_RATIO_ABS_MEAN))
         if stale is None:
             continue
-        lost = (
-            results["lag_0/train_infer_mask"] - results[f"lag_{lag}/train_infer_mask"]
-        )
+        kept = [
+            results[at_lag(age, result_keys.TRAIN_INFER_MASK)] for age in ("0", lag)
+        ]
+        lost = kept[0] - kept[1]
         if stale > HIDDEN_STALENESS_RATIO * fresh and lost > HIDDEN_STALENESS_MASK_LOSS:
             yield (
                 f"staleness is taken for discrepancy: at lag {lag} mean |log r_d| is "

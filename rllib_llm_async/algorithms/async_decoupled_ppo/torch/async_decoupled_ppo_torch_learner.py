@@ -333,10 +333,12 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         seconds: float,
     ) -> None:
         means = metrics.means()
-        shares = {self._source: means.get("train_infer_mask", 0.0)}
+        shares = {self._source: means.get(result_keys.TRAIN_INFER_MASK, 0.0)}
         if self._comparison is not None:
             for name, source in self._comparison.shadows.items():
-                shares[source] = compared[f"compare/{name}/mask_share"]
+                shares[source] = compared[
+                    result_keys.compared(name, result_keys.COMPARED_MASK_SHARE)
+                ]
         self._show_update_to_sources(batch, shares)
         self._log(
             {

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
-from rllib_llm_async import columns
+from rllib_llm_async import columns, result_keys
 from rllib_llm_async.core import (
     decoupled_ppo_loss,
     kl_penalty,
@@ -79,7 +79,7 @@ def micro_batch_loss(
     metrics |= ratio_metrics_by_lag(logp.detach(), *ratio_inputs, lags=lags, **bounds)
     metrics[ENTROPY] = fwd_out[ENTROPY].detach().sum() / mask.sum().clamp(min=1)
     if columns.REFERENCE_LOGP in batch:
-        penalty, metrics["kl_to_reference"] = kl_penalty(
+        penalty, metrics[result_keys.KL_TO_REFERENCE] = kl_penalty(
             logp,
             batch[columns.REFERENCE_LOGP],
             mask,
@@ -90,7 +90,9 @@ def micro_batch_loss(
         )
         loss = loss + config.kl_coeff * penalty
     if Columns.VF_PREDS in fwd_out:
-        value_loss, metrics["vf_loss"] = _value_loss(batch, fwd_out[Columns.VF_PREDS])
+        value_loss, metrics[result_keys.VF_LOSS] = _value_loss(
+            batch, fwd_out[Columns.VF_PREDS]
+        )
         loss = loss + config.vf_loss_coeff * value_loss
     density = ratio_density(
         logp.detach(), old_logp.detach(), batch[columns.BEHAVIOR_LOGP], mask

@@ -43,10 +43,10 @@ class TokenMeans:
         for key, value in values.items():
             bucket, slash, name = key.rpartition("/")
             weight = float(num_tokens)
-            if bucket and name != "token_share":
-                weight *= values[f"{bucket}/token_share"]
-            if name == "ppo_clip_fraction":
-                weight *= values[f"{bucket}{slash}train_infer_mask"]
+            if bucket and name != result_keys.TOKEN_SHARE:
+                weight *= values[f"{bucket}/{result_keys.TOKEN_SHARE}"]
+            if name == result_keys.PPO_CLIP_FRACTION:
+                weight *= values[f"{bucket}{slash}{result_keys.TRAIN_INFER_MASK}"]
             self._sums[key] += value * weight
             self._weights[key] += weight
 
@@ -66,9 +66,10 @@ class TokenMeans:
                 sums[key] += total
                 weights[key] += of_weights[key]
         for key in weights:
-            if key.endswith("/token_share"):  # of micro-batches without that lag too
+            name = key.rpartition("/")[2]
+            if name == result_keys.TOKEN_SHARE:  # of micro-batches without that lag too
                 weights[key] = num_tokens
-            elif key.rpartition("/")[2] == "ppo_clip_fraction" and not weights[key]:
+            elif name == result_keys.PPO_CLIP_FRACTION and not weights[key]:
                 weights[key] = num_tokens  # nothing is kept, nothing clipped
         return {
             key: total / weights[key] for key, total in sums.items() if weights[key]
@@ -92,8 +93,10 @@ class UpdateMetrics:
         """Takes in a micro-batch with ``num_tokens`` agent tokens."""
         metrics = dict(output.metrics)
         # No mean over tokens, but it follows from two: (mean r_d)^2 / mean r_d^2.
-        size = metrics.pop("effective_sample_size").clamp(min=1e-30)
-        metrics[_SECOND_MOMENT] = metrics["discrepancy_ratio_mean"].square() / size
+        size = metrics.pop(result_keys.EFFECTIVE_SAMPLE_SIZE).clamp(min=1e-30)
+        metrics[_SECOND_MOMENT] = (
+            metrics[result_keys.DISCREPANCY_RATIO_MEAN].square() / size
+        )
         self._token_means.add(metrics, num_tokens)
         self._density += output.density
 
@@ -101,7 +104,8 @@ class UpdateMetrics:
         """Means over the tokens of all learners, which have to call it together."""
         means = self._token_means.means()
         if _SECOND_MOMENT in means:
-            means["effective_sample_size"] = means["discrepancy_ratio_mean"] ** 2 / max(
+            square_of_mean = means[result_keys.DISCREPANCY_RATIO_MEAN] ** 2
+            means[result_keys.EFFECTIVE_SAMPLE_SIZE] = square_of_mean / max(
                 means.pop(_SECOND_MOMENT), 1e-30
             )
         return means
