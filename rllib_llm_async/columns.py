@@ -40,6 +40,8 @@ SEQUENCE_IDS = "sequence_ids"
 EPISODE_KEYS = "episode_keys"
 #: int64, number of the agent turn in the batch; -1 where the agent sampled nothing.
 TURN_IDS = "turn_ids"
+#: Level of a ratio -> the column that numbers its units; tokens need none.
+UNIT_IDS = {"token": None, "turn": TURN_IDS, "sequence": SEQUENCE_IDS}
 
 # --- What travels through the env runner's connectors (one episode at a time) ----
 #: list[dict], OpenAI chat messages that the environment has just returned.

@@ -38,7 +38,10 @@ def micro_batches(
 
 
 def pack_rows(
-    sequences: Sequence[dict[str, np.ndarray]], *, min_row_tokens: int
+    sequences: Sequence[dict[str, np.ndarray]],
+    *,
+    min_row_tokens: int,
+    min_rows: int = 1,
 ) -> dict[str, np.ndarray]:
     """Packs ragged columns into ``[rows, length]``, first-fit by falling length.
 
@@ -46,6 +49,8 @@ def pack_rows(
         sequences: For each sequence its columns, all ``[tokens]`` and alike in names.
         min_row_tokens: Rows are as long as the longest sequence or this, whichever is
             more (less where no row needs that much).
+        min_rows: Rows that there are at least, if there are as many sequences; none
+            holds more than its share of their number.
 
     Returns:
         ``[rows, length]`` columns; no sequences give one row of padding, in every
@@ -54,7 +59,11 @@ def pack_rows(
     if not sequences:
         return {key: np.full((1, 2), padding) for key, padding in PADDING.items()}
     lengths = np.array([len(sequence[columns.TOKENS]) for sequence in sequences])
-    row, start = first_fit(lengths, max(int(lengths.max()), min_row_tokens))
+    row, start = first_fit(
+        lengths,
+        max(int(lengths.max()), min_row_tokens),
+        max_sequences=max(1, len(lengths) // min_rows),
+    )
     shape = int(row.max()) + 1, int((start + lengths).max())
     packed = {key: np.full(shape, PADDING[key]) for key in sequences[0]}
     for index, sequence in enumerate(sequences):
@@ -64,12 +73,15 @@ def pack_rows(
     return packed
 
 
-def first_fit(lengths: np.ndarray, row_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+def first_fit(
+    lengths: np.ndarray, row_tokens: int, max_sequences: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Places sequences into rows, the longest first, each where there is room.
 
     Args:
         lengths: int ``[sequences]``, none above ``row_tokens``.
         row_tokens: Room of a row.
+        max_sequences: In one row; None sets no limit.
 
     Returns:
         Row and first position of each sequence, int64 ``[sequences]``.
@@ -77,14 +89,24 @@ def first_fit(lengths: np.ndarray, row_tokens: int) -> tuple[np.ndarray, np.ndar
     row = np.zeros(len(lengths), np.int64)
     start = np.zeros(len(lengths), np.int64)
     room: list[int] = []
+    held: list[int] = []  # sequences in each row
     for index in np.argsort(-lengths, kind="stable"):
         length = int(lengths[index])
-        fitting = next((r for r, free in enumerate(room) if free >= length), None)
+        fitting = next(
+            (
+                r
+                for r, free in enumerate(room)
+                if free >= length and (max_sequences is None or held[r] < max_sequences)
+            ),
+            None,
+        )
         if fitting is None:
             fitting = len(room)
             room.append(row_tokens)
+            held.append(0)
         row[index], start[index] = fitting, row_tokens - room[fitting]
         room[fitting] -= length
+        held[fitting] += 1
     return row, start
 
 

@@ -39,6 +39,8 @@ PPO_CLIP_FRACTION = "ppo_clip_fraction"
 ACTIVE_FRACTION = "active_fraction"
 #: Mean |log r_d|, KL(mu_old || pi_old), and effective sample size of the weights r_d.
 DISCREPANCY_LOG_RATIO_ABS_MEAN = "discrepancy_log_ratio_abs_mean"
+#: Mean r_d, 1 but for chance where tokens are sampled from mu_old.
+DISCREPANCY_RATIO_MEAN = "discrepancy_ratio_mean"
 DISCREPANCY_KL = "discrepancy_kl"
 EFFECTIVE_SAMPLE_SIZE = "effective_sample_size"
 #: Mean |log r_s|.

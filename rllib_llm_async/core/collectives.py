@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.distributed as dist
 from torch import Tensor
 
@@ -24,6 +26,15 @@ def sum_over_learners(values: Tensor) -> Tensor:
 def max_over_learners(values: Tensor) -> Tensor:
     """Elementwise maximum of a tensor over all learners, as above."""
     return _reduce(values, dist.ReduceOp.MAX)
+
+
+def gather_from_learners(value: Any) -> list[Any]:
+    """What each of the learners gives, anything that can be pickled, as above."""
+    if num_learners() == 1:
+        return [value]
+    values: list[Any] = [None] * num_learners()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def _reduce(values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:

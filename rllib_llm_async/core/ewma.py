@@ -46,7 +46,8 @@ class EWMAWeights:
         """Takes in the next version, in one pass over the weights.
 
         Raises:
-            ValueError: If the decay is out of range, or names differ from before.
+            ValueError: If the decay is out of range, or names or shapes differ from
+                the first version's.
         """
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
@@ -91,6 +92,12 @@ class EWMAWeights:
         if named_parameters.keys() != self.parameters.keys():
             odd = sorted(named_parameters.keys() ^ self.parameters.keys())
             raise ValueError(f"parameter names differ from the first version's: {odd}")
+        for name, mean in self.parameters.items():
+            if named_parameters[name].shape != mean.shape:  # would be broadcast
+                raise ValueError(
+                    f"shape of {name!r} differs from the first version's: "
+                    f"{tuple(named_parameters[name].shape)}, not {tuple(mean.shape)}"
+                )
         return [
             named_parameters[name].detach().to(mean.device, mean.dtype)
             for name, mean in self.parameters.items()

@@ -80,7 +80,7 @@ def head_logprobs(
             "need hidden [tokens, hidden] and targets [tokens], got "
             f"{tuple(hidden.shape)} and {tuple(targets.shape)}"
         )
-    if temperature <= 0 or chunk_tokens <= 0:
+    if not temperature > 0 or chunk_tokens <= 0:
         raise ValueError(f"need positive {temperature=} and {chunk_tokens=}")
 
     logps, entropies = [], []
@@ -116,6 +116,6 @@ def _chunk_logprobs(
     if not with_entropy:
         return logp, logp.new_zeros(0)
     with torch.no_grad():
-        all_logps = logits - normaliser[:, None]
-        entropy = -all_logps.exp().mul_(all_logps).sum(-1)
+        # A token that the head rules out, at -inf, adds 0 and not NaN.
+        entropy = torch.special.entr((logits - normaliser[:, None]).exp_()).sum(-1)
     return logp, entropy

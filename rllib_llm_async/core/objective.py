@@ -70,7 +70,8 @@ def decoupled_ppo_loss(
     Returns:
         A scalar and detached scalar metrics, float32 (float64 if an argument is):
         ``train_infer_mask``, ``ppo_clip_fraction``, ``active_fraction``,
-        ``discrepancy_log_ratio_abs_mean``, ``discrepancy_kl``,
+        ``discrepancy_log_ratio_abs_mean``, ``discrepancy_ratio_mean`` (of r_d; 1 where
+        mu_old is what sampled), ``discrepancy_kl``,
         ``effective_sample_size``, ``staleness_log_ratio_abs_mean``, ``policy_loss``,
         ``all_masked``.
 
@@ -81,7 +82,7 @@ def decoupled_ppo_loss(
     if len(shapes) != 1:
         raise ValueError(f"arguments must share one shape, got {sorted(shapes)}")
     low = 2.0 - (eps_stale if eps_stale_low is None else eps_stale_low)
-    _check_bounds(eps_ti, eps_stale, low, dual_clip, discrepancy_weight)
+    _check_bounds(eps_ti, eps_stale, low, dual_clip, is_cap, discrepancy_weight)
     _check_level("ratio_level", ratio_level, unit_ids)
     if mask_level is None:
         mask_level, mask_unit_ids = ratio_level, unit_ids
@@ -133,6 +134,7 @@ def _check_bounds(
     eps_stale: float,
     low: float,
     dual_clip: float | None,
+    is_cap: float | None,
     discrepancy_weight: str,
 ) -> None:
     if not eps_ti > 1 or not eps_stale > 1 or not 0 < low < 1:
@@ -143,6 +145,8 @@ def _check_bounds(
         )
     if dual_clip is not None and not dual_clip > 1:
         raise ValueError(f"dual_clip must be above 1 or None, got {dual_clip}")
+    if is_cap is not None and not is_cap > 0:
+        raise ValueError(f"is_cap must be above 0 or None, got {is_cap}")
     if discrepancy_weight not in DISCREPANCY_WEIGHTS:
         raise ValueError(
             f"discrepancy_weight must be one of {DISCREPANCY_WEIGHTS}, got "
@@ -164,6 +168,7 @@ def _discrepancy_metrics(log_r_d: Tensor, mask: Tensor) -> dict[str, Tensor]:
     r_d = torch.where(mask, log_r_d.exp(), 0.0)
     return {
         result_keys.DISCREPANCY_LOG_RATIO_ABS_MEAN: masked_mean(log_r_d.abs(), mask),
+        result_keys.DISCREPANCY_RATIO_MEAN: masked_mean(r_d, mask),
         # KL(mu || pi) by the estimator r - 1 - log r, which is never negative.
         result_keys.DISCREPANCY_KL: masked_mean(r_d - 1.0 - log_r_d, mask),
         result_keys.EFFECTIVE_SAMPLE_SIZE: r_d.sum().square()

@@ -29,7 +29,7 @@ def interpolate_logp(
     dtype = at_least_float32(behavior_logp, logp)
     behavior_logp, logp = behavior_logp.to(dtype), logp.to(dtype)
     alpha = torch.as_tensor(alpha, dtype=dtype, device=logp.device)
-    if bool(((alpha < 0) | (alpha > 1)).any()):
+    if not bool(((alpha >= 0) & (alpha <= 1)).all()):
         raise ValueError("alpha must lie in [0, 1]")
     if space == "log":
         return alpha * behavior_logp + (1 - alpha) * logp

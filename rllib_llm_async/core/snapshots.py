@@ -52,21 +52,21 @@ class SnapshotStore:
             named_parameters: A mapping, or what `nn.Module.named_parameters` returns.
 
         Raises:
-            ValueError: If a version as new or newer is stored.
+            ValueError: If a version as new or newer is stored, or its names differ
+                from those that are.
         """
         named_parameters = dict(named_parameters)
         newest = self.versions[-1] if self.versions else None
         if newest is not None and version <= newest:
             raise ValueError(f"version {version} is not newer than {newest}")
         if newest is not None:
+            odd = sorted(named_parameters.keys() ^ self._memory[newest].keys())
+            if odd:
+                raise ValueError(f"names differ from version {newest}'s: {odd}")
             # Compared where the weights are: an accelerator does it at its memory's
             # speed, and only what changed travels back.
             self._memory[newest] = {
-                name: tensor_delta(
-                    of=tensor.to(named_parameters[name].device),
-                    against=named_parameters[name].detach(),
-                )
-                or tensor
+                name: _delta_or_whole(tensor, named_parameters[name].detach())
                 for name, tensor in self._memory[newest].items()
                 if isinstance(tensor, Tensor)
             }
@@ -158,6 +158,12 @@ class SnapshotStore:
         if version in self._memory:
             return self._memory[version]
         return _from_plain(torch.load(self._on_disk[version], weights_only=True))
+
+
+def _delta_or_whole(tensor: Tensor, newer: Tensor) -> Tensor | Delta:
+    if (tensor.shape, tensor.dtype) != (newer.shape, newer.dtype):
+        return tensor  # of a run that went on in another dtype
+    return tensor_delta(of=tensor.to(newer.device), against=newer) or tensor
 
 
 #: Tensors and tuples, which a file may hold without code being run on loading.

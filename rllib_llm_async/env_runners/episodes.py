@@ -268,7 +268,7 @@ class EpisodePlayer:
                 episode.add_env_step(
                     observation=np.asarray(new_tokens, dtype=np.int64),
                     action=batch[Columns.ACTIONS],
-                    reward=step.reward,
+                    reward=float(step.reward),
                     terminated=step.terminated,
                     truncated=step.truncated or (not done and room <= 0),
                     extra_model_outputs={

@@ -38,6 +38,7 @@ from ray.rllib.utils.metrics import (
 )
 
 from rllib_llm_async import columns, result_keys
+from rllib_llm_async.connectors.learner.group_advantages import earn_the_same
 from rllib_llm_async.env_runners.engine import VLLMEngine
 from rllib_llm_async.env_runners.episodes import (
     EpisodeOutcome,
@@ -73,7 +74,8 @@ class FinishedGroup:
     @property
     def is_uniform(self) -> bool:
         """Whether all episodes earned the same: relative to the group, nothing."""
-        return len({outcome.episode_return for outcome in self.outcomes}) == 1
+        returns = [outcome.episode_return for outcome in self.outcomes]
+        return bool(earn_the_same(min(returns), max(returns)))
 
 
 class LLMEnvRunner(EnvRunner):

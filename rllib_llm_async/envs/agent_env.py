@@ -72,10 +72,10 @@ class UnusableOutputError(EpisodeError, ValueError):
 
 
 def is_reward(value: Any) -> bool:
-    """Whether it is a finite number; None, text and NaN are none."""
+    """Whether it is a finite number; None, text, arrays, NaN and 10**400 are none."""
     try:
-        return math.isfinite(value)
-    except TypeError:
+        return getattr(value, "ndim", 0) == 0 and math.isfinite(value)
+    except (TypeError, ValueError, OverflowError):
         return False
 
 

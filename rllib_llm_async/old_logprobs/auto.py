@@ -83,7 +83,12 @@ class Auto(OldLogprobSource):
         mask = sample[columns.LOSS_MASK] & ~exact.isnan()
         kept = [
             train_infer_mask(
-                log_ratio(old_logp, sample[columns.BEHAVIOR_LOGP], mask),
+                log_ratio(
+                    old_logp,
+                    sample[columns.BEHAVIOR_LOGP],
+                    mask,
+                    self.settings.mask_unit_ids(sample),
+                ),
                 mask,
                 self.settings.eps_ti,
             )
@@ -184,8 +189,12 @@ class Auto(OldLogprobSource):
         yield from PPOEWMAAsyncSource.config_warnings(config)
 
     @classmethod
+    def was_exact(cls, results):
+        return bool(results.get(result_keys.AUTO_USES_EXACT))
+
+    @classmethod
     def result_warnings(cls, config, results):
-        if not results.get(result_keys.AUTO_USES_EXACT):
+        if not cls.was_exact(results):
             yield from PPOEWMAAsyncSource.result_warnings(config, results)
 
 

@@ -33,11 +33,18 @@ class SourceSettings:
     snapshot_memory_bytes: int | None = None
     missing_snapshot: str = "error"
     compute_dtype: str | None = None
+    mask_level: str = "token"
 
     @classmethod
     def from_config(cls, config: Any) -> SourceSettings:
         """Reads them off an `AsyncDecoupledPPOConfig`."""
-        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
+        values = {field.name: getattr(config, field.name) for field in fields(cls)}
+        return cls(**{**values, "mask_level": config.mask_level or config.ratio_level})
+
+    def mask_unit_ids(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """The column of the units over which the Train-Infer mask forms r_d."""
+        column = columns.UNIT_IDS[self.mask_level]
+        return None if column is None else batch[column]
 
 
 class OldLogprobSource(ABC):
@@ -143,7 +150,17 @@ class OldLogprobSource(ABC):
 
         What comes before the first colon is the situation, said once in a run.
         """
-        yield from ()
+        if cls.is_exact and config.max_staleness == 0 and takes_one_step(config):
+            yield (
+                "r_s is 1 for every token and the clip never acts: with max_staleness "
+                "0 pi_old is that of the weights of the only optimizer step; set "
+                "minibatch_size to half of a learner's episodes or less"
+            )
+
+    @classmethod
+    def was_exact(cls, results: Mapping[str, float]) -> bool:
+        """Whether log pi_old was exact in the update of these learner's results."""
+        return cls.is_exact
 
     @classmethod
     def result_warnings(
@@ -151,6 +168,11 @@ class OldLogprobSource(ABC):
     ) -> Iterator[str]:
         """The same, from the learner's results of one update."""
         yield from ()
+
+
+def takes_one_step(config: Any) -> bool:
+    """Whether an update is one optimizer step."""
+    return config.num_epochs * config.steps_per_epoch(config.minibatch_size) == 1
 
 
 _SOURCES: dict[str, type[OldLogprobSource]] = {}

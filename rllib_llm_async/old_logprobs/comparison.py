@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -33,8 +34,10 @@ class SourceComparison:
         self, main: OldLogprobSource, names: Sequence[str], settings: SourceSettings
     ) -> None:
         self._settings = settings
+        # What is only measured must not end the run: no snapshot, no comparison.
+        of_shadows = replace(settings, missing_snapshot="drop")
         self.shadows = {
-            name: make_source(name, settings) for name in names if name != main.name
+            name: make_source(name, of_shadows) for name in names if name != main.name
         }
         self._sources = {main.name: main, **self.shadows}
         self._exact_name = next(n for n, s in self._sources.items() if s.is_exact)
@@ -96,6 +99,7 @@ class SourceComparison:
                 batch[columns.BEHAVIOR_LOGP],
                 batch[columns.LOSS_MASK],
                 eps_ti=self._settings.eps_ti,
+                mask_unit_ids=self._settings.mask_unit_ids(batch),
             )
             metrics |= {
                 result_keys.compared(name, key): float(value)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
+from rllib_llm_async.old_logprobs.base import (
+    OldLogprobSource,
+    register_source,
+    takes_one_step,
+)
 
 
 @register_source
@@ -16,13 +20,10 @@ class CurrentRecompute(OldLogprobSource):
 
     @classmethod
     def config_warnings(cls, config):
-        per_step = (config.minibatch_size or config.episodes_per_update) * max(
-            1, config.num_learners
-        )
-        if config.num_epochs == 1 and per_step >= config.episodes_per_update:
+        if takes_one_step(config):
             yield (
                 "r_s is 1 for every token and the clip never acts: pi_old is "
                 "recomputed under the weights of the only optimizer step; set "
-                "minibatch_size below episodes_per_update, or choose another "
-                "old_logprob_source"
+                "minibatch_size to half of a learner's episodes or less, or choose "
+                "another old_logprob_source"
             )

@@ -59,3 +59,8 @@ class EWMAProx(OldLogprobSource):
                 f"{cls.name} with max_staleness 0 lags behind tokens that are never "
                 "stale: choose current_recompute"
             )
+        if config.ewma_decay == 0:
+            yield (
+                f"{cls.name} with ewma_decay 0 is current_recompute in disguise: the "
+                "average is the newest version alone; set ewma_decay above 0"
+            )

@@ -52,6 +52,11 @@ class InterpolatedSource(OldLogprobSource):
                 f"{cls.name} with prox_alpha 0 makes r_s 1 for every token: the clip "
                 "never acts; set prox_alpha above 0"
             )
+        if config.prox_alpha == "staleness" and config.max_staleness == 0:
+            yield (
+                f"{cls.name} with prox_alpha staleness and max_staleness 0 makes r_s 1 "
+                "for every token: the clip never acts; set prox_alpha to a number"
+            )
         if config.prox_alpha == 1:
             yield from warnings_of_one_ratio(cls.name)
 

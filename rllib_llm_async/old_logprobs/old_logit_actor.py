@@ -65,6 +65,7 @@ class OldLogitActor:
         per_turn = _split_by_turn(
             old_logp[batch[columns.LOSS_MASK]].cpu().numpy(),
             batch[columns.TURN_IDS][batch[columns.LOSS_MASK]].cpu().numpy(),
+            sum(len(episode) for episode in episodes),
         )
         first_turn = 0
         for episode in episodes:
@@ -90,10 +91,12 @@ class OldLogitActor:
         return self._policy.score(batch, parameters, self._micro_batch_tokens)
 
 
-def _split_by_turn(values: np.ndarray, turn_ids: np.ndarray) -> list[np.ndarray]:
+def _split_by_turn(
+    values: np.ndarray, turn_ids: np.ndarray, num_turns: int
+) -> list[np.ndarray]:
     """``[agent tokens]`` in any order of turns to one array per turn, by its number."""
     order = np.argsort(turn_ids, kind="stable")
-    ends = np.cumsum(np.bincount(turn_ids))
+    ends = np.cumsum(np.bincount(turn_ids, minlength=num_turns))
     return np.split(values[order], ends[:-1])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rllib_llm_async import columns
 from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
+from rllib_llm_async.old_logprobs.snapshot_old import SnapshotOld
 
 
 @register_source
@@ -13,7 +14,8 @@ class OldLogitModel(OldLogprobSource):
     name = "old_logit_model"
     is_exact = True
     scores_elsewhere = True
-    reads = frozenset({"old_logit_model"})
+    #: Its actors keep their versions as `SnapshotOld` does.
+    reads = frozenset({"old_logit_model"}) | SnapshotOld.reads
 
     def old_logp(self, batch, forward, version):
         """Raises `ValueError` if the episodes were not scored."""

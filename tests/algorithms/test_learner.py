@@ -184,6 +184,27 @@ def test_a_batch_of_less_rows_than_steps_or_of_none_at_all(make_learner, make_ep
     assert learner._version == 1
 
 
+@pytest.mark.parametrize(("minibatch_size", "steps"), [(4, 2), (2, 4), (1, 8), (3, 3)])
+def test_short_episodes_make_as_many_steps_as_long_ones(
+    make_learner, make_episodes, minibatch_size, steps
+):
+    """All 8 fit one row; minibatches are made of rows."""
+    learner = make_learner(minibatch_size=minibatch_size)
+    tokens = []
+    real = learner._step
+
+    def step(minibatch, metrics):
+        tokens.append(int(minibatch[columns.LOSS_MASK].sum()))
+        return real(minibatch, metrics)
+
+    learner._step = step
+    episodes = make_episodes(np.random.default_rng(0), [0])
+    learner.update(
+        training_data=TrainingData(episodes=episodes), minibatch_size=minibatch_size
+    )
+    assert len(tokens) == steps and min(tokens) > 0
+
+
 def test_updates_raise_the_probability_of_what_was_rewarded(
     make_learner, make_episodes
 ):

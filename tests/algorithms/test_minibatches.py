@@ -48,6 +48,36 @@ def test_a_share_without_rows_has_no_tokens_to_train_on():
     assert [int(share[columns.LOSS_MASK].sum()) for share in shares] == [3, 0]
 
 
+def test_means_of_a_lag_weigh_micro_batches_by_the_lags_tokens():
+    """3 of 4 tokens of the first are of lag 1, 1 of 2 of the second, 0 of 2 after."""
+    means = TokenMeans()
+    for mask_share, lag_mask, lag_share, clipped, tokens in (
+        (0.5, 2 / 3, 3 / 4, 1 / 2, 4),
+        (1.0, 1.0, 1 / 2, 0.0, 2),
+    ):
+        metrics = {
+            "train_infer_mask": mask_share,
+            "ppo_clip_fraction": clipped,
+            "lag_1/train_infer_mask": lag_mask,
+            "lag_1/ppo_clip_fraction": clipped,
+            "lag_1/token_share": lag_share,
+        }
+        means.add(
+            {k: torch.tensor(v) for k, v in metrics.items()}, torch.tensor(tokens)
+        )
+    nothing_kept = {"train_infer_mask": 0.0, "ppo_clip_fraction": 0.0}
+    means.add({k: torch.tensor(v) for k, v in nothing_kept.items()}, torch.tensor(2))
+    assert means.means() == pytest.approx(
+        {
+            "train_infer_mask": (2 + 2 + 0) / 8,
+            "ppo_clip_fraction": (1 + 0) / (2 + 2),  # of the tokens that are kept
+            "lag_1/train_infer_mask": (2 + 1) / (3 + 1),
+            "lag_1/ppo_clip_fraction": (1 + 0) / (2 + 1),
+            "lag_1/token_share": (3 + 1) / 8,
+        }
+    )
+
+
 def test_means_weigh_micro_batches_by_their_tokens():
     means = TokenMeans()
     means.add({"a": torch.tensor(1.0), "b": torch.tensor(5.0)}, torch.tensor(3))

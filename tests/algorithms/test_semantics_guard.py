@@ -18,6 +18,39 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
             {"old_logprob_source": "current_recompute", "minibatch_size": 4},
             "r_s is 1 for every token and the clip never acts",
         ),
+        (  # 6 of 8 episodes round to one step of all
+            {"old_logprob_source": "current_recompute", "minibatch_size": 6},
+            {"old_logprob_source": "current_recompute", "minibatch_size": 5},
+            "r_s is 1 for every token and the clip never acts",
+        ),
+        (
+            {"old_logprob_source": "snapshot_old", "max_staleness": 0},
+            {
+                "old_logprob_source": "snapshot_old",
+                "max_staleness": 0,
+                "minibatch_size": 4,
+            },
+            "r_s is 1 for every token and the clip never acts",
+        ),
+        (
+            {
+                "old_logprob_source": "linear_prox",
+                "prox_alpha": "staleness",
+                "max_staleness": 0,
+            },
+            {"old_logprob_source": "linear_prox", "prox_alpha": "staleness"},
+            "max_staleness 0 makes r_s 1 for every token",
+        ),
+        (
+            {"old_logprob_source": "ewma_prox", "ewma_decay": 0.0},
+            {"old_logprob_source": "ewma_prox", "ewma_decay": 0.1},
+            "ewma_decay 0 is current_recompute in disguise",
+        ),
+        (
+            {"old_logprob_source": "rollout", "snapshot_memory_bytes": 1},
+            {"old_logprob_source": "old_logit_model", "snapshot_memory_bytes": 1},
+            "snapshot_memory_bytes does nothing",
+        ),
         (
             {"old_logprob_source": "linear_prox", "prox_alpha": 0},
             {"old_logprob_source": "linear_prox", "prox_alpha": 0.1},
@@ -82,7 +115,8 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
 )
 def test_configurations(make_learner_config, bad, good, words):
     said = [*config_warnings(make_learner_config(**bad))]
-    if "missing_snapshot" in bad:  # beside what is said of rollout anyway
+    # Beside what is said of rollout anyway.
+    if bad.get("old_logprob_source") == "rollout" and len(bad) > 1:
         said = [sentence for sentence in said if "r_d is 1" not in sentence]
     (sentence,) = said
     assert words in sentence
@@ -112,6 +146,16 @@ def test_an_exact_source_whose_mask_still_drops_much(make_learner_config):
     (said,) = result_warnings(config, results(0.05, 0.7))
     assert "keeps 80% of tokens although pi_old is exact" in said
     assert list(result_warnings(config, {"train_infer_mask": 0.97})) == []
+
+
+def test_auto_is_told_of_an_exact_source_while_it_uses_one(make_learner_config):
+    """It cannot be sent to snapshot_old, which it trains on already."""
+    config = make_learner_config(old_logprob_source="auto")
+    found = {**results(0.05, 0.7), "train_infer_mask": 0.05}
+    (said,) = result_warnings(config, {**found, "auto_uses_exact": 1.0})
+    assert "although pi_old is exact" in said
+    said = list(result_warnings(config, {**found, "auto_uses_exact": 0.0}))
+    assert len(said) == 2 and all("choose snapshot_old" in text for text in said)
 
 
 def test_a_compared_source_makes_its_settings_count(make_learner_config):

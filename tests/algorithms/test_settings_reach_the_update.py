@@ -13,7 +13,6 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 
 from rllib_llm_async import AsyncDecoupledPPOConfig, columns
-from rllib_llm_async.connectors.learner import PackEpisodes
 from tests.algorithms.conftest import SPACES, random_episodes
 
 BASE = {
@@ -133,12 +132,7 @@ def build(settings):
         .debugging(seed=seed)
     )
     config.validate()
-    learner = config.build_learner(spaces=SPACES)
-    for connector in learner._learner_connector.connectors:
-        if isinstance(connector, PackEpisodes):
-            # Minibatches are made of rows: about one for each of these few episodes.
-            connector.min_row_tokens = 1
-    return learner
+    return config.build_learner(spaces=SPACES)
 
 
 def train(settings, batches):

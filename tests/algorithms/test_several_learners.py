@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.algorithms.two_learners import CASES, run_two, train
+from tests.algorithms.two_learners import CASES, FIGURES, run_two, train
 
 
 @pytest.fixture(scope="module")
@@ -14,12 +14,13 @@ def two(tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_two_learners_end_where_one_does(two, name):
     """One of the two gets twice as many episodes, then all of them."""
-    alone, version, width = train(0, 1, CASES[name])
+    alone, version, figures = train(0, 1, CASES[name])
     first, second = (of_rank[name] for of_rank in two)
     assert torch.equal(first[0], second[0])
     torch.testing.assert_close(first[0], alone, atol=2e-6, rtol=0)
     assert first[1] == second[1] == version == 2
-    assert first[2] == width == 1.0
+    assert first[2] == second[2] == pytest.approx(figures, rel=1e-4)
+    assert len(figures) == len(FIGURES) and figures["staleness_max"] == 1.0
 
 
 def test_the_cases_are_not_all_the_same(two):

@@ -130,6 +130,14 @@ def spoil_logp(value):
     return change
 
 
+def spoil_all_logps(value):
+    def change(episode):
+        turns = episode.extra_model_outputs[columns.EPISODE_BEHAVIOR_LOGP].data
+        turns[:] = [value * len(turn) for turn in turns]
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "counter"),
     [
@@ -137,10 +145,17 @@ def spoil_logp(value):
         (spoil_reward(-math.inf), result_keys.NUM_EPISODES_DROPPED_BAD_REWARD),
         (spoil_reward(None), result_keys.NUM_EPISODES_DROPPED_BAD_REWARD),
         (spoil_reward("1"), result_keys.NUM_EPISODES_DROPPED_BAD_REWARD),
+        (spoil_reward(10**400), result_keys.NUM_EPISODES_DROPPED_BAD_REWARD),
+        (spoil_reward(1e39), result_keys.NUM_EPISODES_DROPPED_BAD_REWARD),
+        (spoil_reward(np.ones(1)), result_keys.NUM_EPISODES_DROPPED_BAD_REWARD),
         (spoil_logp(math.nan), result_keys.NUM_EPISODES_DROPPED_BAD_LOGP),
         (spoil_logp(math.inf), result_keys.NUM_EPISODES_DROPPED_BAD_LOGP),
+        (spoil_all_logps([None]), result_keys.NUM_EPISODES_DROPPED_BAD_LOGP),
     ],
-    ids=["nan", "inf", "none", "text", "nan mu", "inf mu"],
+    ids=[
+        *("nan", "inf", "none", "text", "too large", "beyond float32", "array"),
+        *("nan mu", "inf mu", "none mu"),
+    ],
 )
 @pytest.mark.parametrize("estimator", ["group_relative", "gae"])
 def test_one_bad_value_costs_its_group(
@@ -179,6 +194,33 @@ def test_a_batch_of_bad_groups_alone_changes_nothing(make_learner, make_episodes
     before = weights(learner)
     update(learner, episodes)
     assert learner._version == 0 and torch.equal(weights(learner), before)
+
+
+def test_rewards_that_overflow_together_are_bad_as_well(make_episodes):
+    """Each of them is finite, their sum is not."""
+    episodes = make_episodes(np.random.default_rng(0), [0], num_groups=2)
+    long = next(episode for episode in episodes[4:] if len(episode) > 1)
+    long.rewards.data[:] = [1e308] * len(long)
+    kept, dropped = usable_groups(episodes)
+    assert kept == episodes[:4]
+    assert dropped == {result_keys.NUM_EPISODES_DROPPED_BAD_REWARD: 4}
+
+
+@pytest.mark.parametrize("estimator", ["group_relative", "gae"])
+def test_a_turn_without_tokens_trains_like_any_other(
+    make_learner, make_episodes, estimator
+):
+    episodes = make_episodes(np.random.default_rng(0), [0])
+    last = episodes[-1]
+    last.actions.data[-1] = last.actions.data[-1][:0]
+    for key in (columns.EPISODE_BEHAVIOR_LOGP, columns.EPISODE_VERSIONS):
+        outputs = last.extra_model_outputs[key].data
+        outputs[-1] = outputs[-1][:0]
+    learner = make_learner(advantage_estimator=estimator)
+    results = update(learner, episodes)
+    assert learner._version == 1
+    tokens = sum(len(turn) for e in episodes for turn in e.actions.data)
+    assert results[result_keys.NUM_AGENT_TOKENS].peek() == tokens
 
 
 def test_unscored_and_stale_tokens_drop_their_episodes(make_learner, make_episodes):
@@ -230,7 +272,11 @@ def test_groups_that_all_earned_the_same_make_room_for_others(drops, monkeypatch
             log_value=lambda key, value, **_: counted.append((key[-1], value))
         ),
     )
-    groups = [finished(0, [1.0, 1.0]), finished(1, [0.0, 1.0]), finished(2, [0.1, 0.1])]
+    groups = [
+        finished(0, [1.0, 1.0]),
+        finished(1, [0.0, 1.0]),
+        finished(2, [0.1 + 0.2, 0.3]),
+    ]
     kept = AsyncDecoupledPPO._without_uniform(algo, groups)
     assert [g.ticket.number for g in kept] == ([1] if drops else [0, 1, 2])
     assert algo._channel.consumed == ([0, 2] if drops else [])

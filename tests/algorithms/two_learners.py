@@ -51,6 +51,17 @@ CASES = {
         "loss_normalizer": "sequences",
     },
 }
+#: Results that are of all learners' tokens, not of one learner's.
+FIGURES = (
+    "staleness_max",
+    "staleness_mean",
+    "num_agent_tokens",
+    "train_infer_mask",
+    "effective_sample_size",
+    "discrepancy_log_ratio_abs_mean",
+    "lag_1/discrepancy_log_ratio_abs_mean",
+    "lag_1/token_share",
+)
 #: Groups of each update, and those of which the second learner gets none.
 NUM_GROUPS = 3
 UPDATES_ALONE = (1,)
@@ -97,7 +108,8 @@ def train(rank, num_learners, settings):
             )
         )[DEFAULT_MODULE_ID]
     weights = torch.cat([p.detach().flatten() for p in learner._policy.parameters()])
-    return weights, learner._version, results["staleness_max"].peek()
+    figures = {key: float(results[key].peek()) for key in FIGURES if key in results}
+    return weights, learner._version, figures
 
 
 def follow_auto(rank, num_learners):

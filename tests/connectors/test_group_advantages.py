@@ -57,3 +57,13 @@ def test_equal_returns_give_exact_zeros(connector, size, reward):
     groups = [1] * size + [2, 2]
     result = advantages(connector(), groups, [reward] * size + [0.0, 1.0])
     assert (result[:size] == 0.0).all() and (result[size:] != 0.0).all()
+
+
+@pytest.mark.parametrize("connector", [GroupRelativeAdvantages, LeaveOneOutAdvantages])
+@pytest.mark.parametrize(
+    "same", [[0.1 + 0.2, 0.3], [0.1, float(np.float32(0.1))], [0.1 + 0.2 - 0.3, 0.0]]
+)
+def test_returns_equal_but_for_rounding_give_exact_zeros(connector, same):
+    assert same[0] != same[1]
+    result = advantages(connector(), [1, 1, 2, 2], [*same, 1.0, 1.001])
+    assert (result[:2] == 0.0).all() and (result[2:] != 0.0).all()

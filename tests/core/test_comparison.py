@@ -34,6 +34,29 @@ def test_equals_numpy_on_the_agent_tokens():
     )
 
 
+def test_the_mask_is_that_of_the_units_it_is_formed_over():
+    """Each token of a unit is off by 0.2, the unit as a whole is not at all."""
+    exact = torch.zeros(4)
+    old = torch.tensor([0.2, -0.2, 0.2, 0.2])
+    mask = torch.ones(4, dtype=torch.bool)
+    units = torch.tensor([0, 0, 1, 1])
+    result = compare_old_logp(
+        old, exact, exact, exact, mask, eps_ti=1.1, mask_unit_ids=units
+    )
+    assert float(result["mask_share"]) == 0.5 == float(result["mask_disagreement"])
+    assert float(result["log_ratio_abs_error_mean"]) == pytest.approx(0.2)
+
+
+def test_what_the_mask_keeps_is_known_without_the_exact_reading():
+    x, mask = torch.zeros(4), torch.ones(4, dtype=torch.bool)
+    nothing = torch.full((4,), torch.nan)
+    result = compare_old_logp(x, nothing, x, x, mask, eps_ti=1.1)
+    assert float(result["mask_share"]) == 1.0
+    assert float(result["log_ratio_abs_error_mean"]) == 0.0
+    unknown = compare_old_logp(nothing, x, x, x, mask, eps_ti=1.1)
+    assert float(unknown["mask_share"]) == 0.0
+
+
 def test_a_constant_ratio_and_an_empty_mask_give_zero():
     x, mask = torch.randn(8), torch.ones(8, dtype=torch.bool)
     same = compare_old_logp(x, x, x, x - 0.1, mask, eps_ti=1.2)

@@ -1,5 +1,7 @@
 """Log-probabilities through any head, chunk by chunk."""
 
+import math
+
 import pytest
 import torch
 
@@ -44,3 +46,17 @@ def test_values_and_gradients_through_any_head_equal_log_softmax(chunk_tokens):
         strict=True,
     ):
         torch.testing.assert_close(ours, right, atol=1e-4, rtol=1e-4)
+
+
+def test_what_a_head_rules_out_has_no_entropy():
+    def head(hidden):
+        return torch.tensor([0.0, -math.inf, 0.0]).expand(len(hidden), 3)
+
+    _, entropy = head_logprobs(
+        torch.zeros(2, 4), head, torch.tensor([0, 2]), with_entropy=True
+    )
+    assert entropy.tolist() == pytest.approx([math.log(2)] * 2)
+    with pytest.raises(ValueError, match="need positive"):
+        head_logprobs(
+            torch.zeros(2, 4), head, torch.tensor([0, 2]), temperature=math.nan
+        )

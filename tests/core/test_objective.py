@@ -164,6 +164,7 @@ def test_diagnostics_of_the_discrepancy_equal_float64():
     r_d = np.exp(log_r_d)
     expected = {
         "discrepancy_log_ratio_abs_mean": np.abs(log_r_d).mean(),
+        "discrepancy_ratio_mean": r_d.mean(),
         "discrepancy_kl": (r_d - 1 - log_r_d).mean(),
         "effective_sample_size": r_d.sum() ** 2 / (len(r_d) * (r_d**2).sum()),
         "staleness_log_ratio_abs_mean": np.abs((logp - old)[mask]).mean(),
@@ -332,6 +333,8 @@ def test_per_lag_metrics_cover_every_token_once():
         ({"mask_level": "turn"}, "unit_ids belong to mask_level"),
         ({"eps_stale_low": 2.0}, r"eps_stale_low .* in \(1, 2\)"),
         ({"dual_clip": 1.0}, "dual_clip must be above 1"),
+        ({"is_cap": 0.0}, "is_cap must be above 0"),
+        ({"is_cap": math.nan}, "is_cap must be above 0"),
         ({"discrepancy_weight": "log"}, "discrepancy_weight must be one of"),
     ],
 )
@@ -353,3 +356,14 @@ def test_a_normalizer_per_token_weighs_tokens():
         logp, old, mu, advantages / divisor, mask, None, 1.2, 1.2
     )
     assert float(loss) == pytest.approx(scaled * mask.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("factor", "kept"), [(1 - 5e-5, 2), (1 + 5e-5, 0)])
+def test_a_bound_near_1_is_not_rounded(factor, kept):
+    """1.0001 in float32 is 1.00010002, whose log is larger by 1.7e-4 of itself."""
+    log_r_d = torch.tensor([1.0, -1.0]) * math.log(1.0001) * factor
+    zeros = torch.zeros(2)
+    _, metrics = decoupled_ppo_loss(
+        zeros, log_r_d, zeros, zeros, zeros == 0, eps_ti=1.0001, eps_stale=1.2
+    )
+    assert float(metrics["train_infer_mask"]) == kept / 2

@@ -107,3 +107,16 @@ def test_a_state_is_as_small_as_what_is_held_and_restores_every_bit(max_memory_b
     assert all(equal_bits(restored.get(v)["w"], versions[v]) for v in range(5))
     restored.put(5, {"w": weight + 1})
     assert equal_bits(restored.get(2)["w"], versions[2])
+
+
+def test_other_names_are_refused_and_another_dtype_or_shape_is_kept_apart():
+    """A run may go on in another compute dtype."""
+    store = SnapshotStore()
+    store.put(0, {"w": torch.ones(90), "b": torch.zeros(90)})
+    for odd in ({"w": torch.ones(90)}, {"w": 0, "b": 0, "c": torch.ones(1)}):
+        with pytest.raises(ValueError, match="names differ from version 0's"):
+            store.put(1, odd)
+    store.put(1, {"w": torch.ones(90).bfloat16(), "b": torch.zeros(3)})
+    store.put(2, {"w": torch.ones(90).bfloat16(), "b": torch.zeros(3)})
+    assert store.get(0)["w"].dtype == torch.float32 and store.get(0)["b"].shape == (90,)
+    assert store.get(1)["w"].dtype == torch.bfloat16 and len(store.get(1)["b"]) == 3

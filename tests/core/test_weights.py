@@ -1,10 +1,13 @@
 """EWMA, snapshots and token log-probabilities."""
 
+import math
+
 import pytest
 import torch
 
 from rllib_llm_async.core import (
     EWMAWeights,
+    interpolate_logp,
     staleness_alpha,
     token_logprobs,
 )
@@ -106,3 +109,17 @@ def test_staleness_alpha_by_hand():
     versions = torch.tensor([10, 8, 6, 9])
     # current 10, proximal 9: (10 - 9) / (10 - v), 0 for a token that is not stale
     assert staleness_alpha(versions, 9, 10).tolist() == [0.0, 0.5, 0.25, 1.0]
+
+
+def test_weights_of_another_shape_are_not_broadcast():
+    ewma = EWMAWeights({"w": torch.zeros(3)}, 0.5)
+    for change in (ewma.update, ewma.reset):
+        with pytest.raises(ValueError, match="shape of 'w' differs"):
+            change({"w": torch.ones(1)})
+
+
+def test_an_alpha_that_is_no_number_is_refused():
+    zeros = torch.zeros(2)
+    for alpha in (math.nan, -0.1, torch.tensor([0.5, math.nan])):
+        with pytest.raises(ValueError, match="alpha must lie in"):
+            interpolate_logp(zeros, zeros, alpha, space="log")

@@ -1,14 +1,21 @@
 """Sources on a tiny policy whose weights differ visibly between versions."""
 
 import copy
+import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from rllib_llm_async import columns, result_keys
 from rllib_llm_async.core.snapshots import MissingSnapshotError
-from rllib_llm_async.old_logprobs import SourceSettings, make_source, source_names
+from rllib_llm_async.old_logprobs import (
+    SourceComparison,
+    SourceSettings,
+    make_source,
+    source_names,
+)
 
 
 class Trainer:
@@ -264,9 +271,9 @@ def test_interrupt_sync_joins_scores_of_several_interruptions():
     assert source.nbytes == 4
 
 
-def run_auto(behavior_error):
+def run_auto(behavior_error, **changes):
     """Auto after one measurement; how far mu_old lies from pi_old decides."""
-    source, trainer = run("auto")
+    source, trainer = run("auto", **changes)
     source.agree({**source.counts(), "stale_tokens": 1.0})
     batch = {
         key: column.repeat(8, *[1] * (column.dim() - 1))
@@ -288,6 +295,30 @@ def test_auto_takes_the_exact_source_where_the_proxy_masks_other_tokens():
     assert "the proxy's mask differs on" in metrics["auto_reason"]
     mask = batch[columns.LOSS_MASK]
     assert torch.equal(old[mask], exact[mask])
+
+
+def test_auto_measures_the_mask_that_the_loss_has():
+    """The proxy's log r_d: 2, 4, 3 in one sequence, 0, 0, 0 and 1, 0, 0 in others."""
+    for level, differing in (("token", 4), ("sequence", 3)):
+        source, *_ = run_auto(
+            behavior_error=0.0, eps_ti=math.exp(0.5), mask_level=level
+        )
+        assert source.metrics()["auto_mask_disagreement"] == pytest.approx(
+            differing / 9
+        )
+
+
+def test_a_compared_source_without_its_snapshots_does_not_end_the_run():
+    """As after a resume with another `compare_sources`; what is known is compared."""
+    main, trainer = run("current_recompute")
+    comparison = SourceComparison(main, ["snapshot_old"], settings())
+    comparison.shadows["snapshot_old"].on_publish(3, trainer.weights)
+    batch = make_batch()
+    old_logp = main.old_logp(batch, trainer.forward, 3)
+    measured = comparison.measure(batch, trainer.forward, 3, old_logp)
+    assert measured["compare/current_recompute/log_ratio_abs_error_mean"] == 0.0
+    with pytest.raises(MissingSnapshotError):
+        comparison.shadows["snapshot_old"].store.get(2)
 
 
 def test_auto_keeps_the_proxy_where_both_mask_the_same_and_exact_costs_more():
@@ -364,3 +395,10 @@ def test_autos_decision_survives_a_restore():
 def test_unknown_source_lists_the_valid_ones():
     with pytest.raises(ValueError, match=r"did you mean 'snapshot_old'.*rollout"):
         make_source("snapshot", settings())
+
+
+def test_scores_of_turns_without_tokens_are_empty():
+    from rllib_llm_async.old_logprobs.old_logit_actor import _split_by_turn
+
+    parts = _split_by_turn(np.array([1.0, 2.0, 3.0]), np.array([2, 0, 0]), 4)
+    assert [part.tolist() for part in parts] == [[2.0, 3.0], [], [1.0], []]

@@ -311,6 +311,11 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")
         super().validate()
 
+    def steps_per_epoch(self, minibatch_size: int | None) -> int:
+        """Optimizer steps of a learner in one pass over its share of an update."""
+        episodes = self.episodes_per_update // max(1, self.num_learners)
+        return max(1, round(episodes / (minibatch_size or episodes)))
+
     @property
     def needs_old_logit_actors(self) -> bool:
         """Whether a chosen or compared source is scored outside the learners."""
@@ -423,7 +428,11 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         }
         if self.advantage_estimator in group_advantages:
             pipeline.append(group_advantages[self.advantage_estimator]())
-        pipeline.append(PackEpisodes(device=device))
+        pipeline.append(
+            PackEpisodes(
+                device=device, min_rows=self.steps_per_epoch(self.minibatch_size)
+            )
+        )
         if self.advantage_estimator == "gae":
             pipeline.append(
                 TurnAdvantages(

@@ -79,7 +79,7 @@ def result_warnings(config: Any, results: Mapping[str, float]) -> Iterator[str]:
     source = source_class(config.old_logprob_source)
     yield from source.result_warnings(config, results)
     share = results.get(result_keys.TRAIN_INFER_MASK, 1.0)
-    if source.is_exact:
+    if source.was_exact(results):
         yield from _warnings_of_exact(config, results, share)
         return
     if share < MIN_PROXY_MASK_SHARE:

@@ -59,8 +59,8 @@ def _centred_returns(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return minus its group's mean and group index, ``[episodes]``; group sizes.
 
-    Where all returns of a group are the same the difference is exactly 0: rounding of
-    the mean is no signal, and an optimizer would scale it up to a full step.
+    Where all returns of a group are the same the difference is exactly 0, see
+    `earn_the_same`.
     """
     _, group = np.unique(
         [episode.custom_data[columns.GROUP_ID] for episode in episodes],
@@ -72,5 +72,16 @@ def _centred_returns(
     highest, lowest = np.full(len(size), -np.inf), np.full(len(size), np.inf)
     np.maximum.at(highest, group, returns)
     np.minimum.at(lowest, group, returns)
-    centred = np.where((highest == lowest)[group], 0.0, returns - mean[group])
+    centred = np.where(
+        earn_the_same(lowest, highest)[group], 0.0, returns - mean[group]
+    )
     return centred, group, size
+
+
+def earn_the_same(lowest: Any, highest: Any) -> Any:
+    """Whether returns between these two are the same but for rounding, elementwise.
+
+    0.1 + 0.2 is not 0.3, and 0.1 in float32 not 0.1: that is no signal, and an
+    optimizer would scale it up to a full step.
+    """
+    return np.isclose(lowest, highest, rtol=1e-7, atol=1e-9)

@@ -62,7 +62,8 @@ class TurnAdvantages(ConnectorV2):
         mask, turn_ids = packed[columns.LOSS_MASK], packed[columns.TURN_IDS]
         is_first = mask & (turn_ids != turn_ids.roll(1, dims=1))
         turns = turn_ids[is_first]
-        values = np.zeros(len(turns), np.float32)
+        # A turn without a token has no value, and none of its own to learn.
+        values = np.zeros(sum(len(episode) for episode in episodes), np.float32)
         values[turns.cpu().numpy()] = token_values[is_first].cpu().numpy()
 
         targets = self._value_targets(values, episodes)
@@ -72,7 +73,7 @@ class TurnAdvantages(ConnectorV2):
             (columns.VALUE_TARGETS, torch.from_numpy(targets).to(mask.device)),
             (
                 columns.VALUE_WEIGHTS,
-                torch.bincount(turn_ids[mask], minlength=len(turns)).float(),
+                torch.bincount(turn_ids[mask], minlength=len(values)).float(),
             ),
         ):
             column = torch.zeros(mask.shape, device=mask.device)

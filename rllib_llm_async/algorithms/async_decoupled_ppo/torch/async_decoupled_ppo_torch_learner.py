@@ -165,7 +165,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                 for minibatch in minibatches(
                     batch,
                     num_epochs=num_epochs,
-                    num_per_epoch=self._num_steps_per_epoch(minibatch_size),
+                    num_per_epoch=self.config.steps_per_epoch(minibatch_size),
                     shuffle_seed=(self._weights_seq_no, self.config.seed or 0)
                     if shuffle_batch_per_epoch
                     else None,
@@ -248,10 +248,6 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
     ) -> Tensor:
         """log pi ``[rows, length]`` without gradient; None means current weights."""
         return self._policy.score(batch, parameters, self.config.micro_batch_tokens)
-
-    def _num_steps_per_epoch(self, minibatch_size: int | None) -> int:
-        episodes = self.config.episodes_per_update // self._num_learners
-        return max(1, round(episodes / (minibatch_size or episodes)))
 
     def _step(self, minibatch: Batch, metrics: UpdateMetrics) -> Step:
         # Distributed data parallel averages gradients over the learners; the loss is

@@ -17,9 +17,6 @@ from rllib_llm_async.core import (
 )
 from rllib_llm_async.models.hf_causal_lm import ENTROPY
 
-#: Ratio level -> the column that numbers its units; tokens need none.
-_UNIT_COLUMNS = {"turn": columns.TURN_IDS, "sequence": columns.SEQUENCE_IDS}
-
 
 class MicroBatchLoss(NamedTuple):
     """A sum over agent tokens, detached means over them, and counts of both ratios.
@@ -104,7 +101,7 @@ def micro_batch_loss(
 
 
 def _unit_ids(batch: Mapping[str, Tensor], level: str | None) -> Tensor | None:
-    column = _UNIT_COLUMNS.get(level or "token")
+    column = columns.UNIT_IDS[level or "token"]
     return None if column is None else batch[column]
 
 

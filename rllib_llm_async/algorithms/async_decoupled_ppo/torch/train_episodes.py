@@ -15,6 +15,10 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from rllib_llm_async import columns, result_keys
 from rllib_llm_async.envs.agent_env import is_reward
 
+#: What an episode may earn, all rewards taken as positive: with more, the square of an
+#: advantage or a gradient overflows in float32 and takes the whole update with it.
+MAX_EARNED = 1e15
+
 
 def fetch_episodes(
     training_data: TrainingData, group_size: int
@@ -46,8 +50,8 @@ def usable_groups(
 ) -> tuple[list[SingleAgentEpisode], Counter[str]]:
     """Leaves out the groups of episodes with a value that cannot be trained on.
 
-    One reward that is no finite number would make the advantages of its whole group
-    NaN, and one such token the gradient of the whole update.
+    One reward that is no finite number (or beyond `MAX_EARNED`) would make the
+    advantages of its whole group NaN, and one such token the gradient of the update.
 
     Returns:
         The other episodes, in their order, and how many were dropped by result key.
@@ -69,9 +73,21 @@ def usable_groups(
 
 def _defect(episode: SingleAgentEpisode) -> str | None:
     """The result key under which the episode's group is counted; None if it is fine."""
-    if not all(is_reward(reward) for reward in episode.rewards.data):
+    rewards = episode.rewards.data
+    if not all(is_reward(reward) for reward in rewards) or (
+        sum(abs(float(reward)) for reward in rewards) > MAX_EARNED
+    ):
         return result_keys.NUM_EPISODES_DROPPED_BAD_REWARD
     behavior = episode.extra_model_outputs[columns.EPISODE_BEHAVIOR_LOGP].data
-    if not all(np.isfinite(turn).all() for turn in behavior):
+    if not all(_is_finite(turn) for turn in behavior):
         return result_keys.NUM_EPISODES_DROPPED_BAD_LOGP
     return None
+
+
+def _is_finite(logp: Any) -> bool:
+    """Whether all elements are finite numbers in float32, in which they train."""
+    try:
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(np.asarray(logp, np.float32)).all())
+    except (TypeError, ValueError):
+        return False

@@ -11,33 +11,68 @@ from torch import Tensor
 
 from rllib_llm_async import columns, result_keys
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.loss import MicroBatchLoss
-from rllib_llm_async.core.collectives import max_over_learners, sum_over_learners
+from rllib_llm_async.core.collectives import (
+    gather_from_learners,
+    max_over_learners,
+    sum_over_learners,
+)
 from rllib_llm_async.core.density import NUM_RATIO_BINS
 
 #: Tokens older than this many versions share the last count of `STALENESS_TOKENS`.
 MAX_COUNTED_STALENESS = 32
+#: Mean of r_d squared, while micro-batches are added up.
+_SECOND_MOMENT = "discrepancy_ratio_square_mean"
 
 
 class TokenMeans:
     """Means over tokens of metrics that come as means over micro-batches."""
 
     def __init__(self) -> None:
+        self._num_tokens = 0.0
         self._sums: dict[str, float] = defaultdict(float)
         self._weights: dict[str, float] = defaultdict(float)
 
     def add(self, metrics: Mapping[str, Tensor], num_tokens: Tensor) -> None:
-        """Adds a micro-batch's means, scalars, over ``num_tokens``."""
-        weight = float(num_tokens)
-        for key, value in metrics.items():
-            self._sums[key] += float(value) * weight
+        """Adds a micro-batch's means, scalars, over ``num_tokens``.
+
+        Those of a version lag are means over that lag's share of them, and a
+        ``ppo_clip_fraction`` is one over what the mask keeps.
+        """
+        values = {key: float(value) for key, value in metrics.items()}
+        self._num_tokens += float(num_tokens)
+        for key, value in values.items():
+            bucket, slash, name = key.rpartition("/")
+            weight = float(num_tokens)
+            if bucket and name != result_keys.TOKEN_SHARE:
+                weight *= values[f"{bucket}/{result_keys.TOKEN_SHARE}"]
+            if name == result_keys.PPO_CLIP_FRACTION:
+                weight *= values[f"{bucket}{slash}{result_keys.TRAIN_INFER_MASK}"]
+            self._sums[key] += value * weight
             self._weights[key] += weight
 
     def means(self) -> dict[str, float]:
-        """Means over all tokens; a metric that saw none is left out."""
+        """Means over the tokens of all learners, which have to call it together.
+
+        A metric that saw none is left out.
+        """
+        sums: dict[str, float] = defaultdict(float)
+        weights: dict[str, float] = defaultdict(float)
+        num_tokens = 0.0
+        for tokens, of_sums, of_weights in gather_from_learners(
+            (self._num_tokens, dict(self._sums), dict(self._weights))
+        ):
+            num_tokens += tokens
+            for key, total in of_sums.items():
+                sums[key] += total
+                weights[key] += of_weights[key]
+        for key in weights:
+            name = key.rpartition("/")[2]
+            if name == result_keys.TOKEN_SHARE:  # of micro-batches without that lag too
+                weights[key] = num_tokens
+            elif name == result_keys.PPO_CLIP_FRACTION and not weights[key]:
+                weights[key] = num_tokens  # nothing is kept, nothing clipped
         return {
-            key: total / self._weights[key]
-            for key, total in self._sums.items()
-            if self._weights[key]
+            key: total / weights[key] for key, total in sums.items() if weights[key]
         }
 
 
@@ -56,12 +91,24 @@ class UpdateMetrics:
 
     def add(self, output: MicroBatchLoss, num_tokens: Tensor) -> None:
         """Takes in a micro-batch with ``num_tokens`` agent tokens."""
-        self._token_means.add(output.metrics, num_tokens)
+        metrics = dict(output.metrics)
+        # No mean over tokens, but it follows from two: (mean r_d)^2 / mean r_d^2.
+        size = metrics.pop(result_keys.EFFECTIVE_SAMPLE_SIZE).clamp(min=1e-30)
+        metrics[_SECOND_MOMENT] = (
+            metrics[result_keys.DISCREPANCY_RATIO_MEAN].square() / size
+        )
+        self._token_means.add(metrics, num_tokens)
         self._density += output.density
 
     def means(self) -> dict[str, float]:
-        """Means over this learner's tokens."""
-        return self._token_means.means()
+        """Means over the tokens of all learners, which have to call it together."""
+        means = self._token_means.means()
+        if _SECOND_MOMENT in means:
+            square_of_mean = means[result_keys.DISCREPANCY_RATIO_MEAN] ** 2
+            means[result_keys.EFFECTIVE_SAMPLE_SIZE] = square_of_mean / max(
+                means.pop(_SECOND_MOMENT), 1e-30
+            )
+        return means
 
     def density(self) -> tuple[int, ...]:
         """`RATIO_DENSITY` of all learners, which have to call it together."""
@@ -71,7 +118,7 @@ class UpdateMetrics:
 def batch_metrics(
     batch: Mapping[str, Tensor], version: int, max_staleness: int, seconds: float
 ) -> dict[str, Any]:
-    """What the batch of an update looked like; all learners have to call it together.
+    """What the batches of all learners looked like; they have to call it together.
 
     Args:
         batch: Row-packed columns.
@@ -82,14 +129,18 @@ def batch_metrics(
     mask = batch[columns.LOSS_MASK]
     lags = (version - batch[columns.VERSIONS])[mask]
     tokens = batch[columns.SEQUENCE_IDS] >= 0
+    sums = torch.stack([lags.sum(), mask.sum(), tokens.sum()])
+    of_lags, num_agent_tokens, num_tokens, places = sum_over_learners(
+        torch.cat([sums, sums.new_tensor([tokens.numel()])])
+    ).tolist()
     return {
-        result_keys.STALENESS_MEAN: float(lags.float().mean()) if len(lags) else 0.0,
-        result_keys.STALENESS_MAX: float(lags.max()) if len(lags) else 0.0,
+        result_keys.STALENESS_MEAN: of_lags / max(1, num_agent_tokens),
+        result_keys.STALENESS_MAX: staleness_width(batch, version),
         result_keys.STALENESS_TOKENS: _count_staleness(lags, max_staleness),
         result_keys.POLICY_VERSION: version,
-        result_keys.TRAIN_TOKENS_PER_S: float(tokens.sum()) / seconds,
-        result_keys.PADDING_FRACTION: 1.0 - float(tokens.float().mean()),
-        result_keys.NUM_AGENT_TOKENS: float(mask.sum()),
+        result_keys.TRAIN_TOKENS_PER_S: num_tokens / seconds,
+        result_keys.PADDING_FRACTION: 1.0 - num_tokens / places,
+        result_keys.NUM_AGENT_TOKENS: num_agent_tokens,
     }
 
 
