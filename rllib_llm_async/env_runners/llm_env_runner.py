@@ -15,7 +15,6 @@ import random
 import threading
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -38,13 +37,13 @@ from ray.rllib.utils.metrics import (
 )
 
 from rllib_llm_async import columns, result_keys
-from rllib_llm_async.connectors.learner.group_advantages import earn_the_same
 from rllib_llm_async.env_runners.engine import VLLMEngine
 from rllib_llm_async.env_runners.episodes import (
     EpisodeOutcome,
     EpisodePlayer,
     Evaluated,
 )
+from rllib_llm_async.env_runners.finished_group import FinishedGroup
 from rllib_llm_async.env_runners.staleness_gate import Ticket
 from rllib_llm_async.env_runners.weight_channel import PublishedWeights
 from rllib_llm_async.envs.agent_env import EpisodeError, ReportsMetrics, TaskRef
@@ -61,21 +60,6 @@ CONNECT_TIMEOUT_SECONDS = 600.0
 MAX_FAILURES_AT_START = 64
 #: RLlib wants spaces; observations and actions are token sequences of any length.
 TOKENS_SPACE = gym.spaces.Sequence(gym.spaces.Discrete(2**31 - 1), stack=True)
-
-
-@dataclass(frozen=True)
-class FinishedGroup:
-    """A whole group, ready to be trained on; ``episodes`` is an object reference."""
-
-    episodes: ray.ObjectRef
-    outcomes: list[EpisodeOutcome]
-    ticket: Ticket
-
-    @property
-    def is_uniform(self) -> bool:
-        """Whether all episodes earned the same: relative to the group, nothing."""
-        returns = [outcome.episode_return for outcome in self.outcomes]
-        return bool(earn_the_same(min(returns), max(returns)))
 
 
 class LLMEnvRunner(EnvRunner):

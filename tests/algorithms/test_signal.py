@@ -15,7 +15,7 @@ from rllib_llm_async.algorithms import AsyncDecoupledPPO
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.train_episodes import (
     usable_groups,
 )
-from rllib_llm_async.env_runners.llm_env_runner import FinishedGroup
+from rllib_llm_async.env_runners.finished_group import FinishedGroup
 from rllib_llm_async.env_runners.staleness_gate import Ticket
 
 EWMA = {"old_logprob_source": "ppo_ewma_async", "ewma_reset_threshold": 0.0}

@@ -46,7 +46,8 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
     result_warnings,
 )
 from rllib_llm_async.env_runners.episodes import EpisodeOutcome, mean_results
-from rllib_llm_async.env_runners.llm_env_runner import FinishedGroup, LLMEnvRunner
+from rllib_llm_async.env_runners.finished_group import FinishedGroup
+from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 from rllib_llm_async.env_runners.weight_channel import create_weight_channel
 from rllib_llm_async.old_logprobs.old_logit_actor import OldLogitPool
 from rllib_llm_async.status import find_status_board
