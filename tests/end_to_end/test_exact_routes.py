@@ -52,6 +52,9 @@ def test_exact_routes_agree_on_adapters_and_interrupt_sync_reports_its_pause(
         num_concurrent_episodes=48,
         max_staleness=3,
         lr=1e-3,
+    ).environment(
+        # ... however fast the engine: users who take their time to answer.
+        env_config={"domains": ["airline"], "user_seconds": 0.3},
     )
     algorithm = config.build_algo()
     try:
