@@ -7,8 +7,6 @@ from torch import Tensor
 
 from rllib_llm_async.core.ratios import log_ratio, masked_mean
 
-KL_ESTIMATORS = ("k3", "unbiased")
-
 
 def kl_penalty(
     logp: Tensor,

@@ -45,7 +45,6 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.train_episodes import 
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.update_metrics import (
     UpdateMetrics,
     batch_metrics,
-    staleness_width,
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.weight_publisher import (
     WeightPublisher,
@@ -339,7 +338,12 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                 shares[source] = compared[
                     result_keys.compared(name, result_keys.COMPARED_MASK_SHARE)
                 ]
-        self._show_update_to_sources(batch, shares)
+        of_batch = batch_metrics(
+            batch, self._version, self.config.max_staleness, seconds
+        )
+        self._show_update_to_sources(
+            batch, shares, staleness_width=of_batch[result_keys.STALENESS_MAX]
+        )
         self._log(
             {
                 **means,
@@ -347,16 +351,17 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                 # Unless the source says otherwise.
                 result_keys.OLD_LOGPROB_EXTRA_FORWARD_TOKENS: 0,
                 **self._source.metrics(),
-                **batch_metrics(
-                    batch, self._version, self.config.max_staleness, seconds
-                ),
+                **of_batch,
                 result_keys.RATIO_DENSITY: metrics.density(),
                 result_keys.NUM_SKIPPED_STEPS: self._num_skipped_steps,
             }
         )
 
     def _show_update_to_sources(
-        self, batch: Batch, mask_shares: Mapping[OldLogprobSource, float]
+        self,
+        batch: Batch,
+        mask_shares: Mapping[OldLogprobSource, float],
+        staleness_width: float,
     ) -> None:
         """Shows the sources what this update saw; alike on all learners."""
         num_tokens = float(batch[columns.LOSS_MASK].sum())
@@ -369,11 +374,12 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         ).tolist()
         total, totals = summed[0], iter(summed[1:])
         kept = [next(totals) for _ in mask_shares]
-        width = staleness_width(batch, self._version)
         for source, of_source, tokens in zip(mask_shares, counts, kept, strict=True):
             source.agree({key: next(totals) for key in of_source})
             if total:
-                source.observe(mask_share=tokens / total, staleness_width=width)
+                source.observe(
+                    mask_share=tokens / total, staleness_width=staleness_width
+                )
 
     def _log(self, values: Mapping[str, Any], reduce: str = "mean") -> None:
         for key, value in values.items():

@@ -135,7 +135,7 @@ def batch_metrics(
     ).tolist()
     return {
         result_keys.STALENESS_MEAN: of_lags / max(1, num_agent_tokens),
-        result_keys.STALENESS_MAX: staleness_width(batch, version),
+        result_keys.STALENESS_MAX: _largest_age(batch, version),
         result_keys.STALENESS_TOKENS: _count_staleness(lags, max_staleness),
         result_keys.POLICY_VERSION: version,
         result_keys.TRAIN_TOKENS_PER_S: num_tokens / seconds,
@@ -144,7 +144,7 @@ def batch_metrics(
     }
 
 
-def staleness_width(batch: Mapping[str, Tensor], version: int) -> float:
+def _largest_age(batch: Mapping[str, Tensor], version: int) -> float:
     """Largest age in versions of a token of any learner's batch."""
     ages = (version - batch[columns.VERSIONS]) * batch[columns.LOSS_MASK]
     return float(max_over_learners(ages.max().float()))
