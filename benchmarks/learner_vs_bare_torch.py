@@ -18,7 +18,8 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from transformers import AutoModelForCausalLM
 
 from benchmarks.row import Row, compare
-from rllib_llm_async import AsyncDecoupledPPOConfig, columns
+from rllib_llm_async import AsyncDecoupledPPOConfig
+from rllib_llm_async.batch import columns
 from rllib_llm_async.chat import ChatFormat
 from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
 from rllib_llm_async.envs.mini.demonstrations import demonstrate

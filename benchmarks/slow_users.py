@@ -14,7 +14,7 @@ import ray
 
 from benchmarks.generation_vs_raw_vllm import NUM_CONCURRENT, started
 from benchmarks.row import Row, compare
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
 from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 
 USER_SECONDS = 0.2

@@ -14,7 +14,8 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from benchmarks.learner_vs_bare_torch import demonstrated_episodes
 from benchmarks.row import Row, compare
-from rllib_llm_async import AsyncDecoupledPPOConfig, columns
+from rllib_llm_async import AsyncDecoupledPPOConfig
+from rllib_llm_async.batch import columns
 from rllib_llm_async.connectors.learner import PackEpisodes
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy, load_causal_lm
 from rllib_llm_async.models.small_agent import small_agent_dir

@@ -14,8 +14,8 @@ from ray.air.integrations.wandb import WandbLoggerCallback, _WandbLoggingActor
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.core import NUM_RATIO_BINS, RATIO_BIN_EDGES
+from rllib_llm_async.monitoring.dialogues import FILE_NAME, render_text
 from rllib_llm_async.result_keys import evaluation, learner, runners
-from rllib_llm_async.transcripts import FILE_NAME, render_text
 
 #: Key of the sample dialogues on their way from the driver to the logging actor.
 _DIALOGUES = "sample_dialogues"

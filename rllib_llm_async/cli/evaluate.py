@@ -101,13 +101,13 @@ def _evaluation_config(checkpoint: Path, env: str | None) -> Any:
 
 
 def _write_transcripts(
-    directory: Path, dialogues: list[dict[str, Any]], checkpoint: Path
+    directory: Path, episodes: list[dict[str, Any]], checkpoint: Path
 ) -> None:
-    from rllib_llm_async import transcripts
+    from rllib_llm_async.monitoring import dialogues
 
-    transcripts.write_jsonl(directory / transcripts.FILE_NAME, dialogues)
+    dialogues.write_jsonl(directory / dialogues.FILE_NAME, episodes)
     page = directory / "index.html"
-    page.write_text(transcripts.render_html(dialogues, f"Dialogues of {checkpoint}"))
+    page.write_text(dialogues.render_html(episodes, f"Dialogues of {checkpoint}"))
     click.echo(f"dialogues: {page}", err=True)
 
 

@@ -22,8 +22,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rllib_llm_async import result_keys
+from rllib_llm_async.monitoring.status_board import start_status_board
 from rllib_llm_async.result_keys import learner, runners
-from rllib_llm_async.status import start_status_board
 
 #: Column title, path in the result, format.
 _COLUMNS = (

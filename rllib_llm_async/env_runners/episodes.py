@@ -14,9 +14,10 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import EPISODE_LEN_MEAN, EPISODE_RETURN_MEAN
 
-from rllib_llm_async import columns, result_keys
+from rllib_llm_async import result_keys
+from rllib_llm_async.batch import columns
+from rllib_llm_async.engine.vllm_engine import EngineOutput, VLLMEngine
 from rllib_llm_async.env_runners.deadlines import env_call, within
-from rllib_llm_async.env_runners.engine import EngineOutput, VLLMEngine
 from rllib_llm_async.envs.agent_env import (
     AgentEnv,
     BadRewardError,
@@ -26,7 +27,7 @@ from rllib_llm_async.envs.agent_env import (
     ToolSchema,
     is_reward,
 )
-from rllib_llm_async.transcripts import DialogueRecord
+from rllib_llm_async.monitoring.dialogues import DialogueRecord
 
 T = TypeVar("T")
 

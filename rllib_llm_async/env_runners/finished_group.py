@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import ray
 
 from rllib_llm_async.connectors.learner.group_advantages import earn_the_same
+from rllib_llm_async.coordination.staleness_gate import Ticket
 from rllib_llm_async.env_runners.episodes import EpisodeOutcome
-from rllib_llm_async.env_runners.staleness_gate import Ticket
 
 
 @dataclass(frozen=True)

@@ -36,19 +36,20 @@ from ray.rllib.utils.metrics import (
     NUM_EPISODES_LIFETIME,
 )
 
-from rllib_llm_async import columns, result_keys
-from rllib_llm_async.env_runners.engine import VLLMEngine
+from rllib_llm_async import result_keys
+from rllib_llm_async.batch import columns
+from rllib_llm_async.coordination.staleness_gate import Ticket
+from rllib_llm_async.engine.vllm_engine import VLLMEngine
 from rllib_llm_async.env_runners.episodes import (
     EpisodeOutcome,
     EpisodePlayer,
     Evaluated,
 )
 from rllib_llm_async.env_runners.finished_group import FinishedGroup
-from rllib_llm_async.env_runners.staleness_gate import Ticket
 from rllib_llm_async.env_runners.weight_channel import PublishedWeights
 from rllib_llm_async.envs.agent_env import EpisodeError, ReportsMetrics, TaskRef
 from rllib_llm_async.envs.registry import make_suite
-from rllib_llm_async.transcripts import DialogueRecord
+from rllib_llm_async.monitoring.dialogues import DialogueRecord
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

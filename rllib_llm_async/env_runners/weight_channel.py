@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 
 import ray
 
-from rllib_llm_async.env_runners.arrival_check import ExpectedArrival
-from rllib_llm_async.env_runners.staleness_gate import StalenessGate, Ticket
+from rllib_llm_async.coordination.staleness_gate import StalenessGate, Ticket
+from rllib_llm_async.engine.arrival_check import ExpectedArrival
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class ModelServer:
 
     def __init__(self, settings: ServedModelSettings, seed: int) -> None:
         from rllib_llm_async.chat import ChatFormat
-        from rllib_llm_async.env_runners.engine import VLLMEngine
+        from rllib_llm_async.engine.vllm_engine import VLLMEngine
 
         model = resolve_model(settings.served_model)
         self._format = ChatFormat.from_pretrained(

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
+from rllib_llm_async.batch.packing import micro_batches
 from rllib_llm_async.core import head_logprobs
 from rllib_llm_async.models import published_weights
 from rllib_llm_async.models.attention import apply_soft_caps
@@ -26,7 +27,6 @@ from rllib_llm_async.models.sequence_layout import (
     cuts_by_place_in_row,
     hidden_one_sequence_per_row,
 )
-from rllib_llm_async.packing import micro_batches
 
 
 class PolicyOutput(NamedTuple):

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from rllib_llm_async import columns, result_keys
+from rllib_llm_async import result_keys
+from rllib_llm_async.batch import columns
 from rllib_llm_async.core.ratios import log_ratio, train_infer_mask
 from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
 from rllib_llm_async.old_logprobs.ppo_ewma_async import PPOEWMAAsyncSource

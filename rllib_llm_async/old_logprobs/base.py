@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
 from rllib_llm_async.settings.names import unknown
 
 #: ``forward(batch, parameters) -> log pi [rows, length]`` without gradient;
@@ -85,7 +85,7 @@ class OldLogprobSource(ABC):
         """Returns log pi_old, float32 ``[rows, length]``, before the first step.
 
         Args:
-            batch: Row-packed columns, see `rllib_llm_async.columns`.
+            batch: Row-packed columns, see `rllib_llm_async.batch.columns`.
             forward: Log-probabilities of rows under given or current weights.
             version: The trainer's current version.
 

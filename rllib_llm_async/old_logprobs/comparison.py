@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from rllib_llm_async import columns, result_keys
+from rllib_llm_async import result_keys
+from rllib_llm_async.batch import columns
 from rllib_llm_async.core import compare_old_logp
 from rllib_llm_async.old_logprobs.base import (
     Forward,

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
 from rllib_llm_async.core.proximal import interpolate_logp, staleness_alpha
 from rllib_llm_async.old_logprobs.base import OldLogprobSource
 

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
+from rllib_llm_async.batch.packing import select_prefixes
 from rllib_llm_async.old_logprobs.base import (
     OldLogprobSource,
     Scores,
     register_source,
 )
-from rllib_llm_async.packing import select_prefixes
 
 
 @register_source

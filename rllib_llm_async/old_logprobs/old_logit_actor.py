@@ -17,7 +17,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
 from rllib_llm_async.connectors.learner import PackEpisodes
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.old_logprobs.base import SourceSettings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
 from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
 from rllib_llm_async.old_logprobs.snapshot_old import SnapshotOld
 

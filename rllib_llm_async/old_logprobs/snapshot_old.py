@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from rllib_llm_async import columns, result_keys
+from rllib_llm_async import result_keys
+from rllib_llm_async.batch import columns
+from rllib_llm_async.batch.packing import select_prefixes
 from rllib_llm_async.core.snapshots import SnapshotStore
 from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
-from rllib_llm_async.packing import select_prefixes
 
 
 @register_source

@@ -14,7 +14,7 @@ from rllib_llm_async.report.load import Run
 from rllib_llm_async.report.section import Section, lay_out, percent
 
 if TYPE_CHECKING:
-    from rllib_llm_async.timeline import Span
+    from rllib_llm_async.monitoring.timeline import Span
 
 #: Phase to colour, in the order in which they are drawn over one another.
 _COLORS = {

@@ -5,7 +5,8 @@ import pytest
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from rllib_llm_async import AsyncDecoupledPPOConfig, columns
+from rllib_llm_async import AsyncDecoupledPPOConfig
+from rllib_llm_async.batch import columns
 from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
 
 SPACES = {DEFAULT_MODULE_ID: (TOKENS_SPACE, TOKENS_SPACE)}

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from rllib_llm_async import columns
 from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
     per_domain,
     summarise,
 )
+from rllib_llm_async.batch import columns
 from rllib_llm_async.env_runners.episodes import EpisodeOutcome, Evaluated, mean_results
 from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef

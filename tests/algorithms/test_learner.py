@@ -9,11 +9,12 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from transformers import AutoModelForCausalLM
 
-from rllib_llm_async import columns, result_keys
+from rllib_llm_async import result_keys
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
     loss_divisor,
     standardise_turns,
 )
+from rllib_llm_async.batch import columns
 from rllib_llm_async.models.small_agent import small_agent_dir
 from tests.algorithms.conftest import SPACES
 

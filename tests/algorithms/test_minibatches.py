@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from rllib_llm_async import columns
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
     minibatches,
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.update_metrics import (
     TokenMeans,
 )
+from rllib_llm_async.batch import columns
 
 
 def batch_of(rows):

@@ -12,7 +12,8 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 
-from rllib_llm_async import AsyncDecoupledPPOConfig, columns
+from rllib_llm_async import AsyncDecoupledPPOConfig
+from rllib_llm_async.batch import columns
 from tests.algorithms.conftest import SPACES, random_episodes
 
 BASE = {

@@ -10,13 +10,14 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 
-from rllib_llm_async import columns, result_keys
+from rllib_llm_async import result_keys
 from rllib_llm_async.algorithms import AsyncDecoupledPPO
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.train_episodes import (
     usable_groups,
 )
+from rllib_llm_async.batch import columns
+from rllib_llm_async.coordination.staleness_gate import Ticket
 from rllib_llm_async.env_runners.finished_group import FinishedGroup
-from rllib_llm_async.env_runners.staleness_gate import Ticket
 
 EWMA = {"old_logprob_source": "ppo_ewma_async", "ewma_reset_threshold": 0.0}
 

@@ -5,9 +5,9 @@ import pytest
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
 from rllib_llm_async.connectors.module_to_env import AttachVersionedLogprobs
-from rllib_llm_async.env_runners.engine import EngineOutput
+from rllib_llm_async.engine.vllm_engine import EngineOutput
 
 
 def attach(logp, versions):

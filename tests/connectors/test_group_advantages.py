@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
 from rllib_llm_async.connectors.learner import (
     GroupRelativeAdvantages,
     LeaveOneOutAdvantages,

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
 from rllib_llm_async.env_runners.episodes import MAX_ENV_RETRIES, EpisodePlayer
 from rllib_llm_async.envs.agent_env import EpisodeError, Start, TaskRef
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from ray.rllib.core.columns import Columns
 
-from rllib_llm_async import columns, result_keys
-from rllib_llm_async.env_runners.engine import EngineOutput
+from rllib_llm_async import result_keys
+from rllib_llm_async.batch import columns
+from rllib_llm_async.engine.vllm_engine import EngineOutput
 from rllib_llm_async.env_runners.episodes import (
     MAX_ENV_RETRIES,
     EpisodePlayer,

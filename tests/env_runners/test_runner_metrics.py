@@ -9,7 +9,7 @@ import pytest
 from rllib_llm_async.env_runners import llm_env_runner
 from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 from rllib_llm_async.envs.agent_env import EpisodeError
-from rllib_llm_async.timeline import Timeline
+from rllib_llm_async.monitoring.timeline import Timeline
 
 
 class CountingSuite:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
 
 VOCABULARY = 100
 

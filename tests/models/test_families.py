@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from tests.models.families import FAMILIES, logp_of_model, packed, tiny_lm
 

@@ -4,9 +4,9 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
+from rllib_llm_async.batch.packing import pack_rows
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy, load_causal_lm
-from rllib_llm_async.packing import pack_rows
 
 
 def test_packed_log_probabilities_are_those_of_transformers(small_moe_dir):

@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, Gemma3Config, LlamaForCausalLM
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.models.loading import load_causal_lm
 from tests.models.families import COMMON, FAMILIES, logp_of_model, packed, tiny_lm

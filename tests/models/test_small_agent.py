@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
 from rllib_llm_async.models.small_agent import small_agent_dir
-from rllib_llm_async.models.warm_start import WarmStartRecipe, warm_start
+from rllib_llm_async.models.small_agent.warm_start import WarmStartRecipe, warm_start
 
 
 def test_the_shipped_weights_are_small_and_of_the_documented_kind():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from rllib_llm_async import columns, result_keys
+from rllib_llm_async import result_keys
+from rllib_llm_async.batch import columns
 from rllib_llm_async.core.snapshots import MissingSnapshotError
 from rllib_llm_async.old_logprobs import (
     SourceComparison,

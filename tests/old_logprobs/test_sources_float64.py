@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
+from rllib_llm_async.batch.packing import pack_rows
 from rllib_llm_async.old_logprobs import SourceSettings, make_source, source_names
-from rllib_llm_async.packing import pack_rows
 
 VOCABULARY = 7
 CURRENT = 4

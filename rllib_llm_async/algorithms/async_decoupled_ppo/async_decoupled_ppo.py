@@ -34,7 +34,7 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
-from rllib_llm_async import result_keys, transcripts
+from rllib_llm_async import result_keys
 from rllib_llm_async.algorithms.async_decoupled_ppo.async_decoupled_ppo_config import (
     AsyncDecoupledPPOConfig,
 )
@@ -49,9 +49,10 @@ from rllib_llm_async.env_runners.episodes import EpisodeOutcome, mean_results
 from rllib_llm_async.env_runners.finished_group import FinishedGroup
 from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 from rllib_llm_async.env_runners.weight_channel import create_weight_channel
+from rllib_llm_async.monitoring import dialogues
+from rllib_llm_async.monitoring.status_board import find_status_board
+from rllib_llm_async.monitoring.timeline import Span, Timeline, logged_spans
 from rllib_llm_async.old_logprobs.old_logit_actor import OldLogitPool
-from rllib_llm_async.status import find_status_board
-from rllib_llm_async.timeline import Span, Timeline, logged_spans
 
 logger = logging.getLogger(__name__)
 
@@ -362,7 +363,7 @@ class AsyncDecoupledPPO(Algorithm):
     def evaluate(self, parallel_train_future=None) -> dict[str, Any]:
         """Success on ``evaluation_duration`` test tasks.
 
-        A few dialogues go to `transcripts.FILE_NAME` in the trial's directory.
+        A few dialogues go to `dialogues.FILE_NAME` in the trial's directory.
         """
         with self._phase("evaluation"):
             evaluation = self.evaluate_tasks(
@@ -372,8 +373,8 @@ class AsyncDecoupledPPO(Algorithm):
                 num_dialogues=NUM_SAMPLE_DIALOGUES,
             )
         iteration = max(self.iteration, self._trained_in)
-        transcripts.append_jsonl(
-            *self._trial_file(transcripts.FILE_NAME),
+        dialogues.append_jsonl(
+            *self._trial_file(dialogues.FILE_NAME),
             (
                 {"training_iteration": iteration, **dialogue}
                 for dialogue in evaluation["dialogues"]

@@ -10,7 +10,7 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
 
 #: shared_data key: float32 ``[episodes]``, one advantage per episode.
 EPISODE_ADVANTAGES = "episode_advantages"

@@ -12,13 +12,13 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
+from rllib_llm_async.batch.packing import pack_rows
 from rllib_llm_async.connectors.learner.group_advantages import EPISODE_ADVANTAGES
-from rllib_llm_async.packing import pack_rows
 
 
 class PackEpisodes(ConnectorV2):
-    """Builds the columns of `rllib_llm_async.columns` as tensors on ``device``.
+    """Builds the columns of `rllib_llm_async.batch.columns` as tensors on ``device``.
 
     Takes one advantage per episode from ``shared_data``, 0 without. Sequences are
     placed first-fit by falling length into rows of the longest sequence's length, or of

@@ -13,8 +13,8 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 
-from rllib_llm_async import columns
-from rllib_llm_async.packing import micro_batches
+from rllib_llm_async.batch import columns
+from rllib_llm_async.batch.packing import micro_batches
 
 
 class TurnAdvantages(ConnectorV2):

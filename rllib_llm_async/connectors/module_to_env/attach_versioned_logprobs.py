@@ -9,7 +9,7 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.columns import Columns
 from ray.rllib.utils.annotations import override
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
 from rllib_llm_async.envs.agent_env import UnusableOutputError
 
 

@@ -1,8 +1,7 @@
 """The bundled small agent: architecture, tokenizer, and its warm-started weights.
 
 `small_agent_dir` is a Hugging Face directory like any other model's; it is shipped so
-that training starts at once. ``python -m rllib_llm_async.models.warm_start`` rebuilds
-it.
+that training starts at once. `make warm-start` rebuilds it.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from rllib_llm_async import columns, result_keys
+from rllib_llm_async import result_keys
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.learner_state import (
     ASYNC_STATE,
     get_async_state,
@@ -49,16 +49,17 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.update_metrics import 
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.weight_publisher import (
     WeightPublisher,
 )
+from rllib_llm_async.batch import columns
+from rllib_llm_async.batch.packing import micro_batches
 from rllib_llm_async.core.collectives import learner_rank, sum_over_learners
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
+from rllib_llm_async.monitoring.timeline import Timeline
 from rllib_llm_async.old_logprobs import (
     OldLogprobSource,
     SourceComparison,
     SourceSettings,
     make_source,
 )
-from rllib_llm_async.packing import micro_batches
-from rllib_llm_async.timeline import Timeline
 
 Batch = dict[str, Tensor]
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
-from rllib_llm_async import columns, result_keys
+from rllib_llm_async import result_keys
+from rllib_llm_async.batch import columns
 from rllib_llm_async.core import (
     decoupled_ppo_loss,
     kl_penalty,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
 from rllib_llm_async.core.collectives import max_over_learners, sum_over_learners
 
 #: Advantages that deviate less are not blown up any further.

@@ -12,7 +12,8 @@ from ray.exceptions import ObjectLostError
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from rllib_llm_async import columns, result_keys
+from rllib_llm_async import result_keys
+from rllib_llm_async.batch import columns
 from rllib_llm_async.envs.agent_env import is_reward
 
 #: What an episode may earn, all rewards taken as positive: with more, the square of an

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rllib_llm_async import columns, result_keys
+from rllib_llm_async import result_keys
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.loss import MicroBatchLoss
+from rllib_llm_async.batch import columns
 from rllib_llm_async.core.collectives import (
     gather_from_learners,
     max_over_learners,

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
+from rllib_llm_async.batch.packing import pack_rows
 from rllib_llm_async.core.fingerprint import fingerprint
-from rllib_llm_async.env_runners.arrival_check import ExpectedArrival
+from rllib_llm_async.engine.arrival_check import ExpectedArrival
 from rllib_llm_async.env_runners.weight_channel import PublishedWeights
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.old_logprobs.base import Forward, OldLogprobSource, Scores
-from rllib_llm_async.packing import pack_rows
 
 #: Length of the fixed prompt that checks the arrival of weights.
 PROBE_TOKENS = 64

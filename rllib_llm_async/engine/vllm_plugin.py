@@ -22,7 +22,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.platforms import current_platform
 
 from rllib_llm_async.core.fingerprint import Fingerprint
-from rllib_llm_async.env_runners import worker_weights
+from rllib_llm_async.engine import worker_weights
 
 BACKEND = "safetensors_file"
 

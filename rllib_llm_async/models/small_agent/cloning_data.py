@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
+from rllib_llm_async.batch.packing import pack_rows
 from rllib_llm_async.chat import ChatFormat
 from rllib_llm_async.envs.mini.demonstrations import Demonstration, demonstrate
 from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
-from rllib_llm_async.packing import pack_rows
 
 if TYPE_CHECKING:
-    from rllib_llm_async.models.warm_start import WarmStartRecipe
+    from rllib_llm_async.models.small_agent.warm_start import WarmStartRecipe
 
 #: Dialogues that the tokenizer is built from.
 _NUM_TOKENIZER_TASKS = 1000

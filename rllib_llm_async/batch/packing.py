@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
 
 #: What each column holds where a row is not filled; the dtype is the column's.
 PADDING: dict[str, np.generic] = {

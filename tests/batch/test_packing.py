@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rllib_llm_async import columns
-from rllib_llm_async.packing import pack_rows, select_prefixes
+from rllib_llm_async.batch import columns
+from rllib_llm_async.batch.packing import pack_rows, select_prefixes
 
 
 @settings(max_examples=100, deadline=None)

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rllib_llm_async.env_runners.staleness_gate import StalenessGate
+from rllib_llm_async.coordination.staleness_gate import StalenessGate
 
 
 def test_bound_zero_is_synchronous():

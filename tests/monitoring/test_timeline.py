@@ -2,9 +2,9 @@
 
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-from rllib_llm_async import timeline as module
+from rllib_llm_async.monitoring import timeline as module
+from rllib_llm_async.monitoring.timeline import Timeline, logged_spans
 from rllib_llm_async.result_keys import TIMELINE
-from rllib_llm_async.timeline import Timeline, logged_spans
 
 
 class Clock:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from rllib_llm_async.env_runners.engine import VLLMEngine
+from rllib_llm_async.engine.vllm_engine import VLLMEngine
 from rllib_llm_async.models.small_agent import small_agent_dir
-from tests.env_runners.arrivals import Trainer
+from tests.engine.arrivals import Trainer
 
 pytestmark = pytest.mark.engine
 

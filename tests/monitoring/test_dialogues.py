@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 from pyarrow.fs import LocalFileSystem
 
-from rllib_llm_async.transcripts import (
+from rllib_llm_async.monitoring.dialogues import (
     Piece,
     append_jsonl,
     pieces,

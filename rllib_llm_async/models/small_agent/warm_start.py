@@ -5,7 +5,7 @@ often cuts corners: it acts without the questions to the user that the policy as
 So imitation ends where reinforcement learning has something to do: most groups of
 episodes hold successes and failures.
 
-    python -m rllib_llm_async.models.warm_start --out DIR [--steps N] [--seed S]
+    python -m rllib_llm_async.models.small_agent.warm_start --out DIR [--steps N]
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ from unittest import mock
 
 import numpy as np
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
 from rllib_llm_async.chat import ChatFormat
 from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
-from rllib_llm_async.models.cloning_data import cloning_batches, spoken_texts
+from rllib_llm_async.models.small_agent.cloning_data import (
+    cloning_batches,
+    spoken_texts,
+)
 
 _STEPS_PER_LINE = 50
 

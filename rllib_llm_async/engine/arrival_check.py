@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rllib_llm_async.env_runners.weight_layout import Fingerprints, WeightLayout
+from rllib_llm_async.engine.weight_layout import Fingerprints, WeightLayout
 
 logger = logging.getLogger(__name__)
 

@@ -21,13 +21,13 @@ import numpy as np
 
 from rllib_llm_async import NO_REGISTRATION
 from rllib_llm_async.core.fingerprint import Fingerprint
-from rllib_llm_async.env_runners.arrival_check import (
+from rllib_llm_async.engine.arrival_check import (
     ArrivalCheck,
     ExpectedArrival,
     probe_error,
 )
-from rllib_llm_async.env_runners.weight_layout import WeightLayout
-from rllib_llm_async.timeline import Timeline
+from rllib_llm_async.engine.weight_layout import WeightLayout
+from rllib_llm_async.monitoring.timeline import Timeline
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ class VLLMEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         # Importing this registers the transfer backend where vLLM validates its name.
-        from rllib_llm_async.env_runners import vllm_plugin
+        from rllib_llm_async.engine import vllm_plugin
 
         args = {
             **(_cpu_arguments() if current_platform.is_cpu() else {}),

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rllib_llm_async import columns
+from rllib_llm_async.batch import columns
 
 if TYPE_CHECKING:
     from ray.rllib.env.single_agent_episode import SingleAgentEpisode
@@ -135,7 +135,7 @@ def render_html(dialogues: Iterable[Mapping[str, Any]], title: str) -> str:
         lstrip_blocks=True,
     )
     dialogues = sorted(dialogues, key=lambda d: (d["success"], d["domain"], d["task"]))
-    return templates.get_template("transcripts.html").render(
+    return templates.get_template("dialogues.html").render(
         title=title, dialogues=dialogues, calls=calls, pieces=pieces
     )
 

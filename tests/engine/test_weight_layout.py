@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from rllib_llm_async.core.fingerprint import fingerprint
-from rllib_llm_async.env_runners.arrival_check import ArrivalCheck, ExpectedArrival
-from rllib_llm_async.env_runners.weight_layout import WeightLayout
+from rllib_llm_async.engine.arrival_check import ArrivalCheck, ExpectedArrival
+from rllib_llm_async.engine.weight_layout import WeightLayout
 
 LAYERS = 2
 EXPERTS = 3

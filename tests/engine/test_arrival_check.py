@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rllib_llm_async.env_runners.engine import VLLMEngine, WeightMismatchError
+from rllib_llm_async.engine.vllm_engine import VLLMEngine, WeightMismatchError
 from rllib_llm_async.models.small_agent import small_agent_dir
-from tests.env_runners.arrivals import Trainer
+from tests.engine.arrivals import Trainer
 
 pytestmark = pytest.mark.engine
 

@@ -1,0 +1,1 @@
+"""Columns of a batch by name, and rows packed from sequences."""

@@ -1,0 +1,1 @@
+"""Who may start what and when, and what became of it: plain parts and their actor."""

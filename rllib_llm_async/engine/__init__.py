@@ -1,0 +1,1 @@
+"""The vLLM engine: versioned, verified, in-flight weight updates."""

@@ -1,0 +1,1 @@
+"""What a run shows: the time line, the status board, dialogues."""
