@@ -136,6 +136,14 @@ WEIGHT_PROBE_ERROR = "weight_probe_error"
 #: Transfers that did not arrive; each is tried twice, then the engine is replaced.
 NUM_WEIGHT_MISMATCHES = "num_weight_mismatches"
 GENERATION_PAUSED_FRACTION = "generation_paused_fraction"
+#: Where the tokens of an update grew old: versions published while their group was
+#: under way, and while it waited for its update. `STALENESS_MEAN` is their sum.
+STALENESS_FROM_GENERATION = "staleness_from_generation"
+STALENESS_FROM_QUEUE = "staleness_from_queue"
+#: Share of the time for which places for episodes stayed free: more would have broken
+#: the staleness bound, or would have come too early.
+HELD_BY_BOUND_FRACTION = "held_by_bound_fraction"
+HELD_BY_PACING_FRACTION = "held_by_pacing_fraction"
 NUM_VERSIONS_PER_EPISODE = "num_versions_per_episode"
 NUM_MULTI_VERSION_EPISODES_LIFETIME = "num_multi_version_episodes_lifetime"
 #: Followed by `EpisodeError.reason`: episodes of groups that ended so.
