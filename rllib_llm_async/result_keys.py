@@ -30,6 +30,22 @@ def compared(source: str, key: str) -> str:
     return f"compare/{source}/{key}"
 
 
+def ledger_count(unit: str, fate: str) -> str:
+    """What became of all `EPISODES` or `TOKENS` since the start of the run.
+
+    ``fate``: `STARTED`, `TRAINED`, `MASKED`, `IN_FLIGHT` or ``dropped_<reason>``.
+    """
+    return f"ledger/{unit}/{fate}"
+
+
+def ledger_bin(by: str, name: str, unit: str, fate: str) -> str:
+    """The same of one bin ``name`` of `BY_DOMAIN`, `BY_LENGTH` or `BY_REWARD`.
+
+    ``fate``: `TRAINED`, `MASKED` or `DROPPED`, whatever the reason.
+    """
+    return f"ledger/{by}/{name}/{unit}/{fate}"
+
+
 # --- learners/default_policy/: the two ratios, means over agent tokens -------------
 #: Share of tokens that the Train-Infer mask keeps.
 TRAIN_INFER_MASK = "train_infer_mask"
@@ -121,6 +137,23 @@ SEMANTICS_WARNINGS = "semantics_warnings"
 EVALUATION_AT_START = "evaluation_at_start"
 #: How long the update had to wait for old-logit actors.
 OLD_LOGIT_MODEL_WAIT_SECONDS = "old_logit_model_wait_seconds"
+
+# --- ledger/: started = trained + masked + dropped_* + in flight, since the start ----
+#: Units and fates of `ledger_count` and `ledger_bin`.
+EPISODES = "episodes"
+TOKENS = "tokens"
+STARTED = "started"
+TRAINED = "trained"
+MASKED = "masked"
+DROPPED = "dropped"
+IN_FLIGHT = "in_flight"
+BY_DOMAIN = "by_domain"
+BY_LENGTH = "by_length"
+BY_REWARD = "by_reward"
+#: Episodes and tokens by which the identity above is missed: 0.
+LEDGER_IDENTITY_ERROR = "ledger/identity_error"
+#: News of episodes that had been accounted for already.
+LEDGER_NUM_LATE = "ledger/num_late"
 
 # --- env_runners/ ------------------------------------------------------------------
 SUCCESS_RATE = "success_rate"
