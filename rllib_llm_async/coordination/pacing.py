@@ -13,7 +13,8 @@ each has run already. What is missing has to start at the latest at
 
 with D a tail quantile of the durations (a mean would leave half of the groups late) and
 ``rate`` the episodes per second of all engines' places together. The margin closes the
-loop: it grows by what the learner had to wait and shrinks while it does not.
+loop: it grows by what the learner had to wait for episodes and shrinks while it does
+not.
 
 Pure arithmetic on times that the caller gives, in seconds of any clock.
 """
@@ -69,6 +70,7 @@ class Pacing:
         self._updates: deque[float] = deque(maxlen=NUM_UPDATES)
         self._began: float | None = None
         self._wanted: float | None = None
+        self._enough_at: float | None = None
         self._kept = 1.0
         self._excused = True
         self.margin = 0.0
@@ -84,31 +86,40 @@ class Pacing:
             self._durations.append(seconds)
             self._plan_ends = -math.inf
 
-    def learner_wants(self, now: float) -> None:
-        """The learner asks for its next batch; asking again changes nothing."""
+    def learner_wants(self, now: float, *, enough: bool) -> None:
+        """The learner asks for its next batch; asking again changes nothing.
+
+        Args:
+            now: The time.
+            enough: Whether as many episodes are ready as it needs. What it waits for
+                then is a group that is due, and earlier starts would not help.
+        """
         if self._began is not None:
             self._updates.append(now - self._began)
             self._began = None
         if self._wanted is None:
             self._wanted = now
             self._plan_ends = -math.inf
+        if enough and self._enough_at is None:
+            self._enough_at = now
 
     def learner_got(self, now: float) -> None:
         """The learner has its batch."""
         update = self.update_seconds
         if self._wanted is not None and update is not None and not self._excused:
             # A wait of several updates says nothing about how early to start.
-            waited = min(now - self._wanted, update)
+            enough_at = now if self._enough_at is None else self._enough_at
+            waited = min(enough_at - self._wanted, update)
             self.margin += 0.5 * waited - ACCEPTED_WAIT * update
             self.margin = min(max(self.margin, 0.0), self._horizon * update)
         self._excused = False
-        self._wanted = None
+        self._wanted = self._enough_at = None
         self._began = now
         self._plan_ends = -math.inf
 
     def learner_pauses(self) -> None:
         """An evaluation or a fault: the next wait says nothing about the groups."""
-        self._wanted = self._began = None
+        self._wanted = self._began = self._enough_at = None
         self._excused = True
         self._plan_ends = -math.inf
 
