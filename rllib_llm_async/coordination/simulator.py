@@ -184,7 +184,7 @@ class Simulation:
             ]
             for episode in group:
                 self._at(
-                    self.now + self.job.episode_seconds(self._rng),
+                    self.now + max(0.0, self.job.episode_seconds(self._rng)),
                     lambda episode=episode: self._end_episode(episode),
                 )
         at = self.dispatcher.look_again_at(self.now)

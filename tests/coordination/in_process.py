@@ -1,4 +1,4 @@
-"""The real coordinator and episode services on one asyncio loop, without Ray or vLLM."""
+"""Coordinator and episode services on one asyncio loop, without Ray or vLLM."""
 
 from __future__ import annotations
 
