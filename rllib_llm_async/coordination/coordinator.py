@@ -178,7 +178,7 @@ class Coordinator:
         """Makes a version current (in a list, lest Ray resolves the reference)."""
         (newest,) = published
         self._weights.publish(newest)
-        self._dispatcher.publish(newest.version)
+        self._dispatcher.publish(newest.version, self._now())
         self._wake_runners()
         self._allot()
 

@@ -7,11 +7,12 @@ a clock of its own. Time comes in as ``now``, in seconds of any clock.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rllib_llm_async.coordination.pacing import LoopState, Pacing
+from rllib_llm_async.coordination.pacing import SOON, LoopState, Pacing
 from rllib_llm_async.coordination.staleness_gate import StalenessGate, Ticket
 from rllib_llm_async.coordination.task_order import TaskOrder
 
@@ -81,6 +82,7 @@ class Dispatcher:
         self._groups: dict[int, UnderWay] = {}
         self.next_number = self._next_session = 0
         self._paused = False
+        self._published_at = 0.0
         #: Groups that will not be trained on, and why, since the last `take_dropped`.
         self._dropped: list[tuple[Ticket, str]] = []
         #: Seconds for which there was room, by what held it free: bound or pacing.
@@ -148,9 +150,17 @@ class Dispatcher:
 
     def look_again_at(self, now: float) -> float | None:
         """When `allot` may give more although nothing has happened; None: never."""
-        if not self._with_room or self._paused or not self._some_runner_admits():
+        if self._paused:
             return None
-        return max(self._start_at(now), now)
+        admitted = [
+            version
+            for version in {self._runners[r].engine_version for r in self._with_room}
+            if version is not None and self._gate.admits(version, self._group_size)
+        ]
+        if not admitted:
+            return None
+        earliest = min(self._usable_from(version) for version in admitted)
+        return max(self._start_at(now), earliest, now)
 
     def _start_at(self, now: float) -> float:
         return self.pacing.start_at(now, self._look)
@@ -173,7 +183,9 @@ class Dispatcher:
             known = self._runners[runner]
             version = known.engine_version
             assert version is not None
-            if not self._gate.admits(version, self._group_size):
+            if now < self._usable_from(version) or not self._gate.admits(
+                version, self._group_size
+            ):
                 self._with_room.rotate(-1)
                 continue
             ticket = Ticket(
@@ -194,12 +206,16 @@ class Dispatcher:
             return ticket
         return None
 
-    def _some_runner_admits(self) -> bool:
-        versions = {self._runners[runner].engine_version for runner in self._with_room}
-        return any(
-            version is not None and self._gate.admits(version, self._group_size)
-            for version in versions
-        )
+    def _usable_from(self, engine_version: int) -> float:
+        """From when a group may start at an engine of that version.
+
+        One that is about to get newer weights is worth waiting for: the group would be
+        a version older from its first token on.
+        """
+        update = self.pacing.update_seconds
+        if update is None or engine_version == self.learner_version:
+            return -math.inf
+        return self._published_at + SOON * update
 
     def _note_room(self, runner: int) -> None:
         known = self._runners[runner]
@@ -282,9 +298,10 @@ class Dispatcher:
             self._gate.consume([ticket.number])
             self._forget(ticket)
 
-    def publish(self, version: int) -> None:
+    def publish(self, version: int, now: float) -> None:
         """The learner holds this version from now on."""
         self._gate.learner_version = version
+        self._published_at = now
 
     @property
     def learner_version(self) -> int:

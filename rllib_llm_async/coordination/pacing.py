@@ -9,10 +9,12 @@ The updates to come are expected at t_1 (when the learner is free), t_1 + U, t_1
 under way a share is expected then, from the durations of former groups given how long
 each has run already. What is missing has to start at the latest at
 
-    t_i - D - missing / rate - margin
+    t_i - D - (missing - places) / rate - margin
 
-with D a tail quantile of the durations (a mean would leave half of the groups late) and
-``rate`` the episodes per second of all engines' places together. The margin closes the
+with D the time of a typical group, ``places`` the episodes that all engines together
+play at once and ``rate`` how many of these end per second. A group that would start
+after t_i - U starts then: its tokens are of the version that is published at that time
+anyhow, and it has longer until it is too old. The margin closes the
 loop: it grows by what the learner had to wait for episodes and shrinks while it does
 not. A learner that has enough episodes and waits for one that is due needs something
 else: the later in a version's time a group starts, the less time it has until it is too
@@ -30,14 +32,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Of the durations of former groups: D above.
-TAIL = 0.9
+#: Quantile of the durations of former groups: D above. Those that take longer are made
+#: up for by those that began earlier.
+TYPICAL = 0.7
 #: Standard deviations of what is expected that have to be there beyond the mean.
 SAFETY = 1.0
 #: Former groups and updates that expectations come from.
 NUM_GROUPS, NUM_UPDATES = 256, 8
 #: Share of its time that the learner may wait before the margin grows.
-ACCEPTED_WAIT = 0.01
+ACCEPTED_WAIT = 0.02
+#: Share of an update's time for which it is better to wait for a newer version.
+SOON = 0.1
 #: Shortest age of an expectation before it is worked out again, in updates.
 PLAN_LIFETIME = 0.02
 
@@ -136,7 +141,7 @@ class Pacing:
         """D above; None before the first group has ended."""
         if not self._durations:
             return None
-        return float(np.quantile(self._durations, TAIL))
+        return float(np.quantile(self._durations, TYPICAL))
 
     # --- What follows from it -----------------------------------------------------
 
@@ -168,24 +173,28 @@ class Pacing:
         self._plan = [need for need in self._plan if need.missing > 0]
 
     def _make_plan(self, now: float, state: LoopState) -> None:
-        update, tail = self.update_seconds, self.group_seconds
+        update, typical = self.update_seconds, self.group_seconds
         starts = np.array(state.under_way, np.float64).reshape(-1, 2)
         ages, sizes = now - starts[:, 0], starts[:, 1]
-        if update is None or tail is None:
+        if update is None or typical is None:
             # Nothing is known: one batch, at once.
             missing = self._batch - state.num_ready - sizes.sum()
-            self._plan = [_Need(now, missing, 1.0, 0.0)] if missing > 0 else []
+            self._plan = [_Need(now, now, missing, 1.0, 0, 1.0)] if missing > 0 else []
             self._plan_ends = now + 0.1
             return
         self._plan_ends = now + PLAN_LIFETIME * update
         self._sorted = np.sort(np.array(self._durations))
         rate = max(state.num_places, 1) / self._sorted.mean()
-        first = now if self._began is None else max(now, self._began + update)
-        # Nothing that starts now is there before.
-        first = max(first, now + tail)
+        if self._began is None:
+            self._first = now + typical  # nothing that starts now is there before
+        else:
+            # One that is late ends soon, and what starts after it is younger.
+            self._first = max(now + SOON * update, self._began + update)
+        self._update = update
         self._plan = []
         for number in range(self._horizon):
-            time = first + number * update
+            time = self._first + number * update
+            weight = self._kept * self._share_below(time - now)
             expected, variance = self._expected(time - now, ages, sizes)
             missing = (
                 (number + 1) * self._batch
@@ -193,12 +202,13 @@ class Pacing:
                 - state.num_ready
                 - expected
             )
-            if missing > 0:
-                weight = max(self._kept * self._share_below(time - now), 0.1)
+            # What starts now comes too late for an update much sooner.
+            if missing > 0 and weight > 0.5 * self._kept:
+                latest = time - typical - self.margin
+                places = state.num_places
                 self._plan.append(
-                    _Need(time - tail - self.margin, missing, weight, 1 / rate)
+                    _Need(latest, time - update, missing, weight, places, rate)
                 )
-        self._first, self._update = first, update
 
     def _expected(
         self, seconds: float, ages: np.ndarray, sizes: np.ndarray
@@ -234,18 +244,24 @@ class _Need:
     """Episodes that one update to come is short of.
 
     Args:
-        latest: When the last of them should start.
+        latest: When the last of them should start to be there in time.
+        published: When the version before the update's own is published: until then a
+            later start gains nothing, since its tokens would be of that version, too.
         missing: How many.
         weight: How many of them an episode that starts now is expected to be.
-        seconds_each: Time between two starts, with all places in use.
+        num_places: Episodes that start at once.
+        rate: Episodes per second beyond these.
     """
 
     latest: float
+    published: float
     missing: float
     weight: float
-    seconds_each: float
+    num_places: int
+    rate: float
 
     @property
     def start(self) -> float:
         """When the first of them should start."""
-        return self.latest - self.missing / self.weight * self.seconds_each
+        too_many = max(0.0, self.missing / self.weight - self.num_places)
+        return min(self.latest - too_many / self.rate, self.published)

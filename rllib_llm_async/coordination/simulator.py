@@ -260,7 +260,7 @@ class Simulation:
 
     def _end_update(self, batch: list[Ticket], fates: list[EpisodeFate]) -> None:
         if self._rng.random() < 0.95 or not self.job.faults_per_update:
-            self.dispatcher.publish(self.dispatcher.learner_version + 1)
+            self.dispatcher.publish(self.dispatcher.learner_version + 1, self.now)
             for runner in self._sessions:
                 if self._sessions[runner] >= 0:
                     self._install(runner)
@@ -286,7 +286,9 @@ class Simulation:
             self.dispatcher.give_up_late(self.now)
         elif kind == "restore" and self._wants_since is not None:
             self.dispatcher.forget()
-            self.dispatcher.publish(max(0, self.dispatcher.learner_version - 1))
+            self.dispatcher.publish(
+                max(0, self.dispatcher.learner_version - 1), self.now
+            )
             for each in self._sessions:
                 self._restart(each)
         self._account_for_drops()
