@@ -11,14 +11,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import time
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import BaseModel, Field
 
 from rllib_llm_async.chat.check import check_chat_format
+from rllib_llm_async.engine.watchdog import EngineFailedError
 from rllib_llm_async.envs.agent_env import EpisodeError, Message, ToolSchema
 from rllib_llm_async.models.resolve import resolve_model
 from rllib_llm_async.settings.engine import check_engine_settings
@@ -27,6 +29,7 @@ from rllib_llm_async.settings.reading import STRICT
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
+logger = logging.getLogger(__name__)
 #: How often a call goes out again after its actor died, by Ray itself.
 MAX_RETRIES = 3
 
@@ -95,8 +98,8 @@ class ModelServer:
         Raises:
             ValueError: If the conversation is longer than the model's context.
         """
-        if self._start is None:
-            self._start = asyncio.ensure_future(self._engine.start())
+        if self._start is None or _has_raised(self._start):
+            self._start = asyncio.ensure_future(self._start_engine())
         await self._start
         prompt = self._format.start(messages, tools or [])
         if len(prompt) >= self._engine.max_model_len:
@@ -106,17 +109,30 @@ class ModelServer:
             )
         try:
             output = await self._engine.generate(prompt)
-        except Exception:
-            await self._end_if_engine_is_dead()
-            raise
+        except EngineFailedError:
+            self._make_way()
         message = self._format.parse(output.token_ids, tools or (), prompt=prompt)
         return message, len(prompt), len(output.token_ids)
 
-    async def _end_if_engine_is_dead(self) -> None:
+    async def _start_engine(self) -> None:
+        await self._engine.start()
+        self._watching = asyncio.ensure_future(self._make_way_after_engine())
+
+    async def _make_way_after_engine(self) -> None:
         try:
-            await self._engine.check_health()
-        except Exception:
-            os._exit(1)  # not a leave-taking: Ray starts the actor anew
+            await self._engine.failed()
+        except EngineFailedError as error:
+            logger.warning("served model starts anew: %s", error)
+            self._make_way()
+
+    def _make_way(self) -> NoReturn:
+        """Not a leave-taking: Ray starts the actor anew and repeats its calls."""
+        self._engine.shutdown()
+        os._exit(1)
+
+
+def _has_raised(done: asyncio.Future[Any]) -> bool:
+    return done.done() and (done.cancelled() or done.exception() is not None)
 
 
 class ServedModel:
