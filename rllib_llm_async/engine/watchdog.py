@@ -119,6 +119,14 @@ class Watchdog:
         if self._is_dead():
             self._fail(EngineDiedError, "the engine process has died")
 
+    def _ask_again(self) -> None:
+        if self._question is None:  # not started yet
+            return
+        if error := self._question.exception():
+            self._fail(EngineDiedError, f"the engine process says {error!r}")
+        else:
+            self._question = asyncio.ensure_future(self._ask())
+
     async def _watch(self) -> None:
         silent, before = 0.0, time.monotonic()
         while not self.has_failed:
@@ -130,10 +138,7 @@ class Watchdog:
             silent, before = silent + min(now - before, 2 * self._tick), now
             if self._question is None or self._question.done():
                 silent = 0.0
-            if self._question is not None and self._question.done():
-                if error := self._question.exception():
-                    self._fail(EngineDiedError, f"the engine process says {error!r}")
-                self._question = asyncio.ensure_future(self._ask())
+                self._ask_again()
             if self._timeout_s is not None and silent > self._timeout_s:
                 self._fail(
                     EngineStalledError,

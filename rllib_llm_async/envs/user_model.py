@@ -15,6 +15,7 @@ import logging
 import os
 import time
 import zlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import BaseModel, Field
@@ -22,6 +23,7 @@ from pydantic import BaseModel, Field
 from rllib_llm_async.chat.check import check_chat_format
 from rllib_llm_async.engine.watchdog import EngineFailedError
 from rllib_llm_async.envs.agent_env import EpisodeError, Message, ToolSchema
+from rllib_llm_async.envs.chat_model import as_it_is
 from rllib_llm_async.models.resolve import resolve_model
 from rllib_llm_async.settings.engine import check_engine_settings
 from rllib_llm_async.settings.reading import STRICT
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 logger = logging.getLogger(__name__)
-#: How often a call goes out again after its actor died, by Ray itself.
+#: How often a call goes out again after its actor died (by Ray itself), or after an
+#: answer that could not be read.
 MAX_RETRIES = 3
 
 
@@ -170,33 +173,51 @@ class ServedModel:
         """Sums since the start; ``seconds`` waited, the engine's start included."""
         return dict(self._totals)
 
+    def waiting_for(self) -> str | None:
+        """Nothing: Ray starts what ends; ``timeout_seconds`` bounds the time of it."""
+        return None
+
     async def complete(
-        self, messages: list[Message], tools: list[ToolSchema] | None = None
-    ) -> Message:
+        self,
+        messages: list[Message],
+        tools: list[ToolSchema] | None = None,
+        read: Callable[[Message], Any] = as_it_is,
+    ) -> Any:
         """The next assistant message; see `ChatModel`.
 
         Raises:
-            EpisodeError: If no answer comes in time, it is empty, or the
-                conversation is too long.
+            EpisodeError: If no answer comes in time, `MAX_RETRIES` more cannot be read
+                either, or the conversation is too long.
         """
         started = time.monotonic()
         try:
-            message, num_read, num_written = await asyncio.wait_for(
-                self._ask(messages, tools), self._settings.timeout_seconds
-            )
-            if not (message.get("content") or message.get("tool_calls")):
-                raise ValueError("empty answer")
+            for left in reversed(range(MAX_RETRIES + 1)):
+                message = await asyncio.wait_for(
+                    self._ask(messages, tools), self._settings.timeout_seconds
+                )
+                try:
+                    if not (message.get("content") or message.get("tool_calls")):
+                        raise ValueError("empty answer")
+                    return read(message)
+                except ValueError:
+                    if not left:
+                        raise
         except Exception as error:
             self._totals["failures"] += 1
             raise EpisodeError(f"{self._key}: {self._describe(error)}") from None
         finally:
             self._totals["calls"] += 1
             self._totals["seconds"] += time.monotonic() - started
+
+    async def _ask(
+        self, messages: list[Message], tools: list[ToolSchema] | None
+    ) -> Message:
+        message, num_read, num_written = await self._call_server(messages, tools)
         self._totals["prompt_tokens"] += num_read
         self._totals["completion_tokens"] += num_written
         return message
 
-    async def _ask(
+    async def _call_server(
         self, messages: list[Message], tools: list[ToolSchema] | None
     ) -> tuple[Message, int, int]:
         from ray.exceptions import ActorDiedError
