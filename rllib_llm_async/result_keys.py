@@ -30,6 +30,22 @@ def compared(source: str, key: str) -> str:
     return f"compare/{source}/{key}"
 
 
+def ledger_count(unit: str, fate: str) -> str:
+    """What became of all `EPISODES` or `TOKENS` since the start of the run.
+
+    ``fate``: `STARTED`, `TRAINED`, `MASKED`, `IN_FLIGHT` or ``dropped_<reason>``.
+    """
+    return f"ledger/{unit}/{fate}"
+
+
+def ledger_bin(by: str, name: str, unit: str, fate: str) -> str:
+    """The same of one bin ``name`` of `BY_DOMAIN`, `BY_LENGTH` or `BY_REWARD`.
+
+    ``fate``: `TRAINED`, `MASKED` or `DROPPED`, whatever the reason.
+    """
+    return f"ledger/{by}/{name}/{unit}/{fate}"
+
+
 # --- learners/default_policy/: the two ratios, means over agent tokens -------------
 #: Share of tokens that the Train-Infer mask keeps.
 TRAIN_INFER_MASK = "train_infer_mask"
@@ -122,6 +138,23 @@ EVALUATION_AT_START = "evaluation_at_start"
 #: How long the update had to wait for old-logit actors.
 OLD_LOGIT_MODEL_WAIT_SECONDS = "old_logit_model_wait_seconds"
 
+# --- ledger/: started = trained + masked + dropped_* + in flight, since the start ----
+#: Units and fates of `ledger_count` and `ledger_bin`.
+EPISODES = "episodes"
+TOKENS = "tokens"
+STARTED = "started"
+TRAINED = "trained"
+MASKED = "masked"
+DROPPED = "dropped"
+IN_FLIGHT = "in_flight"
+BY_DOMAIN = "by_domain"
+BY_LENGTH = "by_length"
+BY_REWARD = "by_reward"
+#: Episodes and tokens by which the identity above is missed: 0.
+LEDGER_IDENTITY_ERROR = "ledger/identity_error"
+#: News of episodes that had been accounted for already.
+LEDGER_NUM_LATE = "ledger/num_late"
+
 # --- env_runners/ ------------------------------------------------------------------
 SUCCESS_RATE = "success_rate"
 #: Mean of the reward's parts: partial credit where success is all or nothing.
@@ -136,6 +169,14 @@ WEIGHT_PROBE_ERROR = "weight_probe_error"
 #: Transfers that did not arrive; each is tried twice, then the engine is replaced.
 NUM_WEIGHT_MISMATCHES = "num_weight_mismatches"
 GENERATION_PAUSED_FRACTION = "generation_paused_fraction"
+#: Where the tokens of an update grew old: versions published while their group was
+#: under way, and while it waited for its update. `STALENESS_MEAN` is their sum.
+STALENESS_FROM_GENERATION = "staleness_from_generation"
+STALENESS_FROM_QUEUE = "staleness_from_queue"
+#: Share of the time for which places for episodes stayed free: more would have broken
+#: the staleness bound, or would have come too early.
+HELD_BY_BOUND_FRACTION = "held_by_bound_fraction"
+HELD_BY_PACING_FRACTION = "held_by_pacing_fraction"
 NUM_VERSIONS_PER_EPISODE = "num_versions_per_episode"
 NUM_MULTI_VERSION_EPISODES_LIFETIME = "num_multi_version_episodes_lifetime"
 #: Followed by `EpisodeError.reason`: episodes of groups that ended so.

@@ -5,17 +5,20 @@ one. A group whose oldest token can be of version b must be consumed while the l
 is at b + S or before (S the bound): that is its deadline. One update consumes B
 episodes and advances the learner by one version. A set of groups can all meet their
 deadlines if and only if, for every deadline d, those due by d fit into the updates that
-are left, (d - v + 1) * B episodes with the learner at v; taking the earliest deadline
-first then does it. A group is admitted only if that stays true, and an update goes
-ahead only if it stays true for what is still under way. So nothing that was admitted
-ever has to be dropped for its age; S = 0 gives the synchronous algorithm.
+are left, (d - v + 1) * B episodes with the next update at version v; taking the
+earliest deadline first then does it. A group is admitted only if that stays true, and
+an update goes ahead only if it stays true for what is still under way. So nothing that
+was admitted ever has to be dropped for its age; S = 0 gives the synchronous algorithm.
+
+At most S + 2 versions are ever outstanding, which is what every decision costs.
 """
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import groupby
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,14 @@ class Ticket:
     """Permission to start one group.
 
     ``born`` is the engine version at admission, the oldest that its tokens can have.
+    ``task`` is a position in the suite's training tasks.
     """
 
     number: int
     runner: int
     born: int
     num_episodes: int
+    task: int = 0
 
 
 @dataclass
@@ -44,81 +49,123 @@ class StalenessGate:
     max_staleness: int
     learner_version: int = 0
     _outstanding: dict[int, Ticket] = field(default_factory=dict)
-    _delivered: set[int] = field(default_factory=set)
-    _in_training: set[int] = field(default_factory=set)
-    _next_number: int = 0
+    #: Episodes by the version that they were born with; without those in training.
+    _due: Counter[int] = field(default_factory=Counter)
+    _delivered: dict[int, Ticket] = field(default_factory=dict)
+    #: The same as (born, number), and perhaps some that have gone since.
+    _by_age: list[tuple[int, int]] = field(default_factory=list)
+    _num_delivered_episodes: int = 0
+    _in_training: dict[int, Ticket] = field(default_factory=dict)
+    _training_version: int = 0
 
-    def admit(
-        self, runner: int, engine_version: int, num_episodes: int
-    ) -> Ticket | None:
-        """Returns a ticket for a group, or None if it could break the bound."""
-        ticket = Ticket(self._next_number, runner, engine_version, num_episodes)
-        if not self._feasible([*self._outstanding.values(), ticket], 0):
-            return None
-        self._next_number += 1
+    def admits(self, engine_version: int, num_episodes: int) -> bool:
+        """Whether a group may start at an engine of that version."""
+        return self._feasible(
+            self._due + Counter({engine_version: num_episodes}),
+            self._next_update_version,
+        )
+
+    def admit(self, ticket: Ticket) -> None:
+        """Takes account of a group that `admits` has let in."""
         self._outstanding[ticket.number] = ticket
-        return ticket
+        self._due[ticket.born] += ticket.num_episodes
 
     def deliver(self, number: int) -> None:
         """Records that a group is finished and waits for its update."""
-        if number in self._outstanding:
-            self._delivered.add(number)
+        ticket = self._outstanding.get(number)
+        if ticket is not None and number not in self._delivered:
+            self._delivered[number] = ticket
+            self._num_delivered_episodes += ticket.num_episodes
+            heapq.heappush(self._by_age, (ticket.born, number))
 
-    def next_batch(self) -> list[int]:
-        """Numbers of the finished groups to train on now; empty: wait for more."""
-        batch, num_episodes = [], 0
-        for ticket in sorted(
-            (self._outstanding[number] for number in self._delivered),
-            key=lambda ticket: (ticket.born, ticket.number),
-        ):
-            if num_episodes < self.episodes_per_update:
-                batch.append(ticket.number)
-                num_episodes += ticket.num_episodes
-        if num_episodes < self.episodes_per_update:
+    def next_batch(self) -> list[Ticket]:
+        """The finished groups to train on now; empty: wait for more."""
+        if self._num_delivered_episodes < self.episodes_per_update:
             return []
-        rest = [t for t in self._outstanding.values() if t.number not in batch]
-        if not self._feasible(rest, 1):
+        batch: list[Ticket] = []
+        num_episodes = 0
+        while num_episodes < self.episodes_per_update:
+            _, number = heapq.heappop(self._by_age)
+            if number in self._delivered:
+                batch.append(self._delivered[number])
+                num_episodes += batch[-1].num_episodes
+        rest = self._due.copy()
+        for ticket in batch:
+            rest[ticket.born] -= ticket.num_episodes
+        if not self._feasible(rest, self.learner_version + 1):
+            for ticket in batch:
+                heapq.heappush(self._by_age, (ticket.born, ticket.number))
             return []
-        self._in_training = set(batch)
+        for ticket in batch:
+            self._take(ticket.number)
+        self._in_training = {ticket.number: ticket for ticket in batch}
+        self._training_version = self.learner_version
         return batch
 
     def consume(self, numbers: Iterable[int]) -> None:
-        """Records that groups were trained on or dropped."""
+        """Records that groups were trained on, or will never be."""
         for number in numbers:
-            self._outstanding.pop(number, None)
-            self._delivered.discard(number)
+            if self._in_training.pop(number, None) is None:
+                self._take(number)
 
-    def outstanding(self, runner: int) -> set[int]:
-        """Numbers of a runner's groups that are still to be handed out for training."""
-        return {
-            ticket.number
-            for ticket in self._outstanding.values()
-            if ticket.runner == runner and ticket.number not in self._in_training
-        }
+    def late(self) -> list[Ticket]:
+        """Groups under way that the next update has to wait for: they are due."""
+        if self._num_delivered_episodes < self.episodes_per_update:
+            return []
+        oldest = min((t.born for t in self.under_way()), default=None)
+        return [t for t in self.under_way() if t.born == oldest]
 
-    def lose_runner(self, runner: int) -> int:
-        """Forgets what a dead runner had under way; returns how many episodes."""
-        lost = [
-            ticket
-            for ticket in self._outstanding.values()
-            if ticket.runner == runner and ticket.number not in self._delivered
-        ]
-        self.consume([ticket.number for ticket in lost])
-        return sum(ticket.num_episodes for ticket in lost)
+    def under_way(self) -> list[Ticket]:
+        """Groups that are not finished."""
+        return [t for n, t in self._outstanding.items() if n not in self._delivered]
+
+    @property
+    def outstanding(self) -> dict[int, Ticket]:
+        """What may still be handed out for training, by number."""
+        return self._outstanding
+
+    @property
+    def num_delivered_episodes(self) -> int:
+        """Episodes that wait for their update."""
+        return self._num_delivered_episodes
 
     def forget(self) -> None:
-        """Forgets every group; numbers go on, so that late news of one is harmless."""
+        """Forgets every group; late news of one is harmless."""
         self._outstanding.clear()
+        self._due.clear()
         self._delivered.clear()
+        self._by_age.clear()
+        self._num_delivered_episodes = 0
+        self._in_training.clear()
 
-    def _feasible(self, tickets: Iterable[Ticket], versions_ahead: int) -> bool:
-        """Whether all meet their deadlines from ``versions_ahead`` updates on."""
-        version = self.learner_version + versions_ahead
-        due = 0
-        by_age = sorted(tickets, key=lambda ticket: ticket.born)
-        for born, same_age in groupby(by_age, key=lambda ticket: ticket.born):
-            due += sum(ticket.num_episodes for ticket in same_age)
+    def is_delivered(self, number: int) -> bool:
+        """Whether a group is finished and waits for its update."""
+        return number in self._delivered
+
+    def _take(self, number: int) -> None:
+        """Removes a group from what is outstanding."""
+        ticket = self._outstanding.pop(number, None)
+        if ticket is None:
+            return
+        self._due[ticket.born] -= ticket.num_episodes
+        if not self._due[ticket.born]:
+            del self._due[ticket.born]
+        if self._delivered.pop(number, None) is not None:
+            self._num_delivered_episodes -= ticket.num_episodes
+
+    @property
+    def _next_update_version(self) -> int:
+        """Of the first update whose batch is still open."""
+        if self._in_training:
+            return max(self.learner_version, self._training_version + 1)
+        return self.learner_version
+
+    def _feasible(self, due: Counter[int], version: int) -> bool:
+        """Whether all meet their deadlines, the next update being at ``version``."""
+        num_due = 0
+        for born in sorted(due):
+            num_due += due[born]
             updates_left = born + self.max_staleness - version + 1
-            if due > updates_left * self.episodes_per_update:
+            if num_due > updates_left * self.episodes_per_update:
                 return False
         return True

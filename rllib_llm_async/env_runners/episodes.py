@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -44,11 +45,15 @@ class EpisodeOutcome:
     """What is left of a finished episode when its tokens have gone elsewhere."""
 
     task: TaskRef
+    #: Its `columns.EPISODE_KEY`.
+    key: int
     domain: str
     success: bool
     episode_return: float
     num_turns: int
+    num_tokens: int
     num_versions: int
+    mean_version: float
     num_malformed_tool_calls: int
     reward_breakdown: dict[str, Any]
     reason: str
@@ -69,14 +74,19 @@ class EpisodeOutcome:
         cls, task: TaskRef, episode: SingleAgentEpisode, info: dict[str, Any]
     ) -> EpisodeOutcome:
         """Reads it off the episode and the environment's last ``info``."""
-        versions = episode.extra_model_outputs[columns.EPISODE_VERSIONS].data
+        versions = np.concatenate(
+            episode.extra_model_outputs[columns.EPISODE_VERSIONS].data
+        )
         return cls(
             task=task,
-            domain=info.get("domain", task.suite),
+            key=episode.custom_data[columns.EPISODE_KEY],
+            domain=info.get("domain", task.domain),
             success=bool(info.get("success", False)),
             episode_return=episode.get_return(),
             num_turns=len(episode),
-            num_versions=len(np.unique(np.concatenate(versions))),
+            num_tokens=len(versions),
+            num_versions=len(np.unique(versions)),
+            mean_version=float(versions.mean()) if len(versions) else 0.0,
             num_malformed_tool_calls=info.get(result_keys.NUM_MALFORMED_TOOL_CALLS, 0),
             reward_breakdown=info.get("reward_breakdown", {}),
             reason=info.get("reason", ""),
@@ -104,6 +114,7 @@ class Transcript:
 
     tokens: list[int] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
+    num_sampled: int = 0
 
     def see(self, token_ids: Sequence[int]) -> None:
         """Adds what comes from the environment."""
@@ -114,6 +125,33 @@ class Transcript:
         """Adds what the agent sampled."""
         self.tokens += output.token_ids
         self.versions += output.versions.tolist()
+        self.num_sampled += len(output.token_ids)
+
+
+@dataclass(eq=False)
+class Progress:
+    """Where an episode stands, for whoever waits for it.
+
+    ``num_tokens`` counts all sampled ones, those of failed tries included;
+    ``lost_tries`` holds the tokens of each of these and the reason of its end, until
+    somebody takes them out.
+    """
+
+    doing: str = "not begun"
+    since: float = field(default_factory=time.monotonic)
+    num_tokens: int = 0
+    num_lost_tokens: int = 0
+    lost_tries: list[tuple[int, str]] = field(default_factory=list)
+
+    def now(self, doing: str) -> None:
+        """Something else is waited for from now on."""
+        self.doing, self.since = doing, time.monotonic()
+
+    def begin_again(self, reason: str) -> None:
+        """A try has failed."""
+        self.lost_tries.append((self.num_tokens - self.num_lost_tokens, reason))
+        self.num_lost_tokens = self.num_tokens
+        self.now(f"played again after {reason}")
 
 
 def mean_results(outcomes: Iterable[EpisodeOutcome]) -> dict[str, float]:
@@ -171,6 +209,8 @@ class EpisodePlayer:
         self._episode_timeout_s = episode_timeout_s
         self._on_env_failure = on_env_failure
         self._starting = asyncio.Lock()
+        #: Episodes that came to their end.
+        self.num_played = 0
         #: By `EPISODE_KEY`, from an episode's start until `forget`.
         self.transcripts: dict[int, Transcript] = {}
 
@@ -180,13 +220,18 @@ class EpisodePlayer:
             self.transcripts.pop(key, None)
 
     async def play(
-        self, task: TaskRef, *, keep_messages: bool = False
+        self,
+        task: TaskRef,
+        *,
+        keep_messages: bool = False,
+        progress: Progress | None = None,
     ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         """Plays one episode; an environment that fails is replaced and tried again.
 
         Args:
             task: What to play.
             keep_messages: Whether the episode's `EPISODE_MESSAGES` hold the dialogue.
+            progress: Kept up to date.
 
         Raises:
             EpisodeError: If the environment fails again and again, or the task's first
@@ -196,16 +241,20 @@ class EpisodePlayer:
             # Episodes that are asked for together start one per turn of the loop: a
             # first prompt takes the longest to tokenise.
             await asyncio.sleep(0)
+        progress = progress or Progress()
         for attempt in range(MAX_ENV_RETRIES + 1):
             try:
-                return await within(
-                    self._try(task, keep_messages), self._episode_timeout_s
+                played = await within(
+                    self._try(task, keep_messages, progress), self._episode_timeout_s
                 )
+                self.num_played += 1
+                return played
             except EpisodeError as error:
                 self._on_env_failure(error)
                 # A task begins alike whenever it is tried.
                 if attempt == MAX_ENV_RETRIES or isinstance(error, PromptTooLongError):
                     raise
+                progress.begin_again(error.reason)
         raise AssertionError("unreachable")
 
     async def check_that_some_task_fits(self, tasks: Iterable[TaskRef]) -> None:
@@ -233,7 +282,7 @@ class EpisodePlayer:
             raise too_long
 
     async def _try(
-        self, task: TaskRef, keep_messages: bool
+        self, task: TaskRef, keep_messages: bool, progress: Progress
     ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         env = self._suite.make()
         key = random.getrandbits(62)
@@ -242,6 +291,7 @@ class EpisodePlayer:
             episode = SingleAgentEpisode(len_lookback_buffer=0)
             episode.custom_data[columns.EPISODE_KEY] = key
             self._on_event("on_episode_created", episode, env)
+            progress.now("the environment's start")
             start = await self._call(env.reset(task))
             messages = list(start.messages)
             if keep_messages:
@@ -255,7 +305,10 @@ class EpisodePlayer:
             episode.add_env_reset(np.asarray(transcript.tokens, dtype=np.int64))
             self._on_event("on_episode_start", episode, env)
             while True:
+                progress.now(f"the engine, turn {len(episode) + 1}")
                 output = await self._engine.generate(transcript.tokens, transcript.say)
+                progress.num_tokens = progress.num_lost_tokens + transcript.num_sampled
+                progress.now(f"the environment's answer to turn {len(episode) + 1}")
                 batch = self._from_output(output, start.tools, episode)
                 step = await self._call(env.step(batch[columns.ASSISTANT_MESSAGE]))
                 if not is_reward(step.reward):

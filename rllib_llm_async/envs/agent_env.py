@@ -23,6 +23,14 @@ class TaskRef:
     id: str
     split: str
 
+    @property
+    def domain(self) -> str:
+        """What comes before the first slash of ``id``, else the suite.
+
+        Only until the episode's last ``info`` tells its ``domain``.
+        """
+        return self.id.partition("/")[0] if "/" in self.id else self.suite
+
 
 @dataclass
 class Start:

@@ -1,13 +1,14 @@
 """The actor behind `old_logit_model`: follows the versions and scores episodes.
 
 It holds a model of its own and the training weights of the versions within the
-staleness bound, taken from the weight channel in the order of their publication. A
-restarted actor takes what the channel still refers to, so it catches up by itself.
+staleness bound, taken from the coordinator in the order of their publication. A
+restarted actor takes what the coordinator still refers to, so it catches up by itself.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 
 from rllib_llm_async.batch import columns
 from rllib_llm_async.connectors.learner import PackEpisodes
+from rllib_llm_async.coordination.messages import FinishedGroup
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.old_logprobs.base import SourceSettings
 from rllib_llm_async.old_logprobs.snapshot_old import SnapshotOld
@@ -28,7 +30,7 @@ class OldLogitActor:
     """Scores episodes under the training weights that sampled each token.
 
     Args:
-        channel: The run's `WeightChannel`.
+        coordinator: The run's `Coordinator`.
         settings: The run's settings.
         model_config: As of `HFCausalLM`.
         micro_batch_tokens: Tokens in one forward pass.
@@ -36,12 +38,12 @@ class OldLogitActor:
 
     def __init__(
         self,
-        channel: ray.actor.ActorHandle,
+        coordinator: ray.actor.ActorHandle,
         settings: SourceSettings,
         model_config: dict[str, Any],
         micro_batch_tokens: int,
     ) -> None:
-        self._channel = channel
+        self._coordinator = coordinator
         self._settings = settings
         self._micro_batch_tokens = micro_batch_tokens
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -82,7 +84,7 @@ class OldLogitActor:
         self._serial = 0
 
     def _follow_versions(self) -> None:
-        published = ray.get(self._channel.trainer_weights.remote(self._serial))
+        published = ray.get(self._coordinator.trainer_weights.remote(self._serial))
         for serial, version, weights in published:
             self._snapshots.on_publish(version, ray.get(weights))
             self._serial = serial
@@ -105,10 +107,10 @@ class OldLogitPool:
 
     Args:
         config: An `AsyncDecoupledPPOConfig`.
-        channel: The run's `WeightChannel`.
+        coordinator: The run's `Coordinator`.
     """
 
-    def __init__(self, config, channel: ray.actor.ActorHandle) -> None:
+    def __init__(self, config, coordinator: ray.actor.ActorHandle) -> None:
         options = {"num_cpus": 1, "num_gpus": 0, **config.old_logit_model}
         count = options.pop("num_actors", 1)
         actor = ray.remote(OldLogitActor).options(
@@ -116,7 +118,7 @@ class OldLogitPool:
         )
         self._actors = [
             actor.remote(
-                channel,
+                coordinator,
                 SourceSettings.from_config(config),
                 config.get_default_rl_module_spec().model_config,
                 config.micro_batch_tokens,
@@ -125,9 +127,10 @@ class OldLogitPool:
         ]
         self._turn = itertools.cycle(self._actors)
 
-    def score(self, episodes: ray.ObjectRef) -> ray.ObjectRef:
-        """Reference to the scored episodes; returns at once."""
-        return next(self._turn).score.remote(episodes)
+    def scored(self, group: FinishedGroup) -> FinishedGroup:
+        """The group with a reference to its scored episodes; returns at once."""
+        episodes = next(self._turn).score.remote(group.episodes)
+        return replace(group, episodes=episodes)
 
     def forget(self) -> None:
         """See `OldLogitActor.forget`."""

@@ -14,12 +14,12 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import ray
 from pyarrow.fs import LocalFileSystem
-from ray.exceptions import ActorDiedError, RayError
+from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
@@ -41,14 +41,15 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.async_decoupled_ppo_config i
 from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
     evaluate_on_runners,
 )
+from rllib_llm_async.algorithms.async_decoupled_ppo.group_collector import (
+    GroupCollector,
+)
 from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
     config_warnings,
     result_warnings,
 )
-from rllib_llm_async.env_runners.episodes import EpisodeOutcome, mean_results
-from rllib_llm_async.env_runners.finished_group import FinishedGroup
-from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
-from rllib_llm_async.env_runners.weight_channel import create_weight_channel
+from rllib_llm_async.coordination.coordinator import create_coordinator
+from rllib_llm_async.coordination.messages import FinishedGroup
 from rllib_llm_async.monitoring import dialogues
 from rllib_llm_async.monitoring.status_board import find_status_board
 from rllib_llm_async.monitoring.timeline import Span, Timeline, logged_spans
@@ -67,7 +68,7 @@ class AsyncDecoupledPPO(Algorithm):
     """Env runners generate all the time; each `training_step` is one learner update.
 
     Only object references pass through this process: episodes go from the runners to
-    the learners, weights from the learners to the engines (see `WeightChannel`).
+    the learners, weights from the learners to the engines (see `Coordinator`).
     """
 
     @classmethod
@@ -81,27 +82,40 @@ class AsyncDecoupledPPO(Algorithm):
         self._status_board = find_status_board()
         self._say("loading the model, starting engines")
         super().setup(config)
-        self._waiting_groups: dict[int, FinishedGroup] = {}
         self._trained_in = 0  # newest iteration with an update
-        self._recent_outcomes: deque[EpisodeOutcome] = deque(
-            maxlen=self.config.metrics_num_episodes_for_smoothing
-        )
-        self._dead_runners: set[int] = set()
         self._warned_of: set[str] = set()
-        self._channel = create_weight_channel(
-            self.config.episodes_per_update, self.config.max_staleness
-        )
-        self._old_logit_pool = (
-            OldLogitPool(self.config, self._channel)
-            if self.config.needs_old_logit_actors
-            else None
-        )
         # Lifetime tokens, and when; empty until the first step, since a checkpoint may
         # bring a total of its own.
         self._generated: deque[tuple[float, float]] = deque(maxlen=RATE_ITERATIONS)
-        self._publish_weights()
+        self._collector = GroupCollector(
+            self.config, self.env_runner_group, self.metrics, self._say
+        )
+        self._coordinator: ActorHandle | None = None
+        self._old_logit_pool: OldLogitPool | None = None
+        self._ledger: dict[str, float] = {}
+        self._start_coordination()
         self._say("waiting for the engines")
-        self._connect_env_runners()
+        # What fails here is raised, not retried.
+        ray.get([r.wait_until_started.remote() for r in self._env_runner_actors()])
+
+    def _start_coordination(self) -> None:
+        """Starts a coordinator, and has everybody follow it; waits for no engine."""
+        self._stop_coordination()
+        coordinator = self._coordinator = create_coordinator(self.config)
+        if self.config.needs_old_logit_actors:
+            self._old_logit_pool = OldLogitPool(self.config, coordinator)
+            ray.get(coordinator.score_with.remote(self._old_logit_pool))
+        self._publish_weights()
+        for runner in self._env_runner_actors():
+            runner.connect.remote(coordinator)
+
+    def _stop_coordination(self) -> None:
+        if getattr(self, "_old_logit_pool", None) is not None:
+            self._old_logit_pool.stop()
+            self._old_logit_pool = None
+        if getattr(self, "_coordinator", None) is not None:
+            ray.kill(self._coordinator)
+            self._coordinator = None
 
     def _say(self, text: str) -> None:
         """Writes on the `StatusBoard` of the command that runs this trial, if any."""
@@ -162,41 +176,71 @@ class AsyncDecoupledPPO(Algorithm):
 
     @override(Algorithm)
     def training_step(self) -> None:
-        with (
-            self.metrics.log_time((TIMERS, SAMPLE_TIMER)),
-            self._phase("waiting for episodes"),
-        ):
-            groups = self._collect_groups()
-        with (
-            self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)),
-            self._phase("waiting for the update"),
-        ):
-            learner_results = self.learner_group.update(
-                training_data=TrainingData(
-                    episodes_refs=[group.episodes for group in groups]
-                ),
-                timesteps={
-                    NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(
-                        (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0
-                    )
-                },
-                num_epochs=self.config.num_epochs,
-                minibatch_size=self.config.minibatch_size,
-                shuffle_batch_per_epoch=self.config.shuffle_batch_per_epoch,
-            )
+        while not self._try_one_update():
+            pass
         self._trained_in = self.iteration + 1
-        self.metrics.aggregate(learner_results, key=LEARNER_RESULTS)
-        ray.get(self._channel.consume.remote([g.ticket.number for g in groups]))
         self._log_sampling_totals()
 
-    def _log_sampling_totals(self) -> None:
-        """Means over recent episodes of all runners, tokens per second, drops.
+    def _try_one_update(self) -> bool:
+        """One update; False if its groups were lost on the way, or the coordinator."""
+        try:
+            with (
+                self.metrics.log_time((TIMERS, SAMPLE_TIMER)),
+                self._phase("waiting for episodes"),
+            ):
+                groups = self._collector.collect(self._coordinator)
+                self._wait_for_scores(groups)
+            with (
+                self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)),
+                self._phase("waiting for the update"),
+            ):
+                learner_results = self._update(groups)
+            self.metrics.aggregate(learner_results, key=LEARNER_RESULTS)
+            self._log_accounts(ray.get(self._coordinator.consumed.remote()))
+        except ActorDiedError as error:
+            if not self._coordinator_has_died():
+                raise
+            logger.warning("the coordinator has died, starting another: %s", error)
+            self._start_coordination()
+            return False
+        return bool(
+            self.metrics.peek(
+                (LEARNER_RESULTS, DEFAULT_MODULE_ID, result_keys.NUM_AGENT_TOKENS),
+                default=0,
+            )
+        )
 
-        RLlib would merge the runners' own means as a mean of means, in which a call
-        that returned one group counts as much as one that returned ten.
-        """
-        for key, mean in mean_results(self._recent_outcomes).items():
-            self.metrics.log_value((ENV_RUNNER_RESULTS, key), mean, window=1)
+    def _coordinator_has_died(self) -> bool:
+        try:
+            ray.get(self._coordinator.newest_serial.remote())
+        except ActorDiedError:
+            return True
+        return False
+
+    def _update(self, groups: list[FinishedGroup]) -> Any:
+        return self.learner_group.update(
+            training_data=TrainingData(
+                episodes_refs=[group.episodes for group in groups]
+            ),
+            timesteps={
+                NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(
+                    (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0
+                )
+            },
+            num_epochs=self.config.num_epochs,
+            minibatch_size=self.config.minibatch_size,
+            shuffle_batch_per_epoch=self.config.shuffle_batch_per_epoch,
+        )
+
+    def _log_accounts(self, accounts: dict[str, float]) -> None:
+        """Ledger and token ages, as they are: totals come from the coordinator."""
+        for key, value in accounts.items():
+            path = (key,) if key.startswith("ledger/") else (ENV_RUNNER_RESULTS, key)
+            self.metrics.log_value(path, value, window=1)
+
+    def _log_sampling_totals(self) -> None:
+        """Means over recent episodes, tokens per second, and what learners dropped."""
+        self._collector.log_means()
         dropped = (
             LEARNER_RESULTS,
             DEFAULT_MODULE_ID,
@@ -222,23 +266,6 @@ class AsyncDecoupledPPO(Algorithm):
         )
         self._generated.append((tokens, time.monotonic()))
 
-    def _collect_groups(self) -> list[FinishedGroup]:
-        """Waits for one update's worth of whole groups.
-
-        Which ones, and whether an update may go ahead at all without breaking the
-        staleness bound of groups still under way, the channel's gate decides.
-        """
-        while True:
-            delivered = self._fetch_finished_groups()
-            ready = len(self._waiting_groups) * self.config.group_size
-            needed = self.config.episodes_per_update
-            self._say(f"waiting for episodes, {ready} of {needed} are there")
-            batch = ray.get(self._channel.next_batch.remote(delivered))
-            if batch:
-                groups = [self._waiting_groups.pop(number) for number in batch]
-                self._wait_for_scores(groups)
-                return groups
-
     def _wait_for_scores(self, groups: list[FinishedGroup]) -> None:
         """Old-logit actors that fall behind hold the loop up here, and it shows."""
         if self._old_logit_pool is None:
@@ -250,107 +277,39 @@ class AsyncDecoupledPPO(Algorithm):
             result_keys.OLD_LOGIT_MODEL_WAIT_SECONDS, time.monotonic() - start, window=1
         )
 
-    def _fetch_finished_groups(self) -> list[int]:
-        """Takes over what runners have finished; returns the groups' numbers."""
-        delivered = []
-        group = self.env_runner_group
-        # A function, not its name: a runner that raises in it ends, and is restarted.
-        for groups, metrics in group.foreach_env_runner_async_fetch_ready(
-            LLMEnvRunner.fetch_groups, tag="fetch_groups", timeout_seconds=0.2
-        ):
-            self._recent_outcomes.extend(o for g in groups for o in g.outcomes)
-            groups = self._without_uniform(groups)
-            self._waiting_groups |= {
-                g.ticket.number: self._with_scores(g) for g in groups
-            }
-            delivered += [g.ticket.number for g in groups]
-            self.metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
-        self._give_up_groups_of_dead_runners()
-        if group.num_healthy_remote_env_runners() == 0 and not self.restore_env_runners(
-            group
-        ):
-            self._check_that_some_runner_lives()
-        return delivered
-
-    def _without_uniform(self, groups: list[FinishedGroup]) -> list[FinishedGroup]:
-        """Leaves out groups that have nothing to teach, if the run asks for that.
-
-        Nobody waits for them any more, so that others are started in their place.
-        """
-        if not self.config.drop_uniform_groups:
-            return groups
-        uniform = [group for group in groups if group.is_uniform]
-        ray.get(self._channel.consume.remote([g.ticket.number for g in uniform]))
-        self.metrics.log_value(
-            (ENV_RUNNER_RESULTS, result_keys.NUM_EPISODES_DROPPED_UNIFORM),
-            sum(len(group.outcomes) for group in uniform),
-            reduce="lifetime_sum",
-        )
-        return [group for group in groups if not group.is_uniform]
-
-    def _with_scores(self, group: FinishedGroup) -> FinishedGroup:
-        """Sends the group's episodes past an old-logit actor, if the run has any."""
-        if self._old_logit_pool is None:
-            return group
-        return replace(group, episodes=self._old_logit_pool.score(group.episodes))
-
-    def _give_up_groups_of_dead_runners(self) -> None:
-        manager = self.env_runner_group._worker_manager
-        dead = set(manager.actor_ids()) - set(manager.healthy_actor_ids())
-        for runner in dead - self._dead_runners:
-            self.metrics.log_value(
-                (ENV_RUNNER_RESULTS, result_keys.NUM_EPISODES_DROPPED_LOST),
-                ray.get(self._channel.lose_runner.remote(runner)),
-                reduce="lifetime_sum",
-            )
-        self._dead_runners = dead
-
-    def _check_that_some_runner_lives(self) -> None:
-        """Raises when no runner is left that Ray would still restart."""
-        errors = []
-        for runner in self._env_runner_actors():
-            try:
-                ray.get(runner.ping.remote(), timeout=5.0)
-                return
-            except ActorDiedError as error:
-                errors.append(error)
-            except (RayError, TimeoutError):
-                return
-        raise RuntimeError(
-            f"all {len(errors)} env runners have died, each after "
-            f"max_num_env_runner_restarts={self.config.max_num_env_runner_restarts} "
-            f"restarts; the last error: {errors[-1]}"
-        )
-
     def _env_runner_actors(self) -> list[ray.actor.ActorHandle]:
         return list(self.env_runner_group._worker_manager.actors().values())
 
     def _publish_weights(self) -> None:
         """Lets the learners publish what they hold, at their current version."""
-        channel = self._channel
+        coordinator = self._coordinator
         results = self.learner_group.foreach_learner(
-            lambda learner: learner.connect(channel)
+            lambda learner: learner.connect(coordinator)
         )
         for result in results:
             result.get()
 
-    def _connect_env_runners(self) -> None:
-        """Lets all runners start; what fails here is raised, not retried."""
-        ray.get([r.connect.remote(self._channel) for r in self._env_runner_actors()])
-
     @override(Algorithm)
     def restore_env_runners(self, env_runner_group) -> list[int]:
         # A restarted runner needs no state: it takes the current weights from the
-        # channel. RLlib's own version would copy all weights through this process.
-        restored = env_runner_group.probe_unhealthy_env_runners()
-        if restored:
-            channel = self._channel
-            env_runner_group.foreach_env_runner(
-                lambda runner: runner.connect(channel),
-                remote_worker_ids=restored,
-                local_env_runner=False,
+        # coordinator. RLlib's own version would copy all weights through this process,
+        # and wait for the runner.
+        return self._collector.bring_back(self._coordinator)
+
+    @override(Algorithm)
+    def get_module(self, module_id=DEFAULT_MODULE_ID) -> Any:
+        """The trained module, where this process holds it (``num_learners=0``).
+
+        Raises:
+            ValueError: Where it does not.
+        """
+        if not self.learner_group.is_local:
+            raise ValueError(
+                "get_module() needs num_learners=0: with remote learners no module is "
+                "in this process. Write a checkpoint and use `rllib export`, or "
+                "learner_group.foreach_learner(...) to look at it where it is"
             )
-        return restored
+        return self.learner_group._learner.module[module_id]
 
     @classmethod
     @override(Algorithm)
@@ -414,39 +373,33 @@ class AsyncDecoupledPPO(Algorithm):
             episodes whose environment kept failing. ``dialogues``: see
             `DialogueRecord`.
         """
-        ray.get(self._channel.pause_training_episodes.remote(True))
+        ray.get(self._coordinator.pause_training_episodes.remote(True))
         try:
             return evaluate_on_runners(
                 self.env_runner_group,
                 self.config,
+                serial=ray.get(self._coordinator.newest_serial.remote()),
+                revive=lambda: self._collector.bring_back(self._coordinator),
                 split=split,
                 num_trials=num_trials,
                 num_tasks=num_tasks,
                 num_dialogues=num_dialogues,
             )
         finally:
-            ray.get(self._channel.pause_training_episodes.remote(False))
+            ray.get(self._coordinator.pause_training_episodes.remote(False))
 
     @override(Algorithm)
     def restore_from_path(self, path, *args, **kwargs) -> None:
         # Not Algorithm's: that one would push weights through the driver.
-        self.env_runner_group.foreach_env_runner(
-            "forget_episodes", local_env_runner=False
-        )
-        self._waiting_groups.clear()
+        ray.get(self._coordinator.forget_episodes.remote())
         self._trained_in = 0
-        ray.get(self._channel.forget_episodes.remote())
         if self._old_logit_pool is not None:
             self._old_logit_pool.forget()
         Checkpointable.restore_from_path(self, path, *args, **kwargs)
+        # Runners wait for these weights before they start anything.
         self._publish_weights()
-        self._connect_env_runners()
 
     @override(Algorithm)
     def cleanup(self) -> None:
         super().cleanup()
-        pool = getattr(self, "_old_logit_pool", None)
-        if pool is not None:
-            pool.stop()
-        if getattr(self, "_channel", None) is not None:
-            ray.kill(self._channel)
+        self._stop_coordination()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -26,34 +27,62 @@ def evaluate_on_runners(
     num_trials: int,
     num_tasks: int | None,
     num_dialogues: int | None,
+    serial: int,
+    revive: Callable[[], Any],
 ) -> dict[str, Any]:
     """Spreads the tasks of a split over the healthy runners and sums up.
 
-    See `AsyncDecoupledPPO.evaluate_tasks` for arguments and result.
+    What a runner that dies was to play, another one plays, or the runner itself once
+    it is back.
+
+    Args:
+        serial: Weights that runners wait for, `PublishedWeights.serial`.
+        revive: Brings back restarted runners, where there are any.
+
+    See `AsyncDecoupledPPO.evaluate_tasks` for the other arguments and the result.
 
     Raises:
         RuntimeError: If no episode came to an end.
     """
     tasks = list(make_suite(config.env, config.env_config).tasks(split))[:num_tasks]
-    runners = env_runner_group.healthy_env_runner_ids()
-    shares = range(len(runners))
-    results = env_runner_group.foreach_env_runner(
-        [
-            partial(
-                LLMEnvRunner.evaluate_tasks,
-                tasks=tasks[share :: len(runners)],
-                num_trials=num_trials,
-                num_dialogues=None
-                if num_dialogues is None
-                else len(range(share, num_dialogues, len(runners))),
-            )
-            for share in shares
-        ],
-        remote_worker_ids=runners,
-        local_env_runner=False,
-        timeout_seconds=config.evaluation_sample_timeout_s,
-    )
+    num_shares = max(1, len(env_runner_group.healthy_env_runner_ids()))
+    missing = {
+        share: partial(
+            _evaluate_share,
+            share=share,
+            tasks=tasks[share::num_shares],
+            num_trials=num_trials,
+            num_dialogues=None
+            if num_dialogues is None
+            else len(range(share, num_dialogues, num_shares)),
+            serial=serial,
+        )
+        for share in range(num_shares)
+    }
+    results = []
+    deadline = time.monotonic() + config.evaluation_sample_timeout_s
+    while missing and (left := deadline - time.monotonic()) > 0:
+        runners = env_runner_group.healthy_env_runner_ids()
+        if not runners:
+            revive()
+            time.sleep(0.5)
+            continue
+        asked = list(zip(missing.values(), runners, strict=False))
+        for share, result in env_runner_group.foreach_env_runner(
+            [play for play, _ in asked],
+            remote_worker_ids=[runner for _, runner in asked],
+            local_env_runner=False,
+            timeout_seconds=left,
+        ):
+            del missing[share]
+            results.append(result)
     return summarise(results, tasks, num_trials, config.evaluation_sample_timeout_s)
+
+
+def _evaluate_share(runner: LLMEnvRunner, *, share: int, **kwargs) -> tuple:
+    """On a runner: which share this was, and its episodes."""
+    runner.assert_healthy()
+    return share, runner.evaluate_tasks(**kwargs)
 
 
 def summarise(

@@ -400,12 +400,12 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
 
     # --- Versions -----------------------------------------------------------------
 
-    def connect(self, channel: ray.actor.ActorHandle) -> None:
-        """Takes the run's `WeightChannel` and publishes the current version to it."""
+    def connect(self, coordinator: ray.actor.ActorHandle) -> None:
+        """Takes the run's `Coordinator` and publishes the current version to it."""
         self._publisher = WeightPublisher(
             self._policy,
             self.config,
-            channel,
+            coordinator,
             self._forward,
             rank=learner_rank(),
             num_learners=self._num_learners,

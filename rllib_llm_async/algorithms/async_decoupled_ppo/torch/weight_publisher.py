@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +10,15 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.exceptions import ActorDiedError
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import pack_rows
+from rllib_llm_async.coordination.messages import PublishedWeights
 from rllib_llm_async.core.fingerprint import fingerprint
 from rllib_llm_async.engine.arrival_check import ExpectedArrival
-from rllib_llm_async.env_runners.weight_channel import PublishedWeights
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.old_logprobs.base import Forward, OldLogprobSource, Scores
 
@@ -25,12 +27,12 @@ PROBE_TOKENS = 64
 
 
 class WeightPublisher:
-    """One learner's side of the `WeightChannel`; learners hold equal weights.
+    """One learner's side of the `Coordinator`; learners hold equal weights.
 
     Args:
         policy: Whose weights are published.
         config: An `AsyncDecoupledPPOConfig`.
-        channel: The run's `WeightChannel`.
+        coordinator: The run's `Coordinator`.
         forward: The learner's, see `old_logprobs.base`.
         rank: Number of this learner.
         num_learners: Of how many.
@@ -40,14 +42,14 @@ class WeightPublisher:
         self,
         policy: CausalLMPolicy,
         config: Any,
-        channel: ray.actor.ActorHandle,
+        coordinator: ray.actor.ActorHandle,
         forward: Forward,
         *,
         rank: int,
         num_learners: int,
     ) -> None:
         self._policy = policy
-        self._channel = channel
+        self._coordinator = coordinator
         self._forward = forward
         self._rank = rank
         self._num_learners = num_learners
@@ -62,11 +64,13 @@ class WeightPublisher:
         weights, expected = weights_to_send(self._policy, self._dtype)
         published = PublishedWeights(
             version=version,
-            weights=ray.put(np.frombuffer(save_safetensors(weights), dtype=np.uint8)),
+            weights=self._put(np.frombuffer(save_safetensors(weights), np.uint8)),
             expected=expected,
             trainer_weights=self._put_trainer_weights(),
         )
-        ray.get(self._channel.publish.remote([published]))
+        # The driver starts another coordinator, and has this one publish again.
+        with contextlib.suppress(ActorDiedError):
+            ray.get(self._coordinator.publish.remote([published]))
 
     def score_outgoing(self, version: int, source: OldLogprobSource) -> float:
         """Stops the engines and scores what they sampled under the outgoing version.
@@ -78,14 +82,18 @@ class WeightPublisher:
             Seconds that it took.
         """
         start = time.monotonic()
-        sampled = ray.get(self._channel.interrupt.remote(version))
-        sequences = [s for reference in sampled for s in ray.get(reference)]
-        share = sequences[self._rank :: self._num_learners]
-        scores = ray.put(self._score(share, source.outgoing))
-        for reference in ray.get(
-            self._channel.share_scores.remote(version, [scores], self._num_learners)
-        ):
-            source.add_scores(version, ray.get(reference))
+        # Without a coordinator all that was under way is lost anyhow.
+        with contextlib.suppress(ActorDiedError):
+            sampled = ray.get(self._coordinator.interrupt.remote(version))
+            sequences = [s for reference in sampled for s in ray.get(reference)]
+            share = sequences[self._rank :: self._num_learners]
+            scores = ray.put(self._score(share, source.outgoing))
+            for reference in ray.get(
+                self._coordinator.share_scores.remote(
+                    version, [scores], self._num_learners
+                )
+            ):
+                source.add_scores(version, ray.get(reference))
         return time.monotonic() - start
 
     def _score(
@@ -116,12 +124,16 @@ class WeightPublisher:
         """The trained weights as they are, for `OldLogitActor`; None if unused."""
         if not self._has_old_logit_actors:
             return None
-        return ray.put(
+        return self._put(
             {
                 name: parameter.detach().cpu()
                 for name, parameter in self._policy.trainable_parameters().items()
             }
         )
+
+    def _put(self, value: Any) -> ray.ObjectRef:
+        """Into the object store, where it outlives this process."""
+        return ray.put(value, _owner=self._coordinator)
 
 
 def weights_to_send(

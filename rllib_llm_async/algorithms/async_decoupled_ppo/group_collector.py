@@ -1,0 +1,177 @@
+"""The driver's side of the loop: an update's groups, and runners that stay alive."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, RayError
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+    NUM_EPISODES_LIFETIME,
+)
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+
+from rllib_llm_async import result_keys
+from rllib_llm_async.coordination.messages import FinishedGroup, NextBatch
+from rllib_llm_async.env_runners.episodes import EpisodeOutcome, mean_results
+from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
+
+#: How long one question for a batch waits: between two, dead runners are looked for.
+WAIT_SECONDS = 0.5
+#: How often runners are asked for their metrics, and with that for their health.
+METRICS_SECONDS = 2.0
+#: After so long the status line says which group everything waits for.
+PATIENCE_SECONDS = 10.0
+#: How long a dead runner is given to say that it lives again. Asked again and again, so
+#: that one that takes a minute to start holds nobody up.
+PROBE_SECONDS = 0.05
+
+
+class GroupCollector:
+    """Collects updates' worth of groups; `Coordinator` says which.
+
+    Args:
+        config: An `AsyncDecoupledPPOConfig`.
+        env_runner_group: RLlib's.
+        metrics: The algorithm's.
+        say: Writes on the status line.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        env_runner_group: EnvRunnerGroup,
+        metrics: MetricsLogger,
+        say: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._runners = env_runner_group
+        self._metrics = metrics
+        self._say = say
+        self._dead: set[int] = set()
+        self._asked_at = 0.0
+        self._recent: deque[EpisodeOutcome] = deque(
+            maxlen=config.metrics_num_episodes_for_smoothing
+        )
+
+    def collect(self, coordinator: ray.actor.ActorHandle) -> list[FinishedGroup]:
+        """Waits for one update's worth of whole groups.
+
+        Raises:
+            ActorDiedError: If the coordinator has died.
+            RuntimeError: If no runner is left that Ray would still restart.
+        """
+        since = time.monotonic()
+        while True:
+            batch: NextBatch = ray.get(coordinator.next_batch.remote(WAIT_SECONDS))
+            self._count(batch)
+            self._look_after_runners(coordinator)
+            if batch.groups:
+                return batch.groups
+            needed = self._config.episodes_per_update
+            text = f"waiting for episodes, {batch.num_ready} of {needed} are there"
+            if batch.waiting_for and time.monotonic() - since > PATIENCE_SECONDS:
+                text += f"; oldest: {batch.waiting_for}"
+            self._say(text)
+
+    def log_means(self) -> None:
+        """Means over recent episodes of all runners.
+
+        RLlib would merge the runners' own means as a mean of means, in which a call
+        that returned one group counts as much as one that returned ten.
+        """
+        for key, mean in mean_results(self._recent).items():
+            self._metrics.log_value((ENV_RUNNER_RESULTS, key), mean, window=1)
+
+    def _count(self, batch: NextBatch) -> None:
+        self._recent.extend(batch.outcomes)
+        totals = {
+            NUM_EPISODES_LIFETIME: len(batch.outcomes),
+            NUM_ENV_STEPS_SAMPLED_LIFETIME: sum(o.num_turns for o in batch.outcomes),
+            result_keys.NUM_MALFORMED_TOOL_CALLS: sum(
+                o.num_malformed_tool_calls for o in batch.outcomes
+            ),
+            result_keys.NUM_MULTI_VERSION_EPISODES_LIFETIME: sum(
+                o.num_versions > 1 for o in batch.outcomes
+            ),
+            **{
+                f"{result_keys.NUM_EPISODES_DROPPED}_{reason}": number
+                for reason, number in batch.dropped.items()
+            },
+        }
+        for key, number in totals.items():
+            self._log(key, number, "lifetime_sum")
+        self._log(NUM_EPISODES, totals[NUM_EPISODES_LIFETIME], "sum")
+        self._log(NUM_ENV_STEPS_SAMPLED, totals[NUM_ENV_STEPS_SAMPLED_LIFETIME], "sum")
+
+    def _log(self, key: str, number: int, reduce: str) -> None:
+        self._metrics.log_value((ENV_RUNNER_RESULTS, key), number, reduce=reduce)
+
+    # --- Runners ------------------------------------------------------------------
+
+    def _look_after_runners(self, coordinator: ray.actor.ActorHandle) -> None:
+        """Takes over metrics, gives up what dead runners had, brings back new ones."""
+        if time.monotonic() - self._asked_at > METRICS_SECONDS:
+            self._asked_at = time.monotonic()
+            # A function, not its name: a runner that raises in it ends, and is
+            # restarted.
+            for metrics in self._runners.foreach_env_runner_async_fetch_ready(
+                healthy_metrics, tag="metrics", timeout_seconds=0.0
+            ):
+                self._metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
+        manager = self._runners._worker_manager
+        dead = set(manager.actor_ids()) - set(manager.healthy_actor_ids())
+        for runner in dead - self._dead:
+            ray.get(coordinator.lose_runner.remote(runner))
+        self._dead = dead
+        if dead and not self.bring_back(coordinator) and dead == {*manager.actor_ids()}:
+            self._check_that_some_runner_lives()
+
+    def bring_back(self, coordinator: ray.actor.ActorHandle) -> list[int]:
+        """Connects the runners that Ray has restarted; never waits for one."""
+        restored = self._runners._worker_manager.probe_unhealthy_actors(
+            timeout_seconds=PROBE_SECONDS, mark_healthy=True
+        )
+        if restored:
+            self._runners.foreach_env_runner(
+                lambda runner: runner.connect(coordinator),
+                remote_worker_ids=restored,
+                local_env_runner=False,
+                timeout_seconds=0.0,
+            )
+        return restored
+
+    def _check_that_some_runner_lives(self) -> None:
+        """Raises when no runner is left that Ray would still restart."""
+        errors = []
+        for runner in self._runners._worker_manager.actors().values():
+            try:
+                ray.get(runner.ping.remote(), timeout=PROBE_SECONDS)
+                return
+            except ActorDiedError as error:
+                errors.append(error)
+            except (RayError, TimeoutError):
+                return
+        raise RuntimeError(
+            f"all {len(errors)} env runners have died, each after "
+            f"max_num_env_runner_restarts={self._config.max_num_env_runner_restarts} "
+            f"restarts; the last error: {errors[-1]}"
+        )
+
+
+def healthy_metrics(runner: LLMEnvRunner) -> Any:
+    """A runner's metrics since the last call.
+
+    Raises:
+        RuntimeError: If its engine or its episodes have failed.
+    """
+    runner.assert_healthy()
+    return runner.get_metrics()

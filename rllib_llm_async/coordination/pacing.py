@@ -1,0 +1,219 @@
+"""Admission just in time: groups start as late as the learner's next updates allow.
+
+`StalenessGate` says what may start without breaking the bound. If everything that may
+start did, groups would end early and grow old in the queue, every token as old as the
+bound permits. So a group waits here for the moment from which it would come late.
+
+The updates to come are expected at t_1 (when the learner is free), t_1 + U, t_1 + 2U,
+..., with U the time of an update. By t_i there have to be i * B episodes. Of those
+under way a share is expected then, from the durations of former groups given how long
+each has run already. What is missing has to start at the latest at
+
+    t_i - D - missing / rate - margin
+
+with D a tail quantile of the durations (a mean would leave half of the groups late) and
+``rate`` the episodes per second of all engines' places together. The margin closes the
+loop: it grows by what the learner had to wait and shrinks while it does not.
+
+Pure arithmetic on times that the caller gives, in seconds of any clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+#: Of the durations of former groups: D above.
+TAIL = 0.9
+#: Standard deviations of what is expected that have to be there beyond the mean.
+SAFETY = 1.0
+#: Former groups and updates that expectations come from.
+NUM_GROUPS, NUM_UPDATES = 256, 8
+#: Share of its time that the learner may wait before the margin grows.
+ACCEPTED_WAIT = 0.01
+#: Shortest age of an expectation before it is worked out again, in updates.
+PLAN_LIFETIME = 0.02
+
+
+@dataclass(frozen=True)
+class LoopState:
+    """What there is to go by.
+
+    ``num_ready``: finished episodes that wait for an update. ``under_way``: when each
+    running group started, and its episodes. ``num_places``: episodes that all engines
+    together play at once.
+    """
+
+    num_ready: int
+    under_way: list[tuple[float, int]]
+    num_places: int
+
+
+class Pacing:
+    """When the next group has to start.
+
+    Args:
+        episodes_per_update: B above.
+        max_staleness: Updates to come are looked at up to this many and one.
+    """
+
+    def __init__(self, episodes_per_update: int, max_staleness: int) -> None:
+        self._batch = episodes_per_update
+        self._horizon = max_staleness + 1
+        self._durations: deque[float] = deque(maxlen=NUM_GROUPS)
+        self._sorted = np.zeros(0)
+        self._updates: deque[float] = deque(maxlen=NUM_UPDATES)
+        self._began: float | None = None
+        self._wanted: float | None = None
+        self._kept = 1.0
+        self._excused = True
+        self.margin = 0.0
+        self._plan: list[_Need] = []
+        self._plan_ends = -math.inf
+
+    # --- What is observed ---------------------------------------------------------
+
+    def group_ended(self, seconds: float, *, kept: bool) -> None:
+        """A group has come to its end after so long; dropped ones teach nothing."""
+        self._kept += (kept - self._kept) / 32
+        if kept:
+            self._durations.append(seconds)
+            self._plan_ends = -math.inf
+
+    def learner_wants(self, now: float) -> None:
+        """The learner asks for its next batch; asking again changes nothing."""
+        if self._began is not None:
+            self._updates.append(now - self._began)
+            self._began = None
+        if self._wanted is None:
+            self._wanted = now
+            self._plan_ends = -math.inf
+
+    def learner_got(self, now: float) -> None:
+        """The learner has its batch."""
+        update = self.update_seconds
+        if self._wanted is not None and update is not None and not self._excused:
+            # A wait of several updates says nothing about how early to start.
+            waited = min(now - self._wanted, update)
+            self.margin += 0.5 * waited - ACCEPTED_WAIT * update
+            self.margin = min(max(self.margin, 0.0), self._horizon * update)
+        self._excused = False
+        self._wanted = None
+        self._began = now
+        self._plan_ends = -math.inf
+
+    def learner_pauses(self) -> None:
+        """An evaluation or a fault: the next wait says nothing about the groups."""
+        self._wanted = self._began = None
+        self._excused = True
+        self._plan_ends = -math.inf
+
+    @property
+    def update_seconds(self) -> float | None:
+        """U above; None before the first update has ended."""
+        return float(np.median(self._updates)) if self._updates else None
+
+    @property
+    def group_seconds(self) -> float | None:
+        """D above; None before the first group has ended."""
+        if not self._durations:
+            return None
+        return float(np.quantile(self._durations, TAIL))
+
+    # --- What follows from it -----------------------------------------------------
+
+    def start_at(self, now: float, look: Callable[[], LoopState]) -> float:
+        """When the next group should start; ``now`` or before: at once.
+
+        Args:
+            now: The time.
+            look: Called where the last answer is too old.
+        """
+        if now >= self._plan_ends:
+            self._make_plan(now, look())
+        return min((need.start for need in self._plan), default=math.inf)
+
+    def started(self, num_episodes: int) -> None:
+        """A group has started: so much less is missing, until the next plan."""
+        for need in self._plan:
+            need.missing -= num_episodes * need.weight
+        self._plan = [need for need in self._plan if need.missing > 0]
+
+    def _make_plan(self, now: float, state: LoopState) -> None:
+        update, tail = self.update_seconds, self.group_seconds
+        starts = np.array(state.under_way, np.float64).reshape(-1, 2)
+        ages, sizes = now - starts[:, 0], starts[:, 1]
+        if update is None or tail is None:
+            # Nothing is known: one batch, at once.
+            missing = self._batch - state.num_ready - sizes.sum()
+            self._plan = [_Need(now, missing, 1.0, 0.0)] if missing > 0 else []
+            self._plan_ends = now + 0.1
+            return
+        self._plan_ends = now + PLAN_LIFETIME * update
+        self._sorted = np.sort(np.array(self._durations))
+        rate = max(state.num_places, 1) / self._sorted.mean()
+        first = now if self._began is None else max(now, self._began + update)
+        # Nothing that starts now is there before.
+        first = max(first, now + tail)
+        self._plan = []
+        for number in range(self._horizon):
+            time = first + number * update
+            expected, variance = self._expected(time - now, ages, sizes)
+            missing = (
+                (number + 1) * self._batch
+                + SAFETY * math.sqrt(variance)
+                - state.num_ready
+                - expected
+            )
+            if missing > 0:
+                weight = max(self._kept * self._share_below(time - now), 0.1)
+                self._plan.append(
+                    _Need(time - tail - self.margin, missing, weight, 1 / rate)
+                )
+
+    def _expected(
+        self, seconds: float, ages: np.ndarray, sizes: np.ndarray
+    ) -> tuple[float, float]:
+        """Mean and variance of the episodes that end within so many seconds."""
+        if not len(sizes):
+            return 0.0, 0.0
+        longer = 1.0 - self._share_below(ages)
+        within = self._share_below(ages + seconds) - self._share_below(ages)
+        # One that has run for longer than any before may take as long again.
+        share = self._kept * np.where(
+            longer > 0,
+            within / np.maximum(longer, 1e-9),
+            np.minimum(seconds / np.maximum(ages, 1e-9), 1.0),
+        )
+        return float((share * sizes).sum()), float(
+            (share * (1 - share) * sizes**2).sum()
+        )
+
+    def _share_below(self, seconds):
+        return np.searchsorted(self._sorted, seconds, side="right") / len(self._sorted)
+
+
+@dataclass
+class _Need:
+    """Episodes that one update to come is short of.
+
+    Args:
+        latest: When the last of them should start.
+        missing: How many.
+        weight: How many of them an episode that starts now is expected to be.
+        seconds_each: Time between two starts, with all places in use.
+    """
+
+    latest: float
+    missing: float
+    weight: float
+    seconds_each: float
+
+    @property
+    def start(self) -> float:
+        """When the first of them should start."""
+        return self.latest - self.missing / self.weight * self.seconds_each

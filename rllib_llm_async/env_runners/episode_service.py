@@ -1,0 +1,334 @@
+"""The episodes of one env runner: an asyncio service that follows the coordinator.
+
+It plays the groups that it is given tickets for, installs weights as they come, stops
+for learners that score what was sampled, and reports what became of everything. A
+session with the coordinator may end (the runner was silent for too long, a checkpoint
+was restored): all that is under way then counts for nothing, and a new one begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import ActorDiedError
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+
+from rllib_llm_async.batch import columns
+from rllib_llm_async.coordination.messages import (
+    FinishedGroup,
+    GivenUpGroup,
+    LostTry,
+    Orders,
+    PublishedWeights,
+    Report,
+)
+from rllib_llm_async.coordination.staleness_gate import Ticket
+from rllib_llm_async.engine.vllm_engine import VLLMEngine
+from rllib_llm_async.env_runners.episodes import (
+    EpisodeOutcome,
+    EpisodePlayer,
+    Progress,
+    Transcript,
+)
+from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
+
+#: A runner with nothing new reports after this long what it waits for.
+QUIET_REPORT_SECONDS = 2.0
+
+
+class EpisodeService:
+    """Use from one asyncio loop, the engine's.
+
+    Args:
+        runner: Number of the env runner.
+        engine: Started.
+        player: Plays the episodes.
+        tasks: Of the suite, for training.
+        capacity: Episodes at once.
+        weights_dir: Where weights lie on their way into the engine.
+        on_failure: Called with what ends the service for good.
+    """
+
+    def __init__(
+        self,
+        runner: int,
+        engine: VLLMEngine,
+        player: EpisodePlayer,
+        tasks: Sequence[TaskRef],
+        capacity: int,
+        weights_dir: Path,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._runner = runner
+        self._engine = engine
+        self._player = player
+        self._tasks = tasks
+        self._capacity = capacity
+        self._weights_dir = weights_dir
+        self._on_failure = on_failure
+        self._coordinator: Any = None
+        self._session: asyncio.Task | None = None
+        self._installed = asyncio.Condition()
+        self._begin_session()
+
+    def _begin_session(self) -> None:
+        self._report = Report(self._runner, -1, self._capacity)
+        self._news = asyncio.Event()
+        self._under_way: dict[int, tuple[TaskRef, list[Progress]]] = {}
+        #: Keys of the episodes of finished groups, until the groups are settled.
+        self._kept: dict[int, list[int]] = {}
+        self._playing: set[asyncio.Task] = set()
+        self._serial = self._installed_serial = 0
+        self._newest: PublishedWeights | None = None
+        self._weights_came = asyncio.Event()
+        self._answered = -1
+
+    async def serve(self, coordinator: ray.actor.ActorHandle) -> None:
+        """Follows a coordinator from now on, instead of the one before, if any."""
+        await self.stop()
+        self._coordinator = coordinator
+        self._session = asyncio.create_task(self._serve())
+        self._session.add_done_callback(self._session_ended)
+
+    async def stop(self) -> None:
+        """Ends all episodes of training; nobody hears of them."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.cancel()
+            await asyncio.gather(session, return_exceptions=True)
+
+    async def has_installed(self, serial: int) -> None:
+        """Waits until the engine samples with these weights, or newer ones.
+
+        Args:
+            serial: `PublishedWeights.serial`.
+        """
+        async with self._installed:
+            await self._installed.wait_for(lambda: self._installed_serial >= serial)
+
+    def _session_ended(self, session: asyncio.Task) -> None:
+        if not session.cancelled() and session.exception() is not None:
+            self._on_failure(_first_leaf(session.exception()))
+
+    async def _serve(self) -> None:
+        # The driver brings a new coordinator when this one has died.
+        with contextlib.suppress(ActorDiedError):
+            while True:
+                await self._serve_one_session()
+
+    async def _serve_one_session(self) -> None:
+        self._begin_session()
+        session = await self._coordinator.register.remote(
+            self._runner, [task.domain for task in self._tasks], self._capacity
+        )
+        self._report.session = session.number
+        parts = [
+            asyncio.create_task(part)
+            for part in (
+                self._follow_orders(session.number),
+                self._install_weights(),
+                self._send_reports(session.report_seconds),
+            )
+        ]
+        try:
+            # Returns when the session is over; raises what a part raises.
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in done:
+                part.result()
+        finally:
+            tasks = [*parts, *self._playing]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._player.transcripts.clear()
+
+    # --- Orders -------------------------------------------------------------------
+
+    async def _follow_orders(self, session: int) -> None:
+        """Returns when the session is over."""
+        while True:
+            orders: Orders = await self._coordinator.orders.remote(
+                self._runner, session, self._serial, self._answered
+            )
+            if orders.retired:
+                return
+            self._forget(orders.settled)
+            if orders.interruption is not None:
+                await self._stop_for(orders.interruption, session)
+            if orders.weights is not None:
+                self._newest = orders.weights
+                self._serial = orders.weights.serial
+                self._weights_came.set()
+            for ticket in orders.tickets:
+                self._play(self._run_group(ticket))
+
+    async def _install_weights(self) -> None:
+        """Brings the newest weights into the engine; skips what it comes too late for."""
+        while True:
+            await self._weights_came.wait()
+            self._weights_came.clear()
+            published = self._newest
+            assert published is not None
+            path = self._weights_dir / f"{published.version}.safetensors"
+            # In a thread: gigabytes take seconds, and the loop has episodes to serve.
+            await asyncio.to_thread(path.write_bytes, await published.weights)
+            try:
+                await self._engine.install(published.version, path, published.expected)
+            finally:
+                path.unlink()
+            self._report.engine_version = published.version
+            self._news.set()
+            self._installed_serial = published.serial
+            async with self._installed:
+                self._installed.notify_all()
+
+    async def _stop_for(self, version: int, session: int) -> None:
+        """Answers learners that score what was sampled before the weights change."""
+        await self._engine.interrupt()
+        self._answered = version
+        sampled = sampled_under(version, self._player.transcripts)
+        await self._coordinator.interrupted.remote(
+            self._runner, session, [self._put(sampled)]
+        )
+
+    def _forget(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._player.forget(self._kept.pop(number, []))
+
+    def _put(self, value: Any) -> ray.ObjectRef:
+        """Into the object store, where it outlives this process."""
+        return ray.put(value, _owner=self._coordinator)
+
+    # --- Groups -------------------------------------------------------------------
+
+    def _play(self, group: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(group)
+        self._playing.add(task)
+        task.add_done_callback(self._group_ended)
+
+    def _group_ended(self, task: asyncio.Task) -> None:
+        self._playing.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # Not the environment's fault: the engine has died, or this code is wrong.
+            self._on_failure(_first_leaf(task.exception()))
+
+    async def _run_group(self, ticket: Ticket) -> None:
+        """Plays the episodes of one task; the group is delivered whole, or not."""
+        task = self._tasks[ticket.task]
+        members = [Progress() for _ in range(ticket.num_episodes)]
+        self._under_way[ticket.number] = task, members
+        played: list[asyncio.Task] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                for progress in members:
+                    played.append(group.create_task(self._run_member(task, progress)))
+        except* EpisodeError as errors:
+            # Members that had ended are of no use alone.
+            self._player.forget(
+                member.result()[1].key
+                for member in played
+                if not member.cancelled() and member.exception() is None
+            )
+            reason = _first_leaf(errors).reason
+            self._report.given_up.append(GivenUpGroup(ticket.number, reason))
+        else:
+            self._deliver(ticket, [member.result() for member in played])
+        finally:
+            self._note_lost_tries(ticket.number)
+            del self._under_way[ticket.number]
+            self._news.set()
+
+    async def _run_member(
+        self, task: TaskRef, progress: Progress
+    ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
+        try:
+            return await self._player.play(task, progress=progress)
+        finally:
+            self._report.num_places += 1
+            self._news.set()
+
+    def _deliver(
+        self, ticket: Ticket, played: list[tuple[SingleAgentEpisode, EpisodeOutcome]]
+    ) -> None:
+        episodes, outcomes = map(list, zip(*played, strict=True))
+        for episode in episodes:
+            episode.custom_data[columns.GROUP_ID] = ticket.number
+        self._kept[ticket.number] = [outcome.key for outcome in outcomes]
+        self._report.finished.append(
+            FinishedGroup(self._put(episodes), outcomes, ticket)
+        )
+
+    # --- Reports ------------------------------------------------------------------
+
+    async def _send_reports(self, least_seconds: float) -> None:
+        """Returns when the session is over."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(QUIET_REPORT_SECONDS):
+                    await self._news.wait()
+            self._news.clear()
+            if not await self._coordinator.report.remote(self._take_report()):
+                return
+            await asyncio.sleep(least_seconds)
+
+    def _take_report(self) -> Report:
+        now = time.monotonic()
+        for number, (task, members) in self._under_way.items():
+            self._note_lost_tries(number)
+            self._report.progress[number] = sum(p.num_tokens for p in members)
+            slowest = min(members, key=lambda progress: progress.since)
+            self._report.doing[number] = (
+                f"task {task.id}, waiting {now - slowest.since:.0f} s for "
+                f"{slowest.doing}"
+            )
+        report = self._report
+        self._report = Report(
+            self._runner, report.session, report.num_places, report.engine_version
+        )
+        return report
+
+    def _note_lost_tries(self, number: int) -> None:
+        for progress in self._under_way[number][1]:
+            for num_tokens, reason in progress.lost_tries:
+                self._report.lost_tries.append(LostTry(number, num_tokens, reason))
+            progress.lost_tries.clear()
+
+
+def sampled_under(
+    version: int, transcripts: dict[int, Transcript]
+) -> list[dict[str, np.ndarray]]:
+    """Token columns of all episodes with tokens of a version, finished or not.
+
+    Args:
+        version: The version.
+        transcripts: By `columns.EPISODE_KEY`.
+    """
+    sequences = []
+    for key, transcript in transcripts.items():
+        versions = np.asarray(transcript.versions, dtype=np.int64)
+        # What comes after the version's last token is not needed to score it.
+        end = int((versions == version).nonzero()[0].max(initial=-1)) + 1
+        if end:
+            sequences.append(
+                {
+                    columns.TOKENS: np.asarray(transcript.tokens[:end], np.int64),
+                    columns.POSITION_IDS: np.arange(end),
+                    columns.LOSS_MASK: versions[:end] == version,
+                    columns.EPISODE_KEYS: np.full(end, key, np.int64),
+                }
+            )
+    return sequences
+
+
+def _first_leaf(error: BaseException | None) -> Any:
+    """The first error of a group of errors."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,85 @@
+"""What an env runner counts, in RLlib's `MetricsLogger`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils import force_list
+
+from rllib_llm_async import result_keys
+from rllib_llm_async.engine.vllm_engine import VLLMEngine
+from rllib_llm_async.envs.agent_env import ReportsMetrics
+
+
+class RunnerMetrics:
+    """Thread-safe: the loop counts, RLlib's calls read.
+
+    Args:
+        runner: The env runner, whose ``metrics`` and ``config`` are used.
+    """
+
+    def __init__(self, runner: Any) -> None:
+        self._runner = runner
+        self._lock = threading.RLock()
+        self._reported_totals: dict[str, float] = {}
+        self._callbacks = [cls() for cls in force_list(runner.config.callbacks_class)]
+        #: When episodes began, of `time.monotonic`.
+        self.began_at = time.monotonic()
+
+    def count(self, key: str, number: int) -> None:
+        """Adds to a counter that only grows."""
+        with self._lock:
+            self._runner.metrics.log_value(key, int(number), reduce="lifetime_sum")
+
+    def call_back(self, which: str, episode: SingleAgentEpisode, env: Any) -> None:
+        """RLlib's callbacks, for the episodes of training and evaluation alike."""
+        runner = self._runner
+        more: dict = {"prev_episode_chunks": []} if which == "on_episode_end" else {}
+        with self._lock:
+            make_callback(
+                which,
+                callbacks_objects=self._callbacks,
+                callbacks_functions=getattr(runner.config, f"callbacks_{which}"),
+                kwargs={
+                    "episode": episode,
+                    "env_runner": runner,
+                    "metrics_logger": runner.metrics,
+                    "env": env,
+                    "env_index": 0,
+                    "rl_module": None,
+                    **more,
+                },
+            )
+
+    def take(self, engine: VLLMEngine, suite: Any) -> Any:
+        """Everything since the last call, reduced."""
+        totals: dict[str, float] = (
+            suite.metrics() if isinstance(suite, ReportsMetrics) else {}
+        )
+        totals[result_keys.NUM_GENERATED_TOKENS_LIFETIME] = engine.num_generated_tokens
+        totals[result_keys.NUM_WEIGHT_MISMATCHES] = engine.num_weight_mismatches
+        metrics = self._runner.metrics
+        with self._lock:
+            for key, total in totals.items():
+                self.count(key, total - self._reported_totals.get(key, 0))
+            self._reported_totals = totals
+            # There before the first event.
+            self.count(result_keys.NUM_ENV_FAILURES, 0)
+            metrics.log_value(
+                result_keys.GENERATION_PAUSED_FRACTION,
+                engine.paused_seconds / max(time.monotonic() - self.began_at, 1e-9),
+                window=1,
+            )
+            for key, values in (
+                (result_keys.WEIGHT_SYNC_SECONDS, engine.sync_seconds),
+                (result_keys.WEIGHT_PROBE_ERROR, engine.probe_errors),
+            ):
+                for value in values:
+                    metrics.log_value(key, value, window=20)
+                values.clear()
+            engine.timeline.log_to(metrics)
+            return metrics.reduce()
