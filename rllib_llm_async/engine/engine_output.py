@@ -21,6 +21,11 @@ class EngineOutput:
     versions: np.ndarray
     finish_reason: str
 
+    @property
+    def unusable(self) -> np.ndarray:
+        """Tokens that nothing can be learned from, as a bool of each."""
+        return ~np.isfinite(self.logp) | (self.logp > 1e-3) | (self.versions < 0)
+
     @classmethod
     def of(cls, completion: Any) -> EngineOutput:
         """Reads it off vLLM's `CompletionOutput`.

@@ -32,6 +32,9 @@ from rllib_llm_async.monitoring.timeline import Timeline
 
 logger = logging.getLogger(__name__)
 
+#: So many turns in a row with log-probabilities that are none: it is the engine.
+MAX_UNUSABLE_TURNS = 16
+
 
 class WeightMismatchError(EngineFailedError):
     """The engine does not sample with the weights that it was sent."""
@@ -79,6 +82,7 @@ class VLLMEngine:
         self._uninterrupted = asyncio.Event()
         self._uninterrupted.set()
         self._num_interruptions = 0
+        self._num_unusable_turns = 0
         self._paused_at: float | None = None
         self._llm: Any = None
         self._processes: list[BaseProcess] = []
@@ -187,7 +191,8 @@ class VLLMEngine:
                 all turns of an episode.
 
         Raises:
-            EngineFailedError: If the engine dies or hangs.
+            EngineFailedError: If the engine dies or hangs, or gives one turn after the
+                other without usable log-probabilities.
         """
         return await self._watchdog.guard(self._turn(list(context), on_piece, seed))
 
@@ -209,7 +214,7 @@ class VLLMEngine:
                 params.seed = _seed_at(seed, len(prompt) + len(said))
             output = await self._request(prompt + said, params)
             piece = EngineOutput.of(output.outputs[0])
-            self.num_generated_tokens += len(piece.token_ids)
+            self._note(piece)
             pieces.append(piece)
             said += piece.token_ids
             on_piece(piece)
@@ -219,6 +224,18 @@ class VLLMEngine:
             )
             if not stopped or len(said) == self._max_response_tokens:
                 return piece if len(pieces) == 1 else EngineOutput.joined(pieces)
+
+    def _note(self, piece: EngineOutput) -> None:
+        self.num_generated_tokens += len(piece.token_ids)
+        if piece.token_ids:
+            failed = piece.unusable.any()
+            self._num_unusable_turns = self._num_unusable_turns + 1 if failed else 0
+        if self._num_unusable_turns >= MAX_UNUSABLE_TURNS:
+            raise EngineFailedError(
+                f"{MAX_UNUSABLE_TURNS} turns in a row hold tokens without a usable "
+                f"log-probability, the last ones {piece.logp[piece.unusable][:4]}: "
+                f"{self._describe()}"
+            )
 
     async def interrupt(self) -> None:
         """Stops generation until the next `install`.

@@ -115,7 +115,7 @@ def test_a_start_that_fails_leaves_no_process(monkeypatch):
     assert not is_running(error.value.args[0])
 
 
-@pytest.mark.parametrize("backend", ["uni", "mp"])
+@pytest.mark.parametrize("backend", ["uni", pytest.param("mp", marks=pytest.mark.slow)])
 def test_the_engine_ends_with_its_owner(backend):
     env = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(backend == "mp"))}
     with subprocess.Popen(
