@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -52,8 +52,7 @@ REPORT_SECONDS, REPORT_SECONDS_OF_1000 = 0.02, 1.0
 class Mailbox:
     """What a runner has not heard yet."""
 
-    runner: int
-    number: int
+    handle: Any
     tickets: list[Ticket] = field(default_factory=list)
     doing: dict[int, str] = field(default_factory=dict)
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -93,10 +92,13 @@ class Coordinator:
 
     # --- Called by env runners ----------------------------------------------------
 
-    async def register(self, runner: int, domains: list[str], capacity: int) -> Session:
+    async def register(
+        self, handle: Any, runner: int, domains: list[str], capacity: int
+    ) -> Session:
         """Begins a runner's session; what it had under way before is lost.
 
         Args:
+            handle: The actor, see `LLMEnvRunner.hand_out`.
             runner: Its number.
             domains: Of each task of its suite, for training.
             capacity: Episodes that it plays at once.
@@ -104,7 +106,7 @@ class Coordinator:
         await self.lose_runner(runner)
         self._domains = domains
         number = self._dispatcher.register(runner, len(domains), capacity, self._now())
-        self._mailboxes[runner] = Mailbox(runner, number)
+        self._mailboxes[runner] = Mailbox(handle)
         self._sweeper = self._sweeper or asyncio.create_task(self._sweep())
         many = len(self._mailboxes) / 1000
         return Session(number, max(REPORT_SECONDS, many * REPORT_SECONDS_OF_1000))
@@ -154,14 +156,12 @@ class Coordinator:
             self._ledger.lose_tokens(lost.number, lost.num_tokens, lost.reason)
         for given_up in report.given_up:
             self._dispatcher.drop(given_up.number, given_up.reason)
-        for group in report.finished:
-            self._take(group, now)
         self._dispatcher.has_places(
             report.runner, report.num_places, report.engine_version
         )
-        if report.finished:
-            self._batch_news.set()
         self._allot()
+        if report.finished:
+            await self._fetch(report)
         return True
 
     async def interrupted(
@@ -309,6 +309,22 @@ class Coordinator:
     @staticmethod
     def _now() -> float:
         return time.monotonic()
+
+    async def _fetch(self, report: Report) -> None:
+        """Has a runner hand out what it has finished, so that it belongs here.
+
+        Raises what the runner raises: it has died, and is given up as such.
+        """
+        handle = self._mailboxes[report.runner].handle
+        numbers = [group.ticket.number for group in report.finished]
+        has_come, *episodes = handle.hand_out.options(
+            num_returns=1 + len(numbers)
+        ).remote(numbers)
+        await has_come
+        for group, reference in zip(report.finished, episodes, strict=True):
+            self._take(replace(group, episodes=reference), self._now())
+        self._batch_news.set()
+        self._allot()
 
     def _take(self, group: FinishedGroup, now: float) -> None:
         """A finished group, unless nobody waits for it any more."""

@@ -7,7 +7,7 @@ a clock of its own. Time comes in as ``now``, in seconds of any clock.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -84,7 +84,7 @@ class Dispatcher:
         #: Groups that will not be trained on, and why, since the last `take_dropped`.
         self._dropped: list[tuple[Ticket, str]] = []
         #: Seconds for which there was room, by what held it free: bound or pacing.
-        self.held: Counter[str] = Counter()
+        self.held: dict[str, float] = defaultdict(float)
         self._held_by, self._held_since = "", 0.0
 
     # --- Runners ------------------------------------------------------------------
@@ -269,7 +269,8 @@ class Dispatcher:
 
     def next_batch(self, now: float) -> list[Ticket]:
         """The groups of the next update; empty: wait for more."""
-        self.pacing.learner_wants(now)
+        enough = self.num_ready >= self._gate.episodes_per_update
+        self.pacing.learner_wants(now, enough=enough)
         batch = self._gate.next_batch()
         if batch:
             self.pacing.learner_got(now)

@@ -33,11 +33,15 @@ class PublishedWeights:
 
 @dataclass(frozen=True)
 class FinishedGroup:
-    """A whole group, ready to be trained on; ``episodes`` is an object reference."""
+    """A whole group.
 
-    episodes: ray.ObjectRef
-    outcomes: list[EpisodeOutcome]
+    ``episodes`` refers to them once the coordinator has fetched them from the runner:
+    they are its own then, and outlive the runner.
+    """
+
     ticket: Ticket
+    outcomes: list[EpisodeOutcome]
+    episodes: ray.ObjectRef | None = None
 
     @property
     def is_uniform(self) -> bool:

@@ -13,7 +13,10 @@ each has run already. What is missing has to start at the latest at
 
 with D a tail quantile of the durations (a mean would leave half of the groups late) and
 ``rate`` the episodes per second of all engines' places together. The margin closes the
-loop: it grows by what the learner had to wait and shrinks while it does not.
+loop: it grows by what the learner had to wait for episodes and shrinks while it does
+not. A learner that has enough episodes and waits for one that is due needs something
+else: the later in a version's time a group starts, the less time it has until it is too
+old. So these waits move starts back, but never beyond the publication before.
 
 Pure arithmetic on times that the caller gives, in seconds of any clock.
 """
@@ -69,11 +72,13 @@ class Pacing:
         self._updates: deque[float] = deque(maxlen=NUM_UPDATES)
         self._began: float | None = None
         self._wanted: float | None = None
+        self._enough_at: float | None = None
         self._kept = 1.0
         self._excused = True
-        self.margin = 0.0
+        self.margin = self.slack = 0.0
         self._plan: list[_Need] = []
         self._plan_ends = -math.inf
+        self._first = self._update = 0.0
 
     # --- What is observed ---------------------------------------------------------
 
@@ -84,31 +89,40 @@ class Pacing:
             self._durations.append(seconds)
             self._plan_ends = -math.inf
 
-    def learner_wants(self, now: float) -> None:
-        """The learner asks for its next batch; asking again changes nothing."""
+    def learner_wants(self, now: float, *, enough: bool) -> None:
+        """The learner asks for its next batch; asking again changes nothing.
+
+        Args:
+            now: The time.
+            enough: Whether as many episodes are ready as it needs. What it waits for
+                then is a group that is due, and earlier starts would not help.
+        """
         if self._began is not None:
             self._updates.append(now - self._began)
             self._began = None
         if self._wanted is None:
             self._wanted = now
             self._plan_ends = -math.inf
+        if enough and self._enough_at is None:
+            self._enough_at = now
 
     def learner_got(self, now: float) -> None:
         """The learner has its batch."""
         update = self.update_seconds
         if self._wanted is not None and update is not None and not self._excused:
-            # A wait of several updates says nothing about how early to start.
-            waited = min(now - self._wanted, update)
-            self.margin += 0.5 * waited - ACCEPTED_WAIT * update
-            self.margin = min(max(self.margin, 0.0), self._horizon * update)
+            enough_at = now if self._enough_at is None else self._enough_at
+            self.margin = _corrected(
+                self.margin, enough_at - self._wanted, update, self._horizon * update
+            )
+            self.slack = _corrected(self.slack, now - enough_at, update, update)
         self._excused = False
-        self._wanted = None
+        self._wanted = self._enough_at = None
         self._began = now
         self._plan_ends = -math.inf
 
     def learner_pauses(self) -> None:
         """An evaluation or a fault: the next wait says nothing about the groups."""
-        self._wanted = self._began = None
+        self._wanted = self._began = self._enough_at = None
         self._excused = True
         self._plan_ends = -math.inf
 
@@ -135,7 +149,17 @@ class Pacing:
         """
         if now >= self._plan_ends:
             self._make_plan(now, look())
-        return min((need.start for need in self._plan), default=math.inf)
+        return min(map(self._with_slack, self._plan), default=math.inf)
+
+    def _with_slack(self, need: _Need) -> float:
+        """When the first of what is missing should start, with time to spare."""
+        start = need.start
+        if not self.slack:
+            return start
+        # Versions are published when updates end.
+        updates_before = math.ceil((self._first - start) / self._update)
+        published = self._first - updates_before * self._update
+        return max(start - self.slack, published)
 
     def started(self, num_episodes: int) -> None:
         """A group has started: so much less is missing, until the next plan."""
@@ -174,6 +198,7 @@ class Pacing:
                 self._plan.append(
                     _Need(time - tail - self.margin, missing, weight, 1 / rate)
                 )
+        self._first, self._update = first, update
 
     def _expected(
         self, seconds: float, ages: np.ndarray, sizes: np.ndarray
@@ -195,6 +220,13 @@ class Pacing:
 
     def _share_below(self, seconds):
         return np.searchsorted(self._sorted, seconds, side="right") / len(self._sorted)
+
+
+def _corrected(value: float, waited: float, update: float, most: float) -> float:
+    """A margin after one more update, all in seconds."""
+    # A wait of several updates says nothing about how early to start.
+    value += 0.5 * min(waited, update) - ACCEPTED_WAIT * update
+    return min(max(value, 0.0), most)
 
 
 @dataclass

@@ -109,7 +109,7 @@ class StalenessGate:
                 self._take(number)
 
     def late(self) -> list[Ticket]:
-        """Groups under way that the next update has to wait for: they are due."""
+        """Groups that an update waits for which has enough others: they are due."""
         if self._num_delivered_episodes < self.episodes_per_update:
             return []
         oldest = min((t.born for t in self.under_way()), default=None)

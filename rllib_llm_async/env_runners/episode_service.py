@@ -74,6 +74,7 @@ class EpisodeService:
         self._weights_dir = weights_dir
         self._on_failure = on_failure
         self._coordinator: Any = None
+        self._handle: Any = None
         self._session: asyncio.Task | None = None
         self._installed = asyncio.Condition()
         self._begin_session()
@@ -82,6 +83,8 @@ class EpisodeService:
         self._report = Report(self._runner, -1, self._capacity)
         self._news = asyncio.Event()
         self._under_way: dict[int, tuple[TaskRef, list[Progress]]] = {}
+        #: Episodes of finished groups, until the coordinator fetches them.
+        self._finished: dict[int, list[SingleAgentEpisode]] = {}
         #: Keys of the episodes of finished groups, until the groups are settled.
         self._kept: dict[int, list[int]] = {}
         self._playing: set[asyncio.Task] = set()
@@ -90,10 +93,18 @@ class EpisodeService:
         self._weights_came = asyncio.Event()
         self._answered = -1
 
-    async def serve(self, coordinator: ray.actor.ActorHandle) -> None:
-        """Follows a coordinator from now on, instead of the one before, if any."""
+    async def serve(
+        self, coordinator: ray.actor.ActorHandle, handle: ray.actor.ActorHandle
+    ) -> None:
+        """Follows a coordinator from now on, instead of the one before, if any.
+
+        Args:
+            coordinator: Of the run.
+            handle: Actor whose ``hand_out`` calls this object's.
+        """
         await self.stop()
         self._coordinator = coordinator
+        self._handle = handle
         self._session = asyncio.create_task(self._serve())
         self._session.add_done_callback(self._session_ended)
 
@@ -103,6 +114,13 @@ class EpisodeService:
         if session is not None:
             session.cancel()
             await asyncio.gather(session, return_exceptions=True)
+
+    def hand_out(self, numbers: Sequence[int]) -> list[list[SingleAgentEpisode]]:
+        """The episodes of finished groups, once; empty for one that is unknown.
+
+        May be called from another thread.
+        """
+        return [self._finished.pop(number, []) for number in numbers]
 
     async def has_installed(self, serial: int) -> None:
         """Waits until the engine samples with these weights, or newer ones.
@@ -126,7 +144,10 @@ class EpisodeService:
     async def _serve_one_session(self) -> None:
         self._begin_session()
         session = await self._coordinator.register.remote(
-            self._runner, [task.domain for task in self._tasks], self._capacity
+            self._handle,
+            self._runner,
+            [task.domain for task in self._tasks],
+            self._capacity,
         )
         self._report.session = session.number
         parts = [
@@ -170,7 +191,7 @@ class EpisodeService:
                 self._play(self._run_group(ticket))
 
     async def _install_weights(self) -> None:
-        """Brings the newest weights into the engine; skips what it comes too late for."""
+        """Brings the newest weights into the engine, and none that are not."""
         while True:
             await self._weights_came.wait()
             self._weights_came.clear()
@@ -195,16 +216,12 @@ class EpisodeService:
         self._answered = version
         sampled = sampled_under(version, self._player.transcripts)
         await self._coordinator.interrupted.remote(
-            self._runner, session, [self._put(sampled)]
+            self._runner, session, [ray.put(sampled)]
         )
 
     def _forget(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             self._player.forget(self._kept.pop(number, []))
-
-    def _put(self, value: Any) -> ray.ObjectRef:
-        """Into the object store, where it outlives this process."""
-        return ray.put(value, _owner=self._coordinator)
 
     # --- Groups -------------------------------------------------------------------
 
@@ -261,9 +278,8 @@ class EpisodeService:
         for episode in episodes:
             episode.custom_data[columns.GROUP_ID] = ticket.number
         self._kept[ticket.number] = [outcome.key for outcome in outcomes]
-        self._report.finished.append(
-            FinishedGroup(self._put(episodes), outcomes, ticket)
-        )
+        self._finished[ticket.number] = episodes
+        self._report.finished.append(FinishedGroup(ticket, outcomes))
 
     # --- Reports ------------------------------------------------------------------
 

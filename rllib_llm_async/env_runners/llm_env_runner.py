@@ -132,15 +132,18 @@ class LLMEnvRunner(EnvRunner):
 
         Returns at once: what fails later makes this runner unhealthy.
         """
-        asyncio.run_coroutine_threadsafe(self._serve(coordinator), self._loop)
+        handle = ray.get_runtime_context().current_actor
+        asyncio.run_coroutine_threadsafe(self._serve(coordinator, handle), self._loop)
 
-    async def _serve(self, coordinator: ray.actor.ActorHandle) -> None:
+    async def _serve(
+        self, coordinator: ray.actor.ActorHandle, handle: ray.actor.ActorHandle
+    ) -> None:
         try:
             await asyncio.wrap_future(self._started)
         except Exception as error:
             self._fail(error)
         else:
-            await self._service.serve(coordinator)
+            await self._service.serve(coordinator, handle)
 
     def wait_until_started(self) -> None:
         """Waits for the engine.
@@ -150,14 +153,22 @@ class LLMEnvRunner(EnvRunner):
         """
         self._started.result(START_TIMEOUT_SECONDS)
 
-    def evaluate_tasks(
+    def hand_out(self, numbers: Sequence[int]) -> Any:
+        """The episodes of finished groups, for the coordinator, which then owns them.
+
+        Returns:
+            None, for a caller that waits but wants no episodes, and a list for each.
+        """
+        return None, *self._service.hand_out(numbers)
+
+    def begin_evaluation(
         self,
         tasks: Sequence[TaskRef],
         num_trials: int,
         num_dialogues: int | None = 0,
         serial: int = 0,
-    ) -> Evaluated:
-        """Runs every task ``num_trials`` times with the current weights.
+    ) -> None:
+        """Starts running every task ``num_trials`` times with the current weights.
 
         Args:
             tasks: What to play.
@@ -166,7 +177,19 @@ class LLMEnvRunner(EnvRunner):
                 of the first tasks first; None means all.
             serial: Weights to wait for, `PublishedWeights.serial`.
         """
-        return self._call(self._evaluate(tasks, num_trials, num_dialogues, serial))
+        self._evaluated = Evaluated()
+        self._evaluation = asyncio.run_coroutine_threadsafe(
+            self._evaluate(self._evaluated, tasks, num_trials, num_dialogues, serial),
+            self._loop,
+        )
+
+    def evaluation(self) -> tuple[int, Evaluated | None]:
+        """Of the evaluation under way: episodes that have ended, and all in the end."""
+        done = self._evaluated
+        if not self._evaluation.done():
+            return len(done.outcomes) + done.num_env_failures, None
+        self._evaluation.result()
+        return len(done.outcomes) + done.num_env_failures, done
 
     @override(EnvRunner)
     def sample(
@@ -249,14 +272,14 @@ class LLMEnvRunner(EnvRunner):
 
     async def _evaluate(
         self,
+        result: Evaluated,
         tasks: Sequence[TaskRef],
         num_trials: int,
         num_dialogues: int | None,
         serial: int,
-    ) -> Evaluated:
+    ) -> None:
         await self._service.has_installed(serial)
         slots = asyncio.Semaphore(self.config.num_concurrent_episodes)
-        result = Evaluated()
         decode = self._chat_format.tokenizer.decode
 
         async def run(task: TaskRef, keep: bool) -> DialogueRecord | None:
@@ -276,7 +299,6 @@ class LLMEnvRunner(EnvRunner):
             *(run(task, number < kept) for number, task in enumerate(episodes))
         )
         result.dialogues += [dialogue for dialogue in dialogues if dialogue]
-        return result
 
     def _count_env_failure(self, error: EpisodeError) -> None:
         self._counters.count(result_keys.NUM_ENV_FAILURES, 1)

@@ -65,7 +65,11 @@ class RunnerMetrics:
         metrics = self._runner.metrics
         with self._lock:
             for key, total in totals.items():
-                self.count(key, total - self._reported_totals.get(key, 0))
+                metrics.log_value(
+                    key,
+                    total - self._reported_totals.get(key, 0),
+                    reduce="lifetime_sum",
+                )
             self._reported_totals = totals
             # There before the first event.
             for key in (result_keys.NUM_ENV_FAILURES, result_keys.NUM_ENGINE_FAILURES):

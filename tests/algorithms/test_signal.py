@@ -2,7 +2,6 @@
 
 import copy
 import math
-import types
 
 import numpy as np
 import pytest
@@ -11,13 +10,10 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 
 from rllib_llm_async import result_keys
-from rllib_llm_async.algorithms import AsyncDecoupledPPO
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.train_episodes import (
     usable_groups,
 )
 from rllib_llm_async.batch import columns
-from rllib_llm_async.coordination.staleness_gate import Ticket
-from rllib_llm_async.env_runners.finished_group import FinishedGroup
 
 EWMA = {"old_logprob_source": "ppo_ewma_async", "ewma_reset_threshold": 0.0}
 
@@ -244,41 +240,3 @@ def test_unscored_and_stale_tokens_drop_their_episodes(make_learner, make_episod
     kept = [e for n, e in enumerate(episodes) if n not in (2, 5)]
     tokens = sum(len(turn) for e in kept for turn in e.actions.data)
     assert results[result_keys.NUM_AGENT_TOKENS].peek() == tokens
-
-
-# --- drop_uniform_groups, on the driver ------------------------------------------
-
-
-def finished(number, returns):
-    outcomes = [types.SimpleNamespace(episode_return=r) for r in returns]
-    return FinishedGroup(None, outcomes, Ticket(number, 0, 0, len(returns)))
-
-
-class Channel:
-    def __init__(self):
-        self.consumed = []
-        self.consume = types.SimpleNamespace(remote=self.consumed.extend)
-
-
-@pytest.mark.parametrize("drops", [True, False])
-def test_groups_that_all_earned_the_same_make_room_for_others(drops, monkeypatch):
-    from rllib_llm_async.algorithms.async_decoupled_ppo import async_decoupled_ppo
-
-    monkeypatch.setattr(async_decoupled_ppo.ray, "get", lambda value: value)
-    counted = []
-    algo = types.SimpleNamespace(
-        config=types.SimpleNamespace(drop_uniform_groups=drops),
-        _channel=Channel(),
-        metrics=types.SimpleNamespace(
-            log_value=lambda key, value, **_: counted.append((key[-1], value))
-        ),
-    )
-    groups = [
-        finished(0, [1.0, 1.0]),
-        finished(1, [0.0, 1.0]),
-        finished(2, [0.1 + 0.2, 0.3]),
-    ]
-    kept = AsyncDecoupledPPO._without_uniform(algo, groups)
-    assert [g.ticket.number for g in kept] == ([1] if drops else [0, 1, 2])
-    assert algo._channel.consumed == ([0, 2] if drops else [])
-    assert counted == ([(result_keys.NUM_EPISODES_DROPPED_UNIFORM, 4)] if drops else [])

@@ -3,27 +3,63 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rllib_llm_async.coordination.staleness_gate import StalenessGate
+from rllib_llm_async.coordination.staleness_gate import StalenessGate, Ticket
+
+
+class Gate(StalenessGate):
+    """Numbers the groups that it admits."""
+
+    num_admitted = 0
+
+    def ask(self, runner, version, num_episodes):
+        if not self.admits(version, num_episodes):
+            return None
+        ticket = Ticket(self.num_admitted, runner, version, num_episodes)
+        self.num_admitted += 1
+        self.admit(ticket)
+        return ticket
+
+    def batch(self):
+        return [ticket.number for ticket in self.next_batch()]
 
 
 def test_bound_zero_is_synchronous():
-    gate = StalenessGate(episodes_per_update=4, max_staleness=0)
-    first = [gate.admit(1, 0, 2) for _ in range(2)]
-    assert None not in first and gate.admit(1, 0, 2) is None
+    gate = Gate(episodes_per_update=4, max_staleness=0)
+    first = [gate.ask(1, 0, 2) for _ in range(2)]
+    assert None not in first and gate.ask(1, 0, 2) is None
+    for ticket in first:
+        gate.deliver(ticket.number)
+    assert gate.batch() == [0, 1]
+    assert gate.ask(1, 0, 2) is None  # the next update is at version 1
     gate.learner_version = 1
+    assert gate.ask(1, 0, 2) is None  # the engine still samples with version 0
     gate.consume([ticket.number for ticket in first])
-    assert gate.admit(1, 0, 2) is None  # the engine still samples with version 0
-    assert gate.admit(1, 1, 2) is not None
+    assert gate.ask(1, 0, 2) is None
+    assert gate.ask(1, 1, 2) is not None
 
 
-def test_a_dead_runner_gives_back_what_it_had_under_way():
-    gate = StalenessGate(episodes_per_update=4, max_staleness=0)
-    done, lost = gate.admit(1, 0, 2), gate.admit(2, 0, 2)
-    gate.deliver(done.number)
-    assert gate.admit(1, 0, 2) is None
-    assert gate.lose_runner(2) == lost.num_episodes
-    assert gate.lose_runner(1) == 0  # what it delivered is safe
-    assert gate.admit(1, 0, 2) is not None
+def test_what_is_in_training_makes_room_at_once():
+    gate = Gate(episodes_per_update=2, max_staleness=1)
+    first, second = gate.ask(1, 0, 2), gate.ask(1, 0, 2)
+    assert gate.ask(1, 0, 2) is None
+    gate.deliver(first.number)
+    assert gate.batch() == [first.number]
+    # The next update is at version 1: a group of version 0 has to be part of it.
+    assert gate.ask(1, 0, 2) is None
+    gate.learner_version = 1
+    assert gate.ask(1, 1, 2) is not None  # though nobody has said "consumed" yet
+    gate.consume([first.number])
+    assert gate.ask(1, 1, 2) is None
+    assert second.number in gate.outstanding
+
+
+def test_an_update_without_a_signal_makes_no_room_for_older_versions():
+    gate = Gate(episodes_per_update=2, max_staleness=0)
+    ticket = gate.ask(1, 0, 2)
+    gate.deliver(ticket.number)
+    assert gate.batch() == [ticket.number]
+    gate.consume([ticket.number])  # nothing was published
+    assert gate.ask(1, 0, 2) is not None
 
 
 @settings(max_examples=200, deadline=None)
@@ -33,66 +69,63 @@ def test_a_dead_runner_gives_back_what_it_had_under_way():
     order=st.randoms(use_true_random=False),
 )
 def test_no_schedule_breaks_the_bound(bound, groups_per_update, order):
-    """Random finishing orders and engine lags; the learner waits where told to."""
-    gate = StalenessGate(2 * groups_per_update, bound)
-    engine, running, finished, oldest = 0, [], [], []
+    """Random finishing orders, engine lags and losses; the learner waits if told to."""
+    gate = Gate(2 * groups_per_update, bound)
+    engine, running, training, oldest = 0, [], [], []
     for _ in range(200):
-        action = order.choice(["admit", "finish", "sync", "update"])
-        if action == "admit" and (ticket := gate.admit(0, engine, 2)):
+        action = order.choice(["admit", "finish", "sync", "begin", "end", "lose"])
+        if action == "admit" and (ticket := gate.ask(0, engine, 2)):
             running.append(ticket)
         elif action == "finish" and running:
-            ticket = running.pop(order.randrange(len(running)))
-            gate.deliver(ticket.number)
-            finished.append(ticket)
+            gate.deliver(running.pop(order.randrange(len(running))).number)
+        elif action == "lose" and running and order.random() < 0.3:
+            gate.consume([running.pop(order.randrange(len(running))).number])
         elif action == "sync":
             engine = gate.learner_version
-        elif action == "update" and (numbers := gate.next_batch()):
-            batch = [t for t in finished if t.number in numbers]
-            finished = [t for t in finished if t.number not in numbers]
+        elif action == "begin" and not training and (batch := gate.next_batch()):
+            training = batch
             assert len(batch) == groups_per_update
             oldest.append(max(gate.learner_version - t.born for t in batch))
-            gate.learner_version += 1
-            gate.consume(numbers)
+        elif action == "end" and training:
+            gate.learner_version += order.random() < 0.9  # or no signal
+            gate.consume([t.number for t in training])
+            training = []
+        under_way = sum(t.num_episodes for t in gate.under_way())
+        assert under_way == 2 * len(running)
     assert all(staleness <= bound for staleness in oldest)
 
 
 def test_the_learner_waits_for_a_group_that_would_get_too_old():
-    gate = StalenessGate(episodes_per_update=2, max_staleness=1)
-    slow, quick = gate.admit(1, 0, 2), gate.admit(1, 0, 2)
+    gate = Gate(episodes_per_update=2, max_staleness=1)
+    slow, quick = gate.ask(1, 0, 2), gate.ask(1, 0, 2)
     gate.deliver(quick.number)
-    assert gate.next_batch() == [quick.number]  # slow can still be next
+    assert gate.batch() == [quick.number]  # slow can still be next
     gate.learner_version = 1
     gate.consume([quick.number])
-    young = gate.admit(1, 1, 2)
+    young = gate.ask(1, 1, 2)
     gate.deliver(young.number)
-    assert gate.next_batch() == []  # slow is due now, and not finished
+    assert gate.batch() == []  # slow is due now, and not finished
+    assert gate.late() == [slow]
     gate.deliver(slow.number)
-    assert gate.next_batch() == [slow.number]
-
-
-def test_outstanding_leaves_out_what_is_in_training():
-    gate = StalenessGate(episodes_per_update=4, max_staleness=1)
-    tickets = [gate.admit(runner, 0, 4) for runner in (1, 2)]
-    assert gate.outstanding(1) == {tickets[0].number}
-    gate.deliver(tickets[0].number)
-    assert gate.next_batch() == [tickets[0].number]
-    assert gate.outstanding(1) == set() and gate.outstanding(2) == {tickets[1].number}
+    assert gate.batch() == [slow.number]
 
 
 def test_what_is_forgotten_is_not_waited_for_and_late_news_of_it_is_harmless():
-    gate = StalenessGate(episodes_per_update=4, max_staleness=0)
-    old = [gate.admit(1, 0, 2) for _ in range(2)]
+    gate = Gate(episodes_per_update=4, max_staleness=0)
+    old = [gate.ask(1, 0, 2) for _ in range(2)]
     gate.deliver(old[0].number)
-    assert gate.admit(1, 0, 2) is None
+    assert gate.ask(1, 0, 2) is None
     gate.forget()
-    assert gate.outstanding(1) == set() and gate.next_batch() == []
-    new = [gate.admit(1, 0, 2) for _ in range(2)]
-    assert None not in new and gate.admit(1, 0, 2) is None
+    assert not gate.outstanding and gate.batch() == []
+    new = [gate.ask(1, 0, 2) for _ in range(2)]
+    assert None not in new and gate.ask(1, 0, 2) is None
     assert {t.number for t in new}.isdisjoint(t.number for t in old)
     for ticket in old:  # from a runner that has not heard of the restore
         gate.deliver(ticket.number)
         gate.consume([ticket.number])
-    assert gate.next_batch() == []
+    assert gate.batch() == []
     for ticket in new:
         gate.deliver(ticket.number)
-    assert gate.next_batch() == [t.number for t in new]
+        gate.deliver(ticket.number)  # told twice
+    assert gate.num_delivered_episodes == 4
+    assert gate.batch() == [t.number for t in new]

@@ -1,6 +1,5 @@
 """What an env runner counts of its suite, and when failures end it; no engine."""
 
-import threading
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -8,6 +7,7 @@ import pytest
 
 from rllib_llm_async.env_runners import llm_env_runner
 from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
+from rllib_llm_async.env_runners.runner_metrics import RunnerMetrics
 from rllib_llm_async.envs.agent_env import EpisodeError
 from rllib_llm_async.monitoring.timeline import Timeline
 
@@ -44,9 +44,10 @@ def runner():
         num_weight_mismatches=0,
         timeline=Timeline("engine 1"),
     )
-    runner._metrics_lock, runner._reported_totals = threading.RLock(), {}
-    runner._connected_at, runner._failure = 0.0, None
-    runner._num_env_failures = runner._num_played = 0
+    runner.config = SimpleNamespace(callbacks_class=[])
+    runner._counters = RunnerMetrics(runner)
+    runner._player = SimpleNamespace(num_played=0)
+    runner._failure, runner._num_env_failures = None, 0
     return runner
 
 
@@ -79,7 +80,7 @@ def test_an_environment_that_never_works_ends_the_run(runner, caplog):
 
 
 def test_an_environment_that_has_worked_is_waited_for(runner):
-    runner._num_played = 1
+    runner._player.num_played = 1
     for _ in range(10 * llm_env_runner.MAX_FAILURES_AT_START):
         runner._count_env_failure(EpisodeError("env_config.user: refused"))
     runner.assert_healthy()

@@ -90,9 +90,6 @@ class AsyncDecoupledPPO(Algorithm):
         self._collector = GroupCollector(
             self.config, self.env_runner_group, self.metrics, self._say
         )
-        self._coordinator: ActorHandle | None = None
-        self._old_logit_pool: OldLogitPool | None = None
-        self._ledger: dict[str, float] = {}
         self._start_coordination()
         self._say("waiting for the engines")
         # What fails here is raised, not retried.
@@ -101,7 +98,9 @@ class AsyncDecoupledPPO(Algorithm):
     def _start_coordination(self) -> None:
         """Starts a coordinator, and has everybody follow it; waits for no engine."""
         self._stop_coordination()
-        coordinator = self._coordinator = create_coordinator(self.config)
+        coordinator = create_coordinator(self.config)
+        self._coordinator: ActorHandle = coordinator
+        self._old_logit_pool: OldLogitPool | None = None
         if self.config.needs_old_logit_actors:
             self._old_logit_pool = OldLogitPool(self.config, coordinator)
             ray.get(coordinator.score_with.remote(self._old_logit_pool))
@@ -110,12 +109,11 @@ class AsyncDecoupledPPO(Algorithm):
             runner.connect.remote(coordinator)
 
     def _stop_coordination(self) -> None:
-        if getattr(self, "_old_logit_pool", None) is not None:
-            self._old_logit_pool.stop()
-            self._old_logit_pool = None
-        if getattr(self, "_coordinator", None) is not None:
+        pool = getattr(self, "_old_logit_pool", None)
+        if pool is not None:
+            pool.stop()
+        if hasattr(self, "_coordinator"):
             ray.kill(self._coordinator)
-            self._coordinator = None
 
     def _say(self, text: str) -> None:
         """Writes on the `StatusBoard` of the command that runs this trial, if any."""
@@ -380,6 +378,7 @@ class AsyncDecoupledPPO(Algorithm):
                 self.config,
                 serial=ray.get(self._coordinator.newest_serial.remote()),
                 revive=lambda: self._collector.bring_back(self._coordinator),
+                say=self._say,
                 split=split,
                 num_trials=num_trials,
                 num_tasks=num_tasks,

@@ -18,6 +18,11 @@ from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 from rllib_llm_async.envs.agent_env import TaskRef
 from rllib_llm_async.envs.registry import make_suite
 
+#: How often runners are asked how far they are.
+POLL_SECONDS = 0.2
+#: How long one may take to answer before the others go on without.
+ANSWER_SECONDS = 5.0
+
 
 def evaluate_on_runners(
     env_runner_group,
@@ -29,6 +34,7 @@ def evaluate_on_runners(
     num_dialogues: int | None,
     serial: int,
     revive: Callable[[], Any],
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Spreads the tasks of a split over the healthy runners and sums up.
 
@@ -38,6 +44,7 @@ def evaluate_on_runners(
     Args:
         serial: Weights that runners wait for, `PublishedWeights.serial`.
         revive: Brings back restarted runners, where there are any.
+        say: Writes on the status line.
 
     See `AsyncDecoupledPPO.evaluate_tasks` for the other arguments and the result.
 
@@ -46,10 +53,9 @@ def evaluate_on_runners(
     """
     tasks = list(make_suite(config.env, config.env_config).tasks(split))[:num_tasks]
     num_shares = max(1, len(env_runner_group.healthy_env_runner_ids()))
-    missing = {
-        share: partial(
-            _evaluate_share,
-            share=share,
+    shares = [
+        partial(
+            LLMEnvRunner.begin_evaluation,
             tasks=tasks[share::num_shares],
             num_trials=num_trials,
             num_dialogues=None
@@ -58,31 +64,48 @@ def evaluate_on_runners(
             serial=serial,
         )
         for share in range(num_shares)
-    }
-    results = []
+    ]
+    results: list[Evaluated] = []
+    playing: dict[int, partial] = {}
     deadline = time.monotonic() + config.evaluation_sample_timeout_s
-    while missing and (left := deadline - time.monotonic()) > 0:
-        runners = env_runner_group.healthy_env_runner_ids()
-        if not runners:
-            revive()
-            time.sleep(0.5)
-            continue
-        asked = list(zip(missing.values(), runners, strict=False))
-        for share, result in env_runner_group.foreach_env_runner(
-            [play for play, _ in asked],
-            remote_worker_ids=[runner for _, runner in asked],
-            local_env_runner=False,
-            timeout_seconds=left,
+    while (shares or playing) and time.monotonic() < deadline:
+        healthy = env_runner_group.healthy_env_runner_ids()
+        for runner in set(playing).difference(healthy):
+            shares.append(playing.pop(runner))
+        for runner in set(healthy).difference(playing):
+            if shares:
+                playing[runner] = shares.pop()
+                _on(env_runner_group, [runner], playing[runner])
+        num_done = sum(len(result.outcomes) for result in results)
+        for runner, (num_ended, result) in _on(
+            env_runner_group, list(playing), _how_far
         ):
-            del missing[share]
-            results.append(result)
+            num_done += num_ended
+            if result is not None:
+                results.append(result)
+                playing.pop(runner, None)
+        say(f"evaluation, {num_done} of {len(tasks) * num_trials} episodes")
+        if playing or shares:
+            time.sleep(POLL_SECONDS)
+            revive()
     return summarise(results, tasks, num_trials, config.evaluation_sample_timeout_s)
 
 
-def _evaluate_share(runner: LLMEnvRunner, *, share: int, **kwargs) -> tuple:
-    """On a runner: which share this was, and its episodes."""
+def _on(env_runner_group, runners: list[int], call: Callable) -> list:
+    if not runners:
+        return []
+    return env_runner_group.foreach_env_runner(
+        call,
+        remote_worker_ids=runners,
+        local_env_runner=False,
+        timeout_seconds=ANSWER_SECONDS,
+    )
+
+
+def _how_far(runner: LLMEnvRunner) -> tuple:
+    """On a runner: its number, and `LLMEnvRunner.evaluation`."""
     runner.assert_healthy()
-    return share, runner.evaluate_tasks(**kwargs)
+    return runner.worker_index, runner.evaluation()
 
 
 def summarise(

@@ -64,7 +64,7 @@ class WeightPublisher:
         weights, expected = weights_to_send(self._policy, self._dtype)
         published = PublishedWeights(
             version=version,
-            weights=self._put(np.frombuffer(save_safetensors(weights), np.uint8)),
+            weights=ray.put(np.frombuffer(save_safetensors(weights), np.uint8)),
             expected=expected,
             trainer_weights=self._put_trainer_weights(),
         )
@@ -124,16 +124,12 @@ class WeightPublisher:
         """The trained weights as they are, for `OldLogitActor`; None if unused."""
         if not self._has_old_logit_actors:
             return None
-        return self._put(
+        return ray.put(
             {
                 name: parameter.detach().cpu()
                 for name, parameter in self._policy.trainable_parameters().items()
             }
         )
-
-    def _put(self, value: Any) -> ray.ObjectRef:
-        """Into the object store, where it outlives this process."""
-        return ray.put(value, _owner=self._coordinator)
 
 
 def weights_to_send(
