@@ -27,6 +27,8 @@ class FakeEngine:
         if self.answer_seconds is None:
             await asyncio.Event().wait()
         await asyncio.sleep(self.answer_seconds)
+        for _ in range(10):  # turns of the loop until an answer has been read
+            await asyncio.sleep(0)
 
 
 @pytest.fixture(autouse=True)
@@ -85,9 +87,9 @@ def test_a_stall_is_not_looked_for_before_the_start_or_without_a_timeout():
 
 def test_time_in_which_the_loop_itself_stands_still_does_not_count():
     async def scenario():
-        watchdog = FakeEngine(timeout_s=0.2, answer_seconds=0.01).watchdog
+        watchdog = FakeEngine(timeout_s=0.2, answer_seconds=0.1).watchdog
         watchdog.expect_answers()
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)  # half the time of an answer
         time.sleep(0.6)  # as a process that was stopped
         await asyncio.sleep(0.2)
         assert not watchdog.has_failed
