@@ -168,6 +168,9 @@ WEIGHT_SYNC_SECONDS = "weight_sync_seconds"
 WEIGHT_PROBE_ERROR = "weight_probe_error"
 #: Transfers that did not arrive; each is tried twice, then the engine is replaced.
 NUM_WEIGHT_MISMATCHES = "num_weight_mismatches"
+#: Engines that died, hung, held other weights than they should or gave no usable
+#: log-probabilities; each was replaced, together with its env runner.
+NUM_ENGINE_FAILURES = "num_engine_failures"
 GENERATION_PAUSED_FRACTION = "generation_paused_fraction"
 #: Where the tokens of an update grew old: versions published while their group was
 #: under way, and while it waited for its update. `STALENESS_MEAN` is their sum.

@@ -10,86 +10,34 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from rllib_llm_async import NO_REGISTRATION
 from rllib_llm_async.core.fingerprint import Fingerprint
 from rllib_llm_async.engine.arrival_check import (
     ArrivalCheck,
     ExpectedArrival,
     probe_error,
 )
+from rllib_llm_async.engine.engine_output import EngineOutput
+from rllib_llm_async.engine.vllm_process import kill, start_vllm
+from rllib_llm_async.engine.watchdog import EngineFailedError, Watchdog
 from rllib_llm_async.engine.weight_layout import WeightLayout
 from rllib_llm_async.monitoring.timeline import Timeline
 
 logger = logging.getLogger(__name__)
 
-#: KV cache on CPU, unless ``engine: {kv_cache_memory_bytes: ...}`` says otherwise.
-CPU_KV_CACHE_BYTES = 1 << 30
+#: So many turns in a row with log-probabilities that are none: it is the engine.
+MAX_UNUSABLE_TURNS = 16
 
 
-@dataclass(frozen=True)
-class EngineOutput:
-    """One generated turn, token by token.
-
-    ``logp`` float32 and ``versions`` int64 have the length of ``token_ids``.
-    """
-
-    token_ids: list[int]
-    logp: np.ndarray
-    versions: np.ndarray
-    finish_reason: str
-
-
-class WeightMismatchError(RuntimeError):
+class WeightMismatchError(EngineFailedError):
     """The engine does not sample with the weights that it was sent."""
-
-
-def _prepare_environment(on_cpu: bool) -> None:
-    """Sets what vLLM's engine process has to find in its environment.
-
-    On CPU one worker shares the engine's process, torch.compile of a small sampling
-    helper is skipped (it costs tens of seconds once and gains nothing), and cores are
-    not pinned, because several engines on a host would choose the same. What the user
-    has set stays.
-    """
-    settings = {
-        NO_REGISTRATION: "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-    }
-    if on_cpu:
-        settings |= {
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "TORCHDYNAMO_DISABLE": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
-
-
-def _cpu_arguments() -> dict[str, Any]:
-    """Defaults on CPU: one worker in the engine's process, nothing compiled (see
-    `_prepare_environment`), a cache of a fixed size.
-
-    vLLM's own default of it wants nine tenths of a NUMA node's memory to be free, which
-    trainers and other engines on the machine share.
-    """
-    arguments: dict[str, Any] = {
-        "distributed_executor_backend": "uni",
-        "enforce_eager": True,
-    }
-    if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-        arguments["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
-    return arguments
 
 
 class VLLMEngine:
@@ -104,7 +52,9 @@ class VLLMEngine:
             distribution really sampled from.
         max_response_tokens: Upper bound of tokens in one turn.
         stop_token_ids: Tokens that end a turn.
-        seed: Seed of the engine's sampling.
+        seed: Seed of the engine's sampling, for requests that have none.
+        engine_timeout_s: How long vLLM may take for one step (of generation, or of a
+            weight update); None waits for ever.
         name: What its lane of the time line is called.
     """
 
@@ -117,6 +67,7 @@ class VLLMEngine:
         max_response_tokens: int,
         stop_token_ids: Sequence[int],
         seed: int,
+        engine_timeout_s: float | None = 300.0,
         name: str = "engine",
     ) -> None:
         self._model = model
@@ -125,13 +76,17 @@ class VLLMEngine:
         self._max_response_tokens = max_response_tokens
         self._stop_token_ids = list(stop_token_ids)
         self._seed = seed
+        self._engine_timeout_s = engine_timeout_s
         self._request_numbers = itertools.count()
         self._in_flight: set[str] = set()
         self._uninterrupted = asyncio.Event()
         self._uninterrupted.set()
         self._num_interruptions = 0
+        self._num_unusable_turns = 0
         self._paused_at: float | None = None
         self._llm: Any = None
+        self._processes: list[BaseProcess] = []
+        self._watchdog: Watchdog
         self.version = 0
         self.timeline = Timeline(name)
         self.paused_seconds = 0.0
@@ -141,37 +96,28 @@ class VLLMEngine:
         self.num_weight_mismatches = 0
 
     async def start(self) -> None:
-        """Starts vLLM's engine process with the initial weights as version 0."""
-        from vllm.platforms import current_platform
+        """Starts vLLM's engine process with the initial weights as version 0.
 
-        _prepare_environment(on_cpu=current_platform.is_cpu())
-        from vllm import AsyncEngineArgs, SamplingParams
-        from vllm.config import WeightTransferConfig
-        from vllm.sampling_params import RequestOutputKind
-        from vllm.v1.engine.async_llm import AsyncLLM
-
-        # Importing this registers the transfer backend where vLLM validates its name.
-        from rllib_llm_async.engine import vllm_plugin
-
-        args = {
-            **(_cpu_arguments() if current_platform.is_cpu() else {}),
-            "disable_log_stats": True,
-            "seed": self._seed,
-            **self._engine_args,
-        }
-        self._llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(
-                model=self._model,
-                logprobs_mode="processed_logprobs",
-                worker_extension_cls=(
-                    f"{vllm_plugin.__name__}.{vllm_plugin.EngineWorkerExtension.__name__}"
-                ),
-                weight_transfer_config=WeightTransferConfig(
-                    backend=vllm_plugin.BACKEND
-                ),
-                **args,
-            )
+        Raises:
+            EngineFailedError: If it dies before it is ready.
+        """
+        llm, self._processes = start_vllm(self._model, self._engine_args, self._seed)
+        self._llm = llm
+        self._watchdog = Watchdog(
+            lambda: llm.errored, llm.is_paused, self._describe, self._engine_timeout_s
         )
+        try:
+            await self._watchdog.guard(self._get_ready())
+        except BaseException:
+            self.shutdown()
+            raise
+        # Not before: reading the fingerprints of a large checkpoint takes its time.
+        self._watchdog.expect_answers()
+
+    async def _get_ready(self) -> None:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
         await self._llm.update_weight_version("0")
         self._sampling_params = SamplingParams(
             temperature=self._temperature,
@@ -191,6 +137,9 @@ class VLLMEngine:
         )
         self._max_model_len = self._llm.model_config.max_model_len
         self._arrival_check = await self._create_arrival_check()
+
+    def _describe(self) -> str:
+        return f"{len(self._in_flight)} requests in flight, version {self.version}"
 
     async def _create_arrival_check(self) -> ArrivalCheck:
         per_rank = await self._llm.collective_rpc(
@@ -227,62 +176,78 @@ class VLLMEngine:
         self,
         context: Sequence[int],
         on_piece: Callable[[EngineOutput], None] = lambda piece: None,
+        seed: int | None = None,
     ) -> EngineOutput:
         """Samples one turn after ``context`` (token ids).
 
         A turn that `interrupt` stops goes on after the next `install`, where it
         stopped; ``on_piece`` sees each piece of it, the last one included.
+
+        Args:
+            context: Prompt, or the episode so far.
+            on_piece: See above.
+            seed: With one, the tokens depend on it, the context and the weights alone,
+                as far as numerics allow, not on the other requests. One seed serves
+                all turns of an episode.
+
+        Raises:
+            EngineFailedError: If the engine dies or hangs, or gives one turn after the
+                other without usable log-probabilities.
         """
-        prompt = list(context)
+        return await self._watchdog.guard(self._turn(list(context), on_piece, seed))
+
+    async def _turn(
+        self,
+        prompt: list[int],
+        on_piece: Callable[[EngineOutput], None],
+        seed: int | None,
+    ) -> EngineOutput:
         pieces: list[EngineOutput] = []
+        said: list[int] = []
         while True:
             await self._uninterrupted.wait()
             num_interruptions = self._num_interruptions
-            said = [token for piece in pieces for token in piece.token_ids]
             params = self._sampling_params
-            if said:
+            if said or seed is not None:
                 params = params.clone()
                 params.max_tokens -= len(said)
+                params.seed = _seed_at(seed, len(prompt) + len(said))
             output = await self._request(prompt + said, params)
-            piece = self._read(output.outputs[0])
+            piece = EngineOutput.of(output.outputs[0])
+            self._note(piece)
             pieces.append(piece)
+            said += piece.token_ids
             on_piece(piece)
             stopped = (
                 piece.finish_reason == "abort"
                 and num_interruptions != self._num_interruptions
             )
-            if not stopped or len(piece.token_ids) == params.max_tokens:
-                break
-        if len(pieces) == 1:
-            return piece
-        return EngineOutput(
-            said + piece.token_ids,
-            np.concatenate([p.logp for p in pieces]),
-            np.concatenate([p.versions for p in pieces]),
-            "length" if piece.finish_reason == "abort" else piece.finish_reason,
-        )
+            if not stopped or len(said) == self._max_response_tokens:
+                return piece if len(pieces) == 1 else EngineOutput.joined(pieces)
 
-    def _read(self, completion: Any) -> EngineOutput:
-        token_ids = list(completion.token_ids)
-        if not token_ids:
-            empty = np.zeros(0, np.float32), np.zeros(0, np.int64)
-            return EngineOutput([], *empty, completion.finish_reason)
-        self.num_generated_tokens += len(token_ids)
-        versions = np.full(len(token_ids), -1, dtype=np.int64)
-        for span in completion.weight_versions or ():
-            versions[span.start : span.end] = int(span.version)
-        logp = np.asarray(completion.logprobs.logprobs, dtype=np.float32)
-        if completion.logprobs.token_ids != token_ids:
-            raise RuntimeError(
-                "engine returned log-probabilities of other tokens than it sampled"
+    def _note(self, piece: EngineOutput) -> None:
+        self.num_generated_tokens += len(piece.token_ids)
+        if piece.token_ids:
+            failed = piece.unusable.any()
+            self._num_unusable_turns = self._num_unusable_turns + 1 if failed else 0
+        if self._num_unusable_turns >= MAX_UNUSABLE_TURNS:
+            raise EngineFailedError(
+                f"{MAX_UNUSABLE_TURNS} turns in a row hold tokens without a usable "
+                f"log-probability, the last ones {piece.logp[piece.unusable][:4]}: "
+                f"{self._describe()}"
             )
-        return EngineOutput(token_ids, logp, versions, completion.finish_reason)
 
     async def interrupt(self) -> None:
         """Stops generation until the next `install`.
 
         When it returns, ``on_piece`` has seen every token sampled so far.
+
+        Raises:
+            EngineFailedError: If the engine dies or hangs.
         """
+        await self._watchdog.guard(self._interrupt())
+
+    async def _interrupt(self) -> None:
         self._uninterrupted.clear()
         self._num_interruptions += 1
         self._paused_at = time.monotonic()
@@ -308,7 +273,13 @@ class VLLMEngine:
 
         Raises:
             WeightMismatchError: If they are not what arrives, twice in a row.
+            EngineFailedError: If the engine dies or hangs.
         """
+        await self._watchdog.guard(self._install(version, path, expected))
+
+    async def _install(
+        self, version: int, path: Path, expected: ExpectedArrival | None
+    ) -> None:
         for attempt in (1, 2):
             problem = await self._swap(version, path, expected)
             if problem is None and expected is not None:
@@ -384,12 +355,29 @@ class VLLMEngine:
             raise RuntimeError(f"engine ended request {request_id} without an output")
         return outputs[-1]
 
-    async def check_health(self) -> None:
-        """Raises if the engine process is dead."""
-        await self._llm.check_health()
+    async def failed(self) -> NoReturn:
+        """Waits until the engine dies or hangs, also while nobody uses it.
+
+        Raises:
+            EngineFailedError: Then.
+        """
+        await self._watchdog.failed()
 
     def shutdown(self) -> None:
-        """Ends the engine process."""
-        if self._llm is not None:
-            self._llm.shutdown()
-            self._llm = None
+        """Ends the engine process, whatever state it is in; from any thread."""
+        llm, self._llm = self._llm, None
+        try:
+            if llm is not None:
+                self._watchdog.stop()
+                if self._watchdog.has_failed:
+                    kill(self._processes)  # or vLLM would wait for it to end
+                llm.shutdown()
+        finally:
+            kill(self._processes)
+
+
+def _seed_at(seed: int | None, position: int) -> int | None:
+    """Of the request whose first token stands at ``position`` of the episode."""
+    if seed is None:
+        return None
+    return int(np.random.SeedSequence([seed, position]).generate_state(1)[0])

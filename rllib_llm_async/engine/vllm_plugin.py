@@ -1,13 +1,16 @@
 """What runs inside vLLM's worker process: receives weights from a safetensors file.
 
 vLLM imports this module there because the engine names `EngineWorkerExtension` as its
-``worker_extension_cls``; importing it registers the transfer backend. The trainer's
-weights arrive as a file in node-local shared memory, so that the worker maps them
-instead of copying them through vLLM's control channel.
+``worker_extension_cls``. Importing it registers the transfer backend, ties the process
+to the engine's owner, and mends what vLLM's CPU build gets wrong. The trainer's weights
+arrive as a file in node-local shared memory, so that the worker maps them instead of
+copying them through vLLM's control channel.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,6 +26,7 @@ from vllm.platforms import current_platform
 
 from rllib_llm_async.core.fingerprint import Fingerprint
 from rllib_llm_async.engine import worker_weights
+from rllib_llm_async.engine.vllm_process import end_with_owner
 
 BACKEND = "safetensors_file"
 
@@ -129,8 +133,39 @@ def _pack_cpu_experts_at_every_update() -> None:
     UnquantizedFusedMoEMethod._setup_kernel = set_up_and_pack
 
 
+def _keep_seeded_requests_out_of_discarded_samples() -> None:
+    """Makes a request's own generator give one number per token, on CPU, too.
+
+    vLLM samples a token after each piece of a prompt and discards all but the last.
+    It then turns the generator back, which only CUDA's can: on CPU the engine dies of
+    it. Without their generators these rows are sampled from the shared one.
+    """
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    sample_tokens = CPUModelRunner.sample_tokens
+
+    def sample_without(self, *args, **kwargs):
+        generators = self.input_batch.generators
+        discarded = self.discard_request_mask.np[: self.input_batch.num_reqs]
+        kept = {
+            row: generators.pop(row)
+            for row in discarded.nonzero()[0].tolist()
+            if row in generators
+        }
+        try:
+            return sample_tokens(self, *args, **kwargs)
+        finally:
+            generators.update(kept)
+
+    CPUModelRunner.sample_tokens = sample_without
+
+
 if BACKEND not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine(BACKEND, SafetensorsWeightTransfer)
-    if current_platform.is_cpu():
-        _keep_cpu_linears_unpacked()
-        _pack_cpu_experts_at_every_update()
+    if multiprocessing.parent_process() is not None:  # in one that vLLM started
+        if sys.platform == "linux":
+            end_with_owner()
+        if current_platform.is_cpu():
+            _keep_seeded_requests_out_of_discarded_samples()
+            _keep_cpu_linears_unpacked()
+            _pack_cpu_experts_at_every_update()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from rllib_llm_async.envs.agent_env import EpisodeError
 
 T = TypeVar("T")
+
+#: Between two looks at whether something is still waited for.
+SHORTEST_EXTENSION_SECONDS = 1.0
 
 
 class TurnTimeoutError(EpisodeError):
@@ -23,8 +26,22 @@ class EpisodeTimeoutError(EpisodeError):
     reason = "episode_timeout"
 
 
-async def env_call(awaitable: Awaitable[T], seconds: float | None) -> T:
+def nothing_waited() -> float:
+    """For environments that need nobody else."""
+    return 0.0
+
+
+async def env_call(
+    awaitable: Awaitable[T],
+    seconds: float | None,
+    seconds_waited: Callable[[], float] = nothing_waited,
+) -> T:
     """Awaits an environment, for so long; None waits for ever.
+
+    Args:
+        awaitable: Of the environment.
+        seconds: See above.
+        seconds_waited: See `WaitsForOthers`; this time does not count.
 
     Raises:
         TurnTimeoutError: If it takes longer. The call is cancelled and left alone: what
@@ -33,12 +50,13 @@ async def env_call(awaitable: Awaitable[T], seconds: float | None) -> T:
     """
     call = asyncio.ensure_future(awaitable)
     try:
-        done, _ = await asyncio.wait({call}, timeout=seconds)
-    except asyncio.CancelledError:
-        _abandon(call)
-        raise
-    if not done:
-        _abandon(call)
+        in_time = await _ends_within(call, seconds, seconds_waited)
+    finally:
+        if not call.done():
+            call.cancel()
+            # Fetched, or asyncio would complain that nobody did.
+            call.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    if not in_time:
         raise TurnTimeoutError(
             f"environment did not answer within turn_timeout_s={seconds}"
         )
@@ -50,22 +68,46 @@ async def env_call(awaitable: Awaitable[T], seconds: float | None) -> T:
         raise EpisodeError(f"environment raised {error!r}") from error
 
 
-def _abandon(call: asyncio.Future) -> None:
-    call.cancel()
-    # Fetched, or asyncio would complain that nobody did.
-    call.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-
-
-async def within(awaitable: Awaitable[T], seconds: float | None) -> T:
+async def within(
+    awaitable: Awaitable[T],
+    seconds: float | None,
+    seconds_waited: Callable[[], float] = nothing_waited,
+) -> T:
     """Awaits an episode, for so long; None waits for ever.
+
+    Args:
+        awaitable: Plays it.
+        seconds: See above.
+        seconds_waited: As in `env_call`.
 
     Raises:
         EpisodeTimeoutError: If it takes longer; it is cancelled, and has ended by then.
     """
+    call = asyncio.ensure_future(awaitable)
     try:
-        async with asyncio.timeout(seconds):
-            return await awaitable
-    except TimeoutError:
+        in_time = await _ends_within(call, seconds, seconds_waited)
+    finally:
+        if not call.done():
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+    if not in_time:
         raise EpisodeTimeoutError(
             f"episode did not end within episode_timeout_s={seconds}"
-        ) from None
+        )
+    return call.result()
+
+
+async def _ends_within(
+    call: asyncio.Future[T],
+    seconds: float | None,
+    seconds_waited: Callable[[], float],
+) -> bool:
+    """Whether it has; what was waited for others meanwhile is added at the end."""
+    waited = seconds_waited()
+    while True:
+        await asyncio.wait({call}, timeout=seconds)
+        more = seconds_waited() - waited
+        if call.done() or more <= 0 or seconds is None:
+            return call.done()
+        waited += more
+        seconds = max(more, SHORTEST_EXTENSION_SECONDS)

@@ -28,6 +28,7 @@ from ray.rllib.utils.annotations import override
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.engine.vllm_engine import VLLMEngine
+from rllib_llm_async.engine.watchdog import EngineFailedError
 from rllib_llm_async.env_runners.episode_service import EpisodeService
 from rllib_llm_async.env_runners.episodes import EpisodePlayer, Evaluated
 from rllib_llm_async.env_runners.runner_metrics import RunnerMetrics
@@ -74,6 +75,7 @@ class LLMEnvRunner(EnvRunner):
             max_response_tokens=config.max_response_tokens,
             stop_token_ids=self._chat_format.stop_token_ids,
             seed=(config.seed or 0) + 1000 * index,
+            engine_timeout_s=config.engine_timeout_s,
             name=f"engine {index}",
         )
         self._counters = RunnerMetrics(self)
@@ -101,6 +103,7 @@ class LLMEnvRunner(EnvRunner):
             on_failure=self._fail,
         )
         self._failure: BaseException | None = None
+        self._failure_is_reported = False
         self._num_env_failures = 0
         self._loop = asyncio.new_event_loop()
         threading.Thread(
@@ -111,8 +114,16 @@ class LLMEnvRunner(EnvRunner):
 
     async def _start(self) -> None:
         await self.engine.start()
+        self._watching = asyncio.ensure_future(self._watch_engine())
         await self._player.check_that_some_task_fits(self._train_tasks[:8])
         self._counters.began_at = time.monotonic()
+
+    async def _watch_engine(self) -> None:
+        """Also while no episode is under way, which would notice."""
+        try:
+            await self.engine.failed()
+        except EngineFailedError as error:
+            self._fail(error)
 
     # --- Called by the driver -----------------------------------------------------
 
@@ -206,6 +217,17 @@ class LLMEnvRunner(EnvRunner):
     def get_metrics(self) -> Any:
         return self._counters.take(self.engine, self.suite)
 
+    def healthy_metrics(self) -> Any:
+        """Metrics since the last call; after a failure once more, what it counted.
+
+        Raises:
+            RuntimeError: If engine or episodes have failed, and that has been reported.
+        """
+        if self._failure_is_reported:
+            self.assert_healthy()
+        self._failure_is_reported = self._failure is not None
+        return self.get_metrics()
+
     @override(EnvRunner)
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
         return {
@@ -243,7 +265,10 @@ class LLMEnvRunner(EnvRunner):
 
     def _fail(self, error: BaseException) -> None:
         """Makes the runner unhealthy: RLlib ends it, and starts another one."""
-        self._failure = self._failure or error
+        if self._failure is None:
+            self._failure = error
+            if isinstance(error, EngineFailedError):
+                self._counters.count(result_keys.NUM_ENGINE_FAILURES, 1)
 
     async def _evaluate(
         self,

@@ -72,7 +72,8 @@ class RunnerMetrics:
                 )
             self._reported_totals = totals
             # There before the first event.
-            self.count(result_keys.NUM_ENV_FAILURES, 0)
+            for key in (result_keys.NUM_ENV_FAILURES, result_keys.NUM_ENGINE_FAILURES):
+                self.count(key, 0)
             metrics.log_value(
                 result_keys.GENERATION_PAUSED_FRACTION,
                 engine.paused_seconds / max(time.monotonic() - self.began_at, 1e-9),

@@ -114,3 +114,16 @@ class ReportsMetrics(Protocol):
     def metrics(self) -> dict[str, float]:
         """Result keys under ``env_runners/`` and their sums since the start."""
         ...
+
+
+@runtime_checkable
+class WaitsForOthers(Protocol):
+    """A suite whose environments need something that can be down, e.g. an endpoint."""
+
+    def waiting_for(self) -> list[str]:
+        """What is down, for how long and why, a line each; empty while all is well."""
+        ...
+
+    def seconds_waited(self) -> float:
+        """Sum since the start; no environment's deadline runs in this time."""
+        ...

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import os
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -13,7 +14,12 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from rllib_llm_async.chat.reasoning import without_thoughts
 from rllib_llm_async.envs.agent_env import EpisodeError, Message, ToolSchema
+from rllib_llm_async.envs.chat_model import as_it_is
+from rllib_llm_async.envs.retries import PassingError, Retries
 from rllib_llm_async.settings.reading import STRICT
+
+#: Below 500: the request may be right and only come at the wrong time.
+PASSING_STATUS = (408, 409, 425, 429)
 
 
 class ChatEndpointSettings(BaseModel):
@@ -29,9 +35,12 @@ class ChatEndpointSettings(BaseModel):
     #: The provider that the `openai` client takes by itself, if null.
     base_url: str | None = None
     api_key_env: str | None = "OPENAI_API_KEY"
+    #: Of one attempt, from the request to the end of the answer.
     timeout_seconds: float = Field(60.0, gt=0)
-    #: Per call, with exponential backoff, after a time-out or a passing error status.
-    max_retries: int = Field(4, ge=0)
+    #: Per call, at growing intervals, after a time-out, a lost connection, a passing
+    #: error status or an answer that cannot be used. A whole endpoint that is down is
+    #: waited for and does not count.
+    max_retries: int = Field(10, ge=0)
     #: Calls under way at once from one env runner.
     max_concurrency: int = Field(64, gt=0)
     #: The endpoint's own, if null.
@@ -78,11 +87,11 @@ class ChatEndpoint:
         # Takes a moment, which the first call on the loop should not.
         importlib.import_module("openai")
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._retries: list[Retries] = []
         self._totals = dict.fromkeys(
             (
                 "calls",
                 "failures",
-                "retries",
                 "prompt_tokens",
                 "completion_tokens",
                 "cost",
@@ -92,29 +101,46 @@ class ChatEndpoint:
         )
 
     def metrics(self) -> dict[str, float]:
-        """Sums since the start; ``seconds`` waited, places in the queue included."""
-        return dict(self._totals)
+        """Sums since the start; ``seconds`` waited, places in the queue included.
+
+        ``down_seconds`` are those in which no call was answered, so that all waited.
+        """
+        return {
+            **self._totals,
+            "retries": float(sum(r.num_retries for r in self._retries)),
+            "down_seconds": sum(r.down_seconds for r in self._retries),
+        }
+
+    def waiting_for(self) -> str | None:
+        """The endpoint, while it is down; see `ChatModel`."""
+        return self._retries[-1].waiting_for() if self._retries else None
 
     async def complete(
-        self, messages: list[Message], tools: list[ToolSchema] | None = None
-    ) -> Message:
+        self,
+        messages: list[Message],
+        tools: list[ToolSchema] | None = None,
+        read: Callable[[Message], Any] = as_it_is,
+    ) -> Any:
         """The next assistant message; see `ChatModel`.
 
         Raises:
-            EpisodeError: After the last retry, or for an empty or invalid answer.
+            EpisodeError: After the last retry, or for a request that is refused.
         """
         self._bind_to_running_loop()
         started = time.monotonic()
         try:
-            async with self._places:
-                answer = await self._post(messages, tools)
-        except Exception as error:
+            return await self._retries[-1].call(
+                lambda: self._attempt(messages, tools, read)
+            )
+        except PassingError as error:
             self._totals["failures"] += 1
-            raise EpisodeError(f"{self._key}: {self._describe(error)}") from None
+            raise EpisodeError(f"{self._key}: {error}") from None
+        except EpisodeError:
+            self._totals["failures"] += 1
+            raise
         finally:
             self._totals["calls"] += 1
             self._totals["seconds"] += time.monotonic() - started
-        return answer
 
     def _bind_to_running_loop(self) -> None:
         """Client and semaphore belong to one loop; a suite is made outside of it."""
@@ -127,16 +153,52 @@ class ChatEndpoint:
             self._client = AsyncOpenAI(
                 api_key=os.environ[variable] if variable else "none",
                 base_url=settings.base_url,
-                timeout=settings.timeout_seconds,
-                max_retries=settings.max_retries,
+                timeout=None,  # httpx counts from one piece to the next; see `_attempt`
+                max_retries=0,  # see `Retries`
             )
             self._places = asyncio.Semaphore(settings.max_concurrency)
+            name = f"{self._key}: endpoint {self._client.base_url}"
+            self._retries.append(Retries(name, settings.max_retries, self._probe))
+
+    async def _probe(self) -> None:
+        """As any other call, on a conversation that no answer can be wrong for."""
+        await self._attempt([{"role": "user", "content": "Hello."}], None, as_it_is)
+
+    async def _attempt(
+        self,
+        messages: list[Message],
+        tools: list[ToolSchema] | None,
+        read: Callable[[Message], Any],
+    ) -> Any:
+        from openai import APIConnectionError, APIStatusError
+
+        seconds = self._settings.timeout_seconds
+        try:
+            async with self._places, asyncio.timeout(seconds):
+                completion = await self._post(messages, tools)
+        except TimeoutError:
+            text = self._describe(f"timed out: no answer within {seconds} s")
+            raise PassingError(text, of_endpoint=True) from None
+        except APIStatusError as error:
+            text = self._describe(error)
+            if error.status_code not in PASSING_STATUS and error.status_code < 500:
+                raise EpisodeError(f"{self._key}: {text}") from None
+            raise PassingError(
+                text,
+                of_endpoint=True,
+                retry_after=_seconds(error.response.headers.get("retry-after")),
+            ) from None
+        except (APIConnectionError, ValidationError) as error:
+            raise PassingError(self._describe(error), of_endpoint=True) from None
+        try:
+            return read(completion.choices[0].message.as_dict())
+        except ValueError as error:
+            raise PassingError(self._describe(error)) from None
 
     async def _post(
         self, messages: list[Message], tools: list[ToolSchema] | None
-    ) -> Message:
+    ) -> _Completion:
         import httpx2
-        from openai import APIError
 
         settings = self._settings
         body: dict[str, Any] = {
@@ -146,29 +208,19 @@ class ChatEndpoint:
             "max_tokens": settings.max_tokens,
             "tools": tools or None,
         }
-        request = None
-        try:
-            # The client's typed method takes 1 ms more of the loop for each call.
-            response = await self._client.post(
-                "/chat/completions",
-                cast_to=httpx2.Response,
-                body={
-                    **{key: value for key, value in body.items() if value is not None},
-                    **settings.extra_body,
-                },
-            )
-            request = response.request
-        except APIError as error:
-            request = error.request
-            raise
-        finally:
-            if request is not None:
-                count = request.headers.get("x-stainless-retry-count", 0)
-                self._totals["retries"] += int(count)
+        # The client's typed method takes 1 ms more of the loop for each call.
+        response = await self._client.post(
+            "/chat/completions",
+            cast_to=httpx2.Response,
+            body={
+                **{key: value for key, value in body.items() if value is not None},
+                **settings.extra_body,
+            },
+        )
         completion = _Completion.model_validate_json(response.text)
         if completion.usage is not None:
             self._count_tokens(completion.usage)
-        return completion.choices[0].message.as_dict()
+        return completion
 
     def _count_tokens(self, usage: _Usage) -> None:
         settings, totals = self._settings, self._totals
@@ -179,18 +231,28 @@ class ChatEndpoint:
             + usage.completion_tokens * settings.price_per_million_completion_tokens
         ) / 1e6
 
-    def _describe(self, error: Exception) -> str:
+    def _describe(self, error: Exception | str) -> str:
         """One line about a failed call; some servers quote the key that they refuse."""
         if isinstance(error, ValidationError):
             fault = error.errors(include_url=False)[0]
             where = ".".join(map(str, fault["loc"]))
             text = f"invalid answer: {where} {fault['msg']}"
+        elif isinstance(error, str):
+            text = error
         else:
             text = f"{type(error).__name__}: {error}"
         secret = os.environ.get(self._settings.api_key_env or "")
         if secret:
             text = text.replace(secret, "***")
         return f"model {self._settings.model!r}: {text}"[:500]
+
+
+def _seconds(header: str | None) -> float | None:
+    """Of ``Retry-After``, where it is a number and not a date."""
+    try:
+        return max(float(header or ""), 0.0)
+    except ValueError:
+        return None
 
 
 # The parts of an answer that are used. Servers add fields of their own.

@@ -11,15 +11,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import time
 import zlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import BaseModel, Field
 
 from rllib_llm_async.chat.check import check_chat_format
+from rllib_llm_async.engine.watchdog import EngineFailedError
 from rllib_llm_async.envs.agent_env import EpisodeError, Message, ToolSchema
+from rllib_llm_async.envs.chat_model import as_it_is
 from rllib_llm_async.models.resolve import resolve_model
 from rllib_llm_async.settings.engine import check_engine_settings
 from rllib_llm_async.settings.reading import STRICT
@@ -27,7 +31,9 @@ from rllib_llm_async.settings.reading import STRICT
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-#: How often a call goes out again after its actor died, by Ray itself.
+logger = logging.getLogger(__name__)
+#: How often a call goes out again after its actor died (by Ray itself), or after an
+#: answer that could not be read.
 MAX_RETRIES = 3
 
 
@@ -95,8 +101,8 @@ class ModelServer:
         Raises:
             ValueError: If the conversation is longer than the model's context.
         """
-        if self._start is None:
-            self._start = asyncio.ensure_future(self._engine.start())
+        if self._start is None or _has_raised(self._start):
+            self._start = asyncio.ensure_future(self._start_engine())
         await self._start
         prompt = self._format.start(messages, tools or [])
         if len(prompt) >= self._engine.max_model_len:
@@ -106,17 +112,30 @@ class ModelServer:
             )
         try:
             output = await self._engine.generate(prompt)
-        except Exception:
-            await self._end_if_engine_is_dead()
-            raise
+        except EngineFailedError:
+            self._make_way()
         message = self._format.parse(output.token_ids, tools or (), prompt=prompt)
         return message, len(prompt), len(output.token_ids)
 
-    async def _end_if_engine_is_dead(self) -> None:
+    async def _start_engine(self) -> None:
+        await self._engine.start()
+        self._watching = asyncio.ensure_future(self._make_way_after_engine())
+
+    async def _make_way_after_engine(self) -> None:
         try:
-            await self._engine.check_health()
-        except Exception:
-            os._exit(1)  # not a leave-taking: Ray starts the actor anew
+            await self._engine.failed()
+        except EngineFailedError as error:
+            logger.warning("served model starts anew: %s", error)
+            self._make_way()
+
+    def _make_way(self) -> NoReturn:
+        """Not a leave-taking: Ray starts the actor anew and repeats its calls."""
+        self._engine.shutdown()
+        os._exit(1)
+
+
+def _has_raised(done: asyncio.Future[Any]) -> bool:
+    return done.done() and (done.cancelled() or done.exception() is not None)
 
 
 class ServedModel:
@@ -154,33 +173,51 @@ class ServedModel:
         """Sums since the start; ``seconds`` waited, the engine's start included."""
         return dict(self._totals)
 
+    def waiting_for(self) -> str | None:
+        """Nothing: Ray starts what ends; ``timeout_seconds`` bounds the time of it."""
+        return None
+
     async def complete(
-        self, messages: list[Message], tools: list[ToolSchema] | None = None
-    ) -> Message:
+        self,
+        messages: list[Message],
+        tools: list[ToolSchema] | None = None,
+        read: Callable[[Message], Any] = as_it_is,
+    ) -> Any:
         """The next assistant message; see `ChatModel`.
 
         Raises:
-            EpisodeError: If no answer comes in time, it is empty, or the
-                conversation is too long.
+            EpisodeError: If no answer comes in time, `MAX_RETRIES` more cannot be read
+                either, or the conversation is too long.
         """
         started = time.monotonic()
         try:
-            message, num_read, num_written = await asyncio.wait_for(
-                self._ask(messages, tools), self._settings.timeout_seconds
-            )
-            if not (message.get("content") or message.get("tool_calls")):
-                raise ValueError("empty answer")
+            for left in reversed(range(MAX_RETRIES + 1)):
+                message = await asyncio.wait_for(
+                    self._ask(messages, tools), self._settings.timeout_seconds
+                )
+                try:
+                    if not (message.get("content") or message.get("tool_calls")):
+                        raise ValueError("empty answer")
+                    return read(message)
+                except ValueError:
+                    if not left:
+                        raise
         except Exception as error:
             self._totals["failures"] += 1
             raise EpisodeError(f"{self._key}: {self._describe(error)}") from None
         finally:
             self._totals["calls"] += 1
             self._totals["seconds"] += time.monotonic() - started
+
+    async def _ask(
+        self, messages: list[Message], tools: list[ToolSchema] | None
+    ) -> Message:
+        message, num_read, num_written = await self._call_server(messages, tools)
         self._totals["prompt_tokens"] += num_read
         self._totals["completion_tokens"] += num_written
         return message
 
-    async def _ask(
+    async def _call_server(
         self, messages: list[Message], tools: list[ToolSchema] | None
     ) -> tuple[Message, int, int]:
         from ray.exceptions import ActorDiedError

@@ -132,6 +132,7 @@ class LoopSettings(BaseModel):
     num_concurrent_episodes: Count = says("a positive whole number of episodes")
     turn_timeout_s: Positive | None = says("a number of seconds above 0, or null")
     episode_timeout_s: Positive | None = says("a number of seconds above 0, or null")
+    engine_timeout_s: Positive | None = says("a number of seconds above 0, or null")
     evaluation_interval: Count | None = says(
         "a whole number of 1 or more updates, or null for none"
     )

@@ -85,6 +85,7 @@ ELSEWHERE = {
     "num_concurrent_episodes": "tests/env_runners",
     "turn_timeout_s": "tests/env_runners/test_one_episode.py",
     "episode_timeout_s": "tests/env_runners/test_one_episode.py",
+    "engine_timeout_s": "tests/end_to_end/test_engine_replaced.py",
 }
 
 

@@ -14,6 +14,7 @@ from tests.engine.arrivals import Trainer
 pytestmark = pytest.mark.engine
 
 NUM_VERSIONS = 4
+REPEATED = 549
 
 
 @torch.no_grad()
@@ -110,3 +111,46 @@ def test_tokens_belong_to_the_version_they_carry(runner, engine, versions, inter
     assert num_mixed > 0
     assert seen == set(range(NUM_VERSIONS))
     assert engine.num_weight_mismatches == 0
+
+
+def test_a_seed_gives_the_same_tokens_whatever_else_is_sampled(
+    runner, engine, versions, monkeypatch
+):
+    _, arguments = versions
+    # To what it has never seen, the agent would only repeat this word.
+    params = engine._sampling_params.clone()
+    params.temperature = 2.0
+    params.logit_bias = {REPEATED: -100.0}
+    monkeypatch.setattr(engine, "_sampling_params", params)
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(5, 400, size=200).tolist() for _ in range(40)]
+
+    async def turns(seeds):
+        outputs = await asyncio.gather(
+            *(engine.generate(prompt, seed=s) for prompt, s in seeds)
+        )
+        return [output.token_ids for output in outputs]
+
+    async def scenario():
+        await engine.install(*arguments[0])
+        # All at once, more than fit into a batch, some prompts in pieces, beside others
+        # without a seed; one by one, in another order.
+        others = [asyncio.ensure_future(engine.generate(p)) for p in prompts[:10]]
+        together = await turns([(prompt, n) for n, prompt in enumerate(prompts)])
+        await asyncio.gather(*others)
+        for number in (39, 0, 17, 5):
+            await engine._llm.reset_prefix_cache()
+            (alone,) = await turns([(prompts[number], number)])
+            assert alone == together[number]
+        # Another seed, no seed, and the same seed at another place in the episode.
+        said = together[0]
+        assert (await turns([(prompts[0], 1)])) != [said]
+        assert (await turns([(prompts[0], None)])) != [said]
+        assert (await turns([(prompts[0], 0)])) == [said]
+        (next_turn,) = await turns([(prompts[0] + said[:1], 0)])
+        assert next_turn[:100] != said[1:101]
+        return together
+
+    together = runner.run(scenario())
+    assert sum(map(len, together)) > 20 * len(together)
+    assert len({tuple(tokens) for tokens in together}) == len(together)

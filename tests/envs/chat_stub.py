@@ -16,8 +16,9 @@ from typing import Any
 
 import click
 
-#: From the request's body to the message, or to a status, or to the raw body.
-Answer = Callable[[dict[str, Any]], "dict[str, Any] | int | bytes"]
+#: From the request's body to the message, or to a status, or to the raw body, or to
+#: None: the connection is lost.
+Answer = Callable[[dict[str, Any]], "dict[str, Any] | int | bytes | None"]
 
 
 def say(content, **fields):
@@ -35,6 +36,7 @@ class ChatStub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.answers: list[Answer] = [say("ok")]
         self.seconds = 0.0
+        self.more_headers: dict[str, str] = {}
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.num_under_way = self.max_under_way = 0
@@ -68,7 +70,9 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             with stub.lock:
                 stub.num_under_way -= 1
-        if isinstance(said, int):
+        if said is None:
+            self.close_connection = True
+        elif isinstance(said, int):
             self._send(said, json.dumps({"error": {"message": "refused"}}).encode())
         elif isinstance(said, bytes):
             self._send(200, said)
@@ -85,6 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
+        for name, value in self.server.more_headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 

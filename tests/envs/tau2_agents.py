@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from rllib_llm_async.envs.agent_env import Message
+from rllib_llm_async.envs.chat_model import as_it_is
 from rllib_llm_async.envs.registry import make_suite
 
 ENDPOINT = {"model": "m", "base_url": "http://127.0.0.1:9/v1", "api_key_env": None}
@@ -38,8 +39,11 @@ class ScriptedUser:
     def __init__(self):
         self.conversations = []
 
-    async def complete(self, messages, tools=None):
+    async def complete(self, messages, tools=None, read=as_it_is):
         self.conversations.append(messages)
+        return read(self._answer(messages))
+
+    def _answer(self, messages):
         last = messages[-1]["content"] or ""
         if messages[-1]["role"] == "user" and last.startswith("USER_DO "):
             asked = json.loads(last.removeprefix("USER_DO "))
@@ -57,7 +61,7 @@ class KindJudge:
         self.met = met
         self.num_calls = 0
 
-    async def complete(self, messages, tools=None):
+    async def complete(self, messages, tools=None, read=as_it_is):
         self.num_calls += 1
         wanted = messages[-1]["content"].partition("expectedOutcomes:")[2].strip()
         results = [
@@ -65,7 +69,7 @@ class KindJudge:
             for text in ast.literal_eval(wanted)
         ]
         content = json.dumps({"results": results})
-        return {"role": "assistant", "content": content}
+        return read({"role": "assistant", "content": content})
 
     def metrics(self):
         return {"calls": float(self.num_calls)}

@@ -3,12 +3,14 @@
 import asyncio
 import json
 import logging
+import random
 
 import pytest
 
+from rllib_llm_async.envs import retries
 from rllib_llm_async.envs.agent_env import EpisodeError
 from rllib_llm_async.envs.chat_model import make_chat_model
-from tests.envs.chat_stub import say
+from tests.envs.chat_stub import ChatStub, say
 
 SECRET = "sk-not-to-be-seen"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -17,8 +19,12 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "
 
 @pytest.fixture
 def make_model(chat_stub, monkeypatch):
-    # The client's first wait is 0.5 s.
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    for name, seconds in {
+        "FIRST_PAUSE": 0.005,
+        "FIRST_PROBE_PAUSE": 0.02,
+        "LONGEST_PROBE_PAUSE": 0.1,
+    }.items():
+        monkeypatch.setattr(retries, name, seconds)
     monkeypatch.setenv("STUB_KEY", SECRET)
 
     def make(**settings):
@@ -80,6 +86,7 @@ def test_passing_faults_are_tried_again_and_everything_is_counted(
         "calls": 1,
         "failures": 0,
         "retries": 3,
+        "down_seconds": 0,
         "prompt_tokens": 10,
         "completion_tokens": 2,
         # (10 * 3 + 2 * 5) / 1e6
@@ -190,3 +197,171 @@ def test_an_endpoint_without_a_key_gets_none(chat_stub, make_model, monkeypatch)
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     assert ask(make_model(api_key_env=None))["content"] == "ok"
     assert SECRET not in str(chat_stub.headers)
+
+
+BAD_CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{"}}
+#: What an endpoint in trouble gives instead of an answer.
+BAD_ANSWERS = [
+    lambda body: 500,
+    lambda body: 503,
+    lambda body: 429,
+    lambda body: None,
+    lambda body: b"<html>",
+    lambda body: b'{"choices": [{"message": {"conte',
+    say(""),
+    say(None, tool_calls=[BAD_CALL]),
+]
+
+
+def parsed(message):
+    """Raises ValueError as whoever needs the arguments would."""
+    for call in message.get("tool_calls", ()):
+        json.loads(call["function"]["arguments"])
+    return message
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_bad_answers_lose_no_call_with_default_settings(chat_stub, make_model, share):
+    rng, good = random.Random(0), say("ok")
+
+    def answer(body):
+        with chat_stub.lock:
+            which = rng.choice(BAD_ANSWERS) if rng.random() < share else good
+        return which(body)
+
+    chat_stub.answers = [answer]
+    model = make_model()
+
+    async def ask_many():
+        calls = (model.complete(HELLO, read=parsed) for _ in range(600))
+        return await asyncio.gather(*calls)
+
+    assert {message["content"] for message in asyncio.run(ask_many())} == {"ok"}
+    metrics = model.metrics()
+    assert metrics["calls"] == 600 and metrics["failures"] == 0
+    # Each attempt is bad with probability p, so that p / (1 - p) follow a call.
+    expected = 600 * share / (1 - share)
+    assert 0.6 * expected < metrics["retries"] < 1.6 * expected
+    assert len(chat_stub.requests) == 600 + metrics["retries"]
+
+
+def test_an_endpoint_that_is_down_is_waited_for_and_said(make_model, caplog):
+    stub = ChatStub()
+    port, url = stub.server_port, stub.url
+    stub.shutdown()
+    stub.server_close()
+    model = make_model(base_url=url)
+
+    async def scenario():
+        calls = [asyncio.ensure_future(model.complete(HELLO)) for _ in range(50)]
+        while model.waiting_for() is None:
+            await asyncio.sleep(0.01)
+        assert model.waiting_for().startswith(f"env_config.user: endpoint {url}/ down ")
+        assert "APIConnectionError" in model.waiting_for()
+        await asyncio.sleep(0.5)
+        assert not any(call.done() for call in calls)
+        assert model.metrics()["down_seconds"] > 0.4
+        calls[0].cancel()
+        stub = ChatStub(port)
+        stub.answers = [say("back")]
+        try:
+            async with asyncio.timeout(30):
+                answers = await asyncio.gather(*calls[1:])
+            assert {answer["content"] for answer in answers} == {"back"}
+            assert model.waiting_for() is None
+            waited = model.metrics()["down_seconds"]
+            await model.complete(HELLO)
+            assert model.metrics()["down_seconds"] == waited
+            # One probe, then each call once.
+            assert len(stub.requests) == 1 + 49 + 1
+        finally:
+            stub.shutdown()
+            stub.server_close()
+
+    asyncio.run(scenario())
+    assert model.metrics()["failures"] == 0
+    assert model.metrics()["retries"] <= 50  # no call is spun on
+    said = [record.getMessage() for record in caplog.records]
+    assert 1 < sum("down for" in text for text in said) < 8  # at doubling times
+    assert sum("answers again" in text for text in said) == 1
+
+
+def test_an_endpoint_that_stalls_is_down_until_it_answers(chat_stub, make_model):
+    chat_stub.seconds = 1.0
+    model = make_model(timeout_seconds=0.2, max_retries=0, max_concurrency=20)
+
+    async def scenario():
+        calls = [asyncio.ensure_future(model.complete(HELLO)) for _ in range(20)]
+        while model.waiting_for() is None:
+            await asyncio.sleep(0.01)
+        assert "timed out: no answer within 0.2 s" in model.waiting_for()
+        chat_stub.seconds = 0.0
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    ended = asyncio.run(scenario())
+    # Those that failed before it was known to be down had no retry left.
+    lost = sum(isinstance(end, EpisodeError) for end in ended)
+    assert lost == retries.DOWN_AFTER - 1
+
+
+def test_a_call_that_fails_for_reasons_of_its_own_does_not_wait(chat_stub, make_model):
+    """Alone, it looks like an endpoint that is down; the probe tells them apart."""
+
+    def answer(body):
+        mine = body["messages"] == HELLO
+        return 500 if mine else {"role": "assistant", "content": "yes?"}
+
+    chat_stub.answers = [answer]
+    model = make_model(max_retries=retries.DOWN_AFTER + 2)
+    with pytest.raises(EpisodeError, match="InternalServerError"):
+        ask(model)
+    num_mine = sum(request["messages"] == HELLO for request in chat_stub.requests)
+    assert num_mine == retries.DOWN_AFTER + 4  # the one that met the outage is free
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+def test_a_refusal_is_not_tried_again(chat_stub, make_model, status):
+    chat_stub.answers = [lambda body: status]
+    model = make_model()
+    with pytest.raises(EpisodeError, match=rf"model 'm': .*Error: .*{status}"):
+        ask(model)
+    assert len(chat_stub.requests) == 1 and model.metrics()["failures"] == 1
+
+
+def test_a_refusal_after_an_outage_is_told_to_every_call(chat_stub, make_model):
+    answers = [lambda body: 500] * 64 + [lambda body: 401]
+    chat_stub.answers = answers
+    model = make_model()
+
+    async def scenario():
+        calls = (model.complete(HELLO) for _ in range(20))
+        async with asyncio.timeout(30):
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    assert {type(end) for end in asyncio.run(scenario())} == {EpisodeError}
+
+
+def test_the_endpoint_says_when_to_come_back(chat_stub, make_model, monkeypatch):
+    slept = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds):
+        slept.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("rllib_llm_async.envs.retries.asyncio.sleep", noted)
+    chat_stub.more_headers = {"Retry-After": "7"}
+    chat_stub.answers = [lambda body: 429, say("ok")]
+    assert ask(make_model())["content"] == "ok"
+    assert max(slept) == pytest.approx(7.0, abs=0.01)
+
+
+def test_what_cannot_be_read_is_asked_for_again(chat_stub, make_model):
+    def number(message):
+        return int(message["content"])
+
+    chat_stub.answers = [say("seven"), say("7")]
+    assert ask(make_model(), read=number) == 7
+    chat_stub.answers = [say("seven")]
+    with pytest.raises(EpisodeError, match="invalid literal"):
+        ask(make_model(max_retries=2), read=number)

@@ -245,8 +245,10 @@ def test_the_judge_is_asked_only_when_the_rest_is_right(judged_task):
     assert step.reward == 0.0 and step.info["reward_breakdown"]["NL_ASSERTION"] == 0.0
 
     class Mumbler(KindJudge):
-        async def complete(self, messages, tools=None):
-            return {"role": "assistant", "content": "yes, all of them"}
+        async def complete(self, messages, tools=None, read=None):
+            with pytest.raises(ValueError) as error:
+                read({"role": "assistant", "content": "yes, all of them"})
+            raise EpisodeError(str(error.value))
 
     suite.judge = Mumbler()
     with pytest.raises(EpisodeError, match="judge's answer cannot be read"):

@@ -1,12 +1,16 @@
 """A model served on the cluster: shared, restarted, and its failures named."""
 
 import asyncio
+import os
+import signal
 
 import pytest
 import ray
 
 from rllib_llm_async.envs.agent_env import EpisodeError
 from rllib_llm_async.envs.chat_model import make_chat_model
+from rllib_llm_async.envs.user_model import MAX_RETRIES
+from tests.engine.engines import children
 
 ENGINE = {
     "dtype": "float32",
@@ -56,6 +60,12 @@ def test_served_model_answers_and_comes_back_after_a_kill(ray_cluster):
         ray.kill(server, no_restart=False)
         assert len(await calls) == 4
 
+        # Its engine dies while nobody asks: the next call meets another one.
+        engines = children(ray.get(server.__ray_call__.remote(lambda _: os.getpid())))
+        for pid in engines:
+            os.kill(pid, signal.SIGKILL)
+        assert await user.complete(QUESTION)
+
         # Gone for good: the next caller starts another one.
         ray.kill(server, no_restart=True)
         assert await user.complete(QUESTION)
@@ -65,6 +75,26 @@ def test_served_model_answers_and_comes_back_after_a_kill(ray_cluster):
 
     asyncio.run(scenario())
     totals = user.metrics()
-    assert totals["calls"] == 10 and totals["failures"] == 1
-    assert 0 < totals["completion_tokens"] <= 9 * 24
-    assert totals["prompt_tokens"] > 9 * 5
+    assert totals["calls"] == 11 and totals["failures"] == 1
+    assert 0 < totals["completion_tokens"] <= 10 * 24
+    assert totals["prompt_tokens"] > 10 * 5
+
+
+def test_an_answer_that_cannot_be_read_is_asked_for_again(monkeypatch):
+    model = make_chat_model(SETTINGS, "env_config.user")
+    said = ["", "six", "7", "8"]
+
+    async def ask(messages, tools):
+        return {"role": "assistant", "content": said.pop(0)}
+
+    monkeypatch.setattr(model, "_ask", ask)
+
+    async def number():
+        return await model.complete(QUESTION, read=lambda m: int(m["content"]))
+
+    assert asyncio.run(number()) == 7 and said == ["8"]
+    said[:] = ["no"] * 9
+    with pytest.raises(EpisodeError, match="invalid literal"):
+        asyncio.run(number())
+    assert len(said) == 9 - 1 - MAX_RETRIES
+    assert model.metrics()["calls"] == 2 and model.metrics()["failures"] == 1

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from rllib_llm_async.envs.agent_env import EpisodeError
+from rllib_llm_async.envs.chat_model import as_it_is
 from rllib_llm_async.envs.registry import make_suite
 from rllib_llm_async.envs.vita.order_match import required_orders
 
@@ -19,10 +21,13 @@ class Scripted:
         self.answer = answer
         self.asked = []
 
-    async def complete(self, messages, tools=None):
+    async def complete(self, messages, tools=None, read=as_it_is):
         self.asked.append(messages)
         await asyncio.sleep(0)
-        return {"role": "assistant", "content": self.answer(messages)}
+        try:
+            return read({"role": "assistant", "content": self.answer(messages)})
+        except ValueError as error:
+            raise EpisodeError(str(error)) from error
 
     def metrics(self):
         return {"calls": float(len(self.asked))}

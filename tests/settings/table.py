@@ -155,6 +155,7 @@ TABLE = {
     "num_concurrent_episodes": count("a positive whole number of episodes"),
     "turn_timeout_s": ([None, 1, 0.5], says("seconds above 0", 0, -1, "10", True)),
     "episode_timeout_s": ([None, 1, 0.5], says("seconds above 0", 0, -1, "10", True)),
+    "engine_timeout_s": ([None, 1, 0.5], says("seconds above 0", 0, -1, "10", True)),
     "evaluation_interval": count_or_null("updates, or null for none"),
     "evaluation_duration": (
         [1, 200],

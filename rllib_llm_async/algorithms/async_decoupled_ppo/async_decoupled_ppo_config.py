@@ -85,6 +85,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.num_concurrent_episodes = 64
         self.turn_timeout_s: float | None = 900.0
         self.episode_timeout_s: float | None = 3600.0
+        self.engine_timeout_s: float | None = 300.0
 
         # RLlib settings that differ from AlgorithmConfig's.
         self.lr = 1e-5
@@ -169,6 +170,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         num_concurrent_episodes: int | None = NotProvided,
         turn_timeout_s: float | None = NotProvided,
         episode_timeout_s: float | None = NotProvided,
+        engine_timeout_s: float | None = NotProvided,
         **kwargs: Any,
     ) -> AsyncDecoupledPPOConfig:
         """Sets the training related configuration.
@@ -254,6 +256,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 before its group is dropped and counted. None waits for ever, and so
                 does the learner.
             episode_timeout_s: The same for a whole episode, generation included.
+            engine_timeout_s: How long an engine may take for one step of generation or
+                of a weight update before it is replaced. None waits for ever.
             **kwargs: RLlib's own training settings. ``minibatch_size`` counts
                 episodes per optimizer step and learner; ``optimizer`` holds further
                 arguments of `torch.optim.AdamW` (``betas``, ``eps``,

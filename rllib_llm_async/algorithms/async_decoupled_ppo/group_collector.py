@@ -124,7 +124,7 @@ class GroupCollector:
             # A function, not its name: a runner that raises in it ends, and is
             # restarted.
             for metrics in self._runners.foreach_env_runner_async_fetch_ready(
-                healthy_metrics, tag="metrics", timeout_seconds=0.0
+                LLMEnvRunner.healthy_metrics, tag="metrics", timeout_seconds=0.0
             ):
                 self._metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
         manager = self._runners._worker_manager
@@ -165,13 +165,3 @@ class GroupCollector:
             f"max_num_env_runner_restarts={self._config.max_num_env_runner_restarts} "
             f"restarts; the last error: {errors[-1]}"
         )
-
-
-def healthy_metrics(runner: LLMEnvRunner) -> Any:
-    """A runner's metrics since the last call.
-
-    Raises:
-        RuntimeError: If its engine or its episodes have failed.
-    """
-    runner.assert_healthy()
-    return runner.get_metrics()

@@ -29,7 +29,7 @@ class AttachVersionedLogprobs(ConnectorV2):
         self, *, rl_module, batch, episodes, explore=None, shared_data=None, **kwargs
     ) -> dict[str, Any]:
         output = batch[columns.ENGINE_OUTPUT]
-        bad = ~np.isfinite(output.logp) | (output.logp > 1e-3) | (output.versions < 0)
+        bad = output.unusable
         if bad.any():
             (episode,) = episodes
             first = int(bad.argmax())

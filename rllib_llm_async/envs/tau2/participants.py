@@ -14,7 +14,7 @@ from tau2.data_model.message import AssistantMessage, MultiToolMessage, UserMess
 from tau2.user.user_simulator import UserSimulator, UserState
 from tau2.utils.llm_utils import to_litellm_messages
 
-from rllib_llm_async.envs.agent_env import EpisodeError, Message, ToolSchema
+from rllib_llm_async.envs.agent_env import Message, ToolSchema
 from rllib_llm_async.envs.chat_model import ChatModel
 
 
@@ -61,14 +61,8 @@ class PushUser(UserSimulator):
         else:
             state.messages.append(message)
         conversation = state.system_messages + state.flip_roles()
-        answer = await self._model.complete(
-            to_chat(conversation), self._tool_schemas or None
-        )
-        self.next = UserMessage(
-            role="user",
-            content=answer["content"],
-            tool_calls=[_user_call(call) for call in answer.get("tool_calls", ())]
-            or None,
+        self.next = await self._model.complete(
+            to_chat(conversation), self._tool_schemas or None, _user_message
         )
 
     def generate_next_message(self, message, state):
@@ -76,14 +70,17 @@ class PushUser(UserSimulator):
         return self.next, state
 
 
+def _user_message(answer: Message) -> UserMessage:
+    """Raises ValueError for a call whose arguments are no JSON object."""
+    calls = [_user_call(call) for call in answer.get("tool_calls", ())]
+    return UserMessage(role="user", content=answer["content"], tool_calls=calls or None)
+
+
 def _user_call(call: Message) -> dict:
     function = call["function"]
-    try:
-        arguments = json.loads(function["arguments"])
-    except ValueError:
-        arguments = None
+    arguments = json.loads(function["arguments"])
     if not isinstance(arguments, dict):
-        raise EpisodeError("the user model gave a tool call without a JSON object")
+        raise ValueError("the user model gave a tool call without a JSON object")
     return {
         "id": call["id"],
         "name": function["name"],

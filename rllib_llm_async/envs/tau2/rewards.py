@@ -22,7 +22,7 @@ from tau2.evaluator.evaluator_communicate import CommunicateEvaluator
 from tau2.evaluator.evaluator_nl_assertions import NLAssertionsEvaluator
 from tau2.orchestrator.orchestrator import Orchestrator
 
-from rllib_llm_async.envs.agent_env import EpisodeError
+from rllib_llm_async.envs.agent_env import Message
 from rllib_llm_async.envs.chat_model import ChatModel
 from rllib_llm_async.envs.tau2.domain import Domain
 from rllib_llm_async.envs.tau2.participants import to_chat
@@ -114,14 +114,17 @@ async def _judge(judge: ChatModel, trajectory: list, assertions: list[str]) -> f
         asked.extend(messages)
         return AssistantMessage(role="assistant", content="{}")
 
+    def read(answer: Message) -> list:
+        said = AssistantMessage(role="assistant", content=answer["content"])
+        try:
+            checks = evaluate(lambda **kwargs: said)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"the judge's answer cannot be read: {error!r}") from error
+        if len(checks) < len(assertions):
+            raise ValueError(f"the judge graded {len(checks)} of {len(assertions)}")
+        return checks
+
     asked: list = []
     evaluate(keep)
-    answer = await judge.complete(to_chat(asked))
-    said = AssistantMessage(role="assistant", content=answer["content"])
-    try:
-        checks = evaluate(lambda **kwargs: said)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EpisodeError(f"the judge's answer cannot be read: {error!r}") from error
-    if len(checks) < len(assertions):
-        raise EpisodeError(f"the judge graded {len(checks)} of {len(assertions)}")
+    checks = await judge.complete(to_chat(asked), read=read)
     return float(all(check.met for check in checks))

@@ -6,6 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rllib_llm_async.envs.agent_env import TaskRef
+from rllib_llm_async.envs.chat_model import (
+    ChatModel,
+    ReportsOnModels,
+    make_chat_model,
+)
 from rllib_llm_async.envs.tau2.package import load_package
 from rllib_llm_async.settings.names import unknown
 
@@ -23,7 +28,7 @@ _KNOWLEDGE = "banking_knowledge"
 _DEFAULT_VARIANT = "bm25_grep"
 
 
-class Tau2Suite:
+class Tau2Suite(ReportsOnModels):
     """Tasks of one or several domains; splits are those that the package declares.
 
     Args:
@@ -57,8 +62,6 @@ class Tau2Suite:
         load_package()
         from tau2.config import DEFAULT_MAX_ERRORS, DEFAULT_MAX_STEPS
 
-        from rllib_llm_async.envs.chat_model import make_chat_model
-
         if max_steps is not None and (type(max_steps) is not int or max_steps < 1):
             raise ValueError(
                 f"env_config.max_steps: got {max_steps!r}, need 1 or more messages"
@@ -72,7 +75,8 @@ class Tau2Suite:
             )
         self.max_steps = max_steps or DEFAULT_MAX_STEPS
         self.max_errors = DEFAULT_MAX_ERRORS
-        self.user = self.judge = None
+        self.user: ChatModel | None = None
+        self.judge: ChatModel | None = None
         if user is not None:
             self.user = make_chat_model(user, "env_config.user")
         if judge is not None:
@@ -126,15 +130,11 @@ class Tau2Suite:
 
         return Tau2Env(self)
 
-    def metrics(self) -> dict[str, float]:
-        """What user and judge did and cost since the start."""
+    @property
+    def models(self) -> dict[str, ChatModel]:
+        """By role, those that there are."""
         models = {"user": self.user, "judge": self.judge}
-        return {
-            f"{role}_{key}_lifetime": value
-            for role, model in models.items()
-            if model is not None
-            for key, value in model.metrics().items()
-        }
+        return {role: model for role, model in models.items() if model is not None}
 
     def _check_that_no_judge_is_needed(self) -> None:
         from rllib_llm_async.envs.tau2.rewards import needs_judge

@@ -41,9 +41,11 @@ class RubricJudge:
             EpisodeError: If the model gives no answer, or none that can be read.
         """
         answers: list[str] = []
-        while True:
+
+        def evaluate(answers: list[str]) -> Any:
+            """The verdict, or an `_UnansweredError` that says what to ask next."""
             try:
-                result = TrajectoryEvaluator.calculate_reward(
+                return TrajectoryEvaluator.calculate_reward(
                     task=task,
                     full_trajectory=trajectory,
                     final_state={},
@@ -52,16 +54,26 @@ class RubricJudge:
                     language=self._language,
                 )
             except _UnansweredError as unanswered:
-                reply = await self._model.complete(unanswered.messages)
-                answers.append(reply.get("content") or "")
+                return unanswered
             except Exception as error:
-                raise EpisodeError(
-                    f"env_config.judge: unreadable verdict on window {len(answers)}: "
-                    f"{error!r}"
+                raise ValueError(
+                    f"unreadable verdict on window {len(answers)}: {error!r}"
                 ) from error
-            else:
-                score = result.reward_breakdown[RewardType.NL_ASSERTION]
-                return result.reward == 1.0, {"rubric_score": score}
+
+        def read(reply: Message) -> Any:
+            answer = reply.get("content") or ""
+            result = evaluate([*answers, answer])
+            answers.append(answer)
+            return result
+
+        try:
+            result = evaluate(answers)
+        except ValueError as error:
+            raise EpisodeError(f"env_config.judge: {error}") from error
+        while isinstance(result, _UnansweredError):
+            result = await self._model.complete(result.messages, read=read)
+        score = result.reward_breakdown[RewardType.NL_ASSERTION]
+        return result.reward == 1.0, {"rubric_score": score}
 
 
 class _UnansweredError(Exception):

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rllib_llm_async.envs.agent_env import TaskRef, ToolSchema
-from rllib_llm_async.envs.chat_model import ChatModel, make_chat_model
+from rllib_llm_async.envs.chat_model import (
+    ChatModel,
+    ReportsOnModels,
+    make_chat_model,
+)
 from rllib_llm_async.envs.vita.package import load_package
 from rllib_llm_async.settings.names import unknown
 
@@ -26,7 +30,7 @@ ORDER_MATCH = "order_match"
 _TEST_TENTHS = (0, 1, 2)
 
 
-class VitaSuite:
+class VitaSuite(ReportsOnModels):
     """Tasks of one or several domains, with their data in memory.
 
     Args:
@@ -99,14 +103,6 @@ class VitaSuite:
             else OrderMatch()
         )
         return VitaEnv(self, self.models["user"], judge)
-
-    def metrics(self) -> dict[str, float]:
-        """What user and judge did and cost since the start."""
-        return {
-            f"{role}_{key}_lifetime": value
-            for role, model in self.models.items()
-            for key, value in model.metrics().items()
-        }
 
     def task(self, ref: TaskRef) -> tuple[str, Any]:
         """The domain and the package's task."""

@@ -7,7 +7,7 @@ from typing import Any
 from vita.data_model.message import AssistantMessage, UserMessage
 from vita.user.user_simulator import UserSimulator
 
-from rllib_llm_async.envs.agent_env import EpisodeError
+from rllib_llm_async.envs.agent_env import Message
 from rllib_llm_async.envs.chat_model import ChatModel
 from rllib_llm_async.envs.tool_calls import encodable
 from rllib_llm_async.envs.vita.messages import as_chat
@@ -38,12 +38,16 @@ class SimulatedUser:
         """
         state = self._state
         state.messages.append(said)
-        reply = await self._model.complete(
-            as_chat(state.system_messages + state.flip_roles())
+        text = await self._model.complete(
+            as_chat(state.system_messages + state.flip_roles()), read=_text
         )
-        text = encodable(reply.get("content") or "")
-        if not text.strip():
-            raise EpisodeError("env_config.user: the simulated user said nothing")
         message = UserMessage(role="user", content=text)
         state.messages.append(message)
         return message
+
+
+def _text(reply: Message) -> str:
+    text = encodable(reply.get("content") or "")
+    if not text.strip():
+        raise ValueError("the simulated user said nothing")
+    return text

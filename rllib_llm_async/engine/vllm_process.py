@@ -1,0 +1,148 @@
+"""vLLM's engine process: what it starts with, and that it ends with its owner."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import select
+import signal
+import threading
+from collections.abc import Mapping
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from rllib_llm_async import NO_REGISTRATION
+
+#: KV cache on CPU, unless ``engine: {kv_cache_memory_bytes: ...}`` says otherwise.
+CPU_KV_CACHE_BYTES = 1 << 30
+#: Names, in vLLM's processes, the process that uses the engine.
+OWNER = "RLLIB_LLM_ASYNC_ENGINE_OWNER"
+#: Of prctl(2): the signal that a process gets when its parent ends.
+PR_SET_PDEATHSIG = 1
+
+
+def start_vllm(
+    model: str, engine_args: Mapping[str, Any], seed: int
+) -> tuple[Any, list[BaseProcess]]:
+    """Starts vLLM on the running asyncio loop; takes seconds, in which that waits.
+
+    Args:
+        model: Directory or hub name.
+        engine_args: Further `vllm.AsyncEngineArgs`.
+        seed: Seed of the engine's sampling, unless ``engine_args`` hold one.
+
+    Returns:
+        `AsyncLLM` and the processes that it has started here.
+    """
+    from vllm.platforms import current_platform
+
+    _prepare_environment(on_cpu=current_platform.is_cpu())
+    from vllm import AsyncEngineArgs
+    from vllm.config import WeightTransferConfig
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    # Importing this registers the transfer backend where vLLM validates its name.
+    from rllib_llm_async.engine import vllm_plugin
+
+    args = {
+        **(_cpu_arguments() if current_platform.is_cpu() else {}),
+        "disable_log_stats": True,
+        "seed": seed,
+        **engine_args,
+    }
+    extension = vllm_plugin.EngineWorkerExtension
+    others = multiprocessing.active_children()
+    try:
+        llm = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(
+                model=model,
+                logprobs_mode="processed_logprobs",
+                worker_extension_cls=f"{extension.__module__}.{extension.__name__}",
+                weight_transfer_config=WeightTransferConfig(
+                    backend=vllm_plugin.BACKEND
+                ),
+                **args,
+            )
+        )
+    except BaseException:
+        kill(_children_beside(others))
+        raise
+    return llm, _children_beside(others)
+
+
+def _children_beside(others: list[BaseProcess]) -> list[BaseProcess]:
+    return [c for c in multiprocessing.active_children() if c not in others]
+
+
+def kill(processes: list[BaseProcess]) -> None:
+    """Ends processes at once, those that hang as well."""
+    for process in processes:
+        process.kill()
+
+
+def _prepare_environment(on_cpu: bool) -> None:
+    """Sets what vLLM's engine process has to find in its environment.
+
+    On CPU one worker shares the engine's process, torch.compile of a small sampling
+    helper is skipped (it costs tens of seconds once and gains nothing), and cores are
+    not pinned, because several engines on a host would choose the same. What the user
+    has set stays.
+    """
+    settings = {
+        NO_REGISTRATION: "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
+    if on_cpu:
+        settings |= {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "TORCHDYNAMO_DISABLE": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    os.environ[OWNER] = str(os.getpid())
+
+
+def _cpu_arguments() -> dict[str, Any]:
+    """Defaults on CPU: one worker in the engine's process, nothing compiled (see
+    `_prepare_environment`), a cache of a fixed size.
+
+    vLLM's own default of it wants nine tenths of a NUMA node's memory to be free, which
+    trainers and other engines on the machine share.
+    """
+    arguments: dict[str, Any] = {
+        "distributed_executor_backend": "uni",
+        "enforce_eager": True,
+    }
+    if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+        arguments["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
+    return arguments
+
+
+def end_with_owner() -> None:
+    """Has this worker, and the engine process if that is another, end with the owner.
+
+    Where the owner is the parent, the kernel sees to it, so that a process that hangs
+    ends as well. What counts then is the owner's thread that started the process: the
+    one whose asyncio loop the engine is used from.
+    """
+    owner, parent = int(os.environ[OWNER]), os.getppid()
+    if parent == owner:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        threading.Thread(target=_end_after, args=(owner, parent), daemon=True).start()
+    if os.getppid() != parent:  # which ended before this was set up
+        os._exit(1)
+
+
+def _end_after(owner: int, engine: int) -> None:
+    """In one of several workers, whose parent is the engine process."""
+    with contextlib.suppress(ProcessLookupError):
+        select.select([os.pidfd_open(owner)], [], [])
+    if os.getppid() == engine:
+        os.kill(engine, signal.SIGKILL)
+    os._exit(1)

@@ -1,0 +1,40 @@
+"""An engine that dies or hangs under the real loop: replaced, counted, survived."""
+
+import os
+import signal
+import time
+
+import pytest
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_training_goes_on_with_another_engine(
+    ray_cluster, make_config, learner_results, fault
+):
+    algorithm = make_config(max_staleness=2, engine_timeout_s=10.0).build_algo()
+    try:
+        for _ in range(2):
+            result = algorithm.train()
+        assert result["env_runners"]["num_engine_failures"] == 0
+        ((core,),) = algorithm.env_runner_group.foreach_env_runner(
+            lambda runner: [process.pid for process in runner.engine._processes],
+            local_env_runner=False,
+        )
+        os.kill(core, fault)
+        before = learner_results(result)["policy_version"]
+        deadline = time.monotonic() + 300
+        restarts = 0
+        while restarts == 0 and time.monotonic() < deadline:
+            result = algorithm.train()
+            restarts = result["fault_tolerance"]["num_remote_worker_restarts"]
+        assert restarts == 1
+        for _ in range(3):
+            result = algorithm.train()
+        assert result["env_runners"]["num_engine_failures"] == 1
+        assert result["ledger/identity_error"] == 0
+        assert learner_results(result)["policy_version"] > before + 2
+        assert not os.path.exists(f"/proc/{core}")
+    finally:
+        algorithm.stop()

@@ -1,0 +1,84 @@
+"""Deadlines of environments, and the time in which they do not run."""
+
+import asyncio
+import time
+
+import pytest
+
+from rllib_llm_async.env_runners import deadlines
+from rllib_llm_async.env_runners.deadlines import (
+    EpisodeTimeoutError,
+    TurnTimeoutError,
+    env_call,
+    within,
+)
+
+#: Which deadline, and how it ends what takes longer.
+KINDS = [(env_call, TurnTimeoutError), (within, EpisodeTimeoutError)]
+
+
+@pytest.fixture(autouse=True)
+def short_extensions(monkeypatch):
+    monkeypatch.setattr(deadlines, "SHORTEST_EXTENSION_SECONDS", 0.02)
+
+
+class Outage:
+    """Of an endpoint, from the start on, for so long."""
+
+    def __init__(self, seconds):
+        self._since = time.monotonic()
+        self._seconds = seconds
+
+    def seconds_waited(self):
+        return min(time.monotonic() - self._since, self._seconds)
+
+
+@pytest.mark.parametrize("bounded, error", KINDS)
+def test_no_deadline_runs_while_something_is_waited_for(bounded, error):
+    async def scenario():
+        outage = Outage(0.6)
+        # An outage of 0.6 and 0.1 of its own: within 0.3.
+        answer = asyncio.sleep(0.7, "answer")
+        assert await bounded(answer, 0.3, outage.seconds_waited) == "answer"
+        with pytest.raises(error, match=r"timeout_s=0\.3"):
+            await bounded(asyncio.sleep(0.7), 0.3)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("bounded, error", KINDS)
+def test_the_deadline_runs_on_after_an_outage(bounded, error):
+    async def scenario():
+        hung = asyncio.ensure_future(asyncio.Event().wait())
+        with pytest.raises(error):
+            async with asyncio.timeout(30):
+                await bounded(hung, 0.1, Outage(0.3).seconds_waited)
+        await asyncio.sleep(0)
+        assert hung.cancelled()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("bounded, error", KINDS)
+def test_an_outage_before_the_call_gives_no_time(bounded, error):
+    async def scenario():
+        with pytest.raises(error):
+            async with asyncio.timeout(30):
+                await bounded(asyncio.Event().wait(), 0.1, lambda: 1000.0)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("bounded, _", KINDS)
+def test_who_waits_may_be_cancelled(bounded, _):
+    async def scenario():
+        hung = asyncio.ensure_future(asyncio.Event().wait())
+        waiting = asyncio.ensure_future(bounded(hung, 30.0))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await asyncio.sleep(0)
+        assert hung.cancelled()
+
+    asyncio.run(scenario())
