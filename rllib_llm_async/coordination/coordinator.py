@@ -150,6 +150,7 @@ class Coordinator:
         if self._dispatcher.session(report.runner, report.session, now) is None:
             return False
         self._mailboxes[report.runner].doing = report.doing
+        self._dispatcher.has_waited(report.runner, report.seconds_waited)
         for number, num_tokens in report.progress.items():
             self._ledger.progress(number, num_tokens)
         for lost in report.lost_tries:

@@ -32,6 +32,7 @@ class Runner:
     num_places: int = 0
     num_given: int = 0
     engine_version: int | None = None
+    seconds_waited: float = 0.0
     groups: set[int] = field(default_factory=set)
     #: Groups that have gone, for the runner to forget what it kept of them.
     settled: list[int] = field(default_factory=list)
@@ -47,6 +48,8 @@ class UnderWay:
     """When a group was admitted, and where the learner stood when it was finished."""
 
     started: float
+    #: Time that does not count, since its environment waited for what is down.
+    excused: float = 0.0
     finished_at_version: int | None = None
 
 
@@ -130,6 +133,14 @@ class Dispatcher:
         known.num_places = num_places
         known.engine_version = version
         self._note_room(runner)
+
+    def has_waited(self, runner: int, seconds: float) -> None:
+        """For how long a runner's environments have waited for what is down, in all."""
+        known = self._runners[runner]
+        more, known.seconds_waited = seconds - known.seconds_waited, seconds
+        if more > 0:
+            for number in known.groups:
+                self._groups[number].excused += more
 
     # --- Admission ----------------------------------------------------------------
 
@@ -264,7 +275,7 @@ class Dispatcher:
             return
         for number, group in list(self._groups.items()):
             if (
-                now - group.started > self._ticket_timeout_s
+                now - group.started - group.excused > self._ticket_timeout_s
                 and group.finished_at_version is None
             ):
                 self.drop(number, "ticket_timeout")

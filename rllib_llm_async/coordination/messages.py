@@ -77,6 +77,8 @@ class Report:
     session: int
     #: Places for episodes that came free since the session began, the first included.
     num_places: int
+    #: Time since the start in which its environments waited for what is down.
+    seconds_waited: float = 0.0
     #: Version that the engine samples with; None before the first.
     engine_version: int | None = None
     finished: list[FinishedGroup] = field(default_factory=list)

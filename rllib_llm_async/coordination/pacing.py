@@ -141,7 +141,7 @@ class Pacing:
         """D above; None before the first group has ended."""
         if not self._durations:
             return None
-        return float(np.quantile(self._durations, TYPICAL))
+        return float(np.quantile(self._durations, TYPICAL, method="higher"))
 
     # --- What follows from it -----------------------------------------------------
 
@@ -186,16 +186,20 @@ class Pacing:
         self._sorted = np.sort(np.array(self._durations))
         rate = max(state.num_places, 1) / self._sorted.mean()
         if self._began is None:
-            self._first = now + typical  # nothing that starts now is there before
+            ahead = typical  # nothing that starts now is there before
         else:
             # One that is late ends soon, and what starts after it is younger.
-            self._first = max(now + SOON * update, self._began + update)
-        self._update = update
+            ahead = max(self._began + update - now, SOON * update)
+        self._first, self._update = now + ahead, update
         self._plan = []
+        idle = self._batch - state.num_ready - sizes.sum()
+        if self._began is None and idle > 0:
+            # Whatever was expected: the learner would wait for ever.
+            self._plan.append(_Need(now, now, idle, 1.0, state.num_places, rate))
         for number in range(self._horizon):
-            time = self._first + number * update
-            weight = self._kept * self._share_below(time - now)
-            expected, variance = self._expected(time - now, ages, sizes)
+            seconds = ahead + number * update
+            weight = self._kept * self._share_below(seconds)
+            expected, variance = self._expected(seconds, ages, sizes)
             missing = (
                 (number + 1) * self._batch
                 + SAFETY * math.sqrt(variance)
@@ -203,7 +207,8 @@ class Pacing:
                 - expected
             )
             # What starts now comes too late for an update much sooner.
-            if missing > 0 and weight > 0.5 * self._kept:
+            if missing > 0 and weight >= 0.5 * self._kept:
+                time = now + seconds
                 latest = time - typical - self.margin
                 places = state.num_places
                 self._plan.append(

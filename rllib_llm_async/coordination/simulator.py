@@ -227,7 +227,7 @@ class Simulation:
         assert episode.ended is not None
         history = self._installed[episode.ticket.runner]
         times = [*(time for time, _ in history[1:]), float("inf")]
-        mean, seen = 0.0, []
+        mean, seen = 0.0, list[int]()
         length = max(episode.ended - episode.began, 1e-12)
         for (start, version), end in zip(history, times, strict=True):
             inside = min(end, episode.ended) - max(start, episode.began)

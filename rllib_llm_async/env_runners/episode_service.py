@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ class EpisodeService:
         player: Plays the episodes.
         tasks: Of the suite, for training.
         capacity: Episodes at once.
+        seed: Of all sampling, by number of group and member; None: whatever comes.
         weights_dir: Where weights lie on their way into the engine.
         on_failure: Called with what ends the service for good.
     """
@@ -63,6 +65,7 @@ class EpisodeService:
         player: EpisodePlayer,
         tasks: Sequence[TaskRef],
         capacity: int,
+        seed: int | None,
         weights_dir: Path,
         on_failure: Callable[[BaseException], None],
     ) -> None:
@@ -71,6 +74,7 @@ class EpisodeService:
         self._player = player
         self._tasks = tasks
         self._capacity = capacity
+        self._seed = seed
         self._weights_dir = weights_dir
         self._on_failure = on_failure
         self._coordinator: Any = None
@@ -244,8 +248,11 @@ class EpisodeService:
         played: list[asyncio.Task] = []
         try:
             async with asyncio.TaskGroup() as group:
-                for progress in members:
-                    played.append(group.create_task(self._run_member(task, progress)))
+                for member, progress in enumerate(members):
+                    seed = self._episode_seed(ticket.number, member)
+                    played.append(
+                        group.create_task(self._run_member(task, progress, seed))
+                    )
         except* EpisodeError as errors:
             # Members that had ended are of no use alone.
             self._player.forget(
@@ -262,11 +269,16 @@ class EpisodeService:
             del self._under_way[ticket.number]
             self._news.set()
 
+    def _episode_seed(self, group: int, member: int) -> int | None:
+        if self._seed is None:
+            return None
+        return random.Random(f"{self._seed}/{group}/{member}").getrandbits(31)
+
     async def _run_member(
-        self, task: TaskRef, progress: Progress
+        self, task: TaskRef, progress: Progress, seed: int | None
     ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         try:
-            return await self._player.play(task, progress=progress)
+            return await self._player.play(task, progress=progress, seed=seed)
         finally:
             self._report.num_places += 1
             self._news.set()
@@ -296,17 +308,22 @@ class EpisodeService:
 
     def _take_report(self) -> Report:
         now = time.monotonic()
+        others = "; ".join(self._player.waiting_for())
         for number, (task, members) in self._under_way.items():
             self._note_lost_tries(number)
             self._report.progress[number] = sum(p.num_tokens for p in members)
             slowest = min(members, key=lambda progress: progress.since)
             self._report.doing[number] = (
                 f"task {task.id}, waiting {now - slowest.since:.0f} s for "
-                f"{slowest.doing}"
+                f"{slowest.doing}" + (f" ({others})" if others else "")
             )
+        self._report.seconds_waited = self._player.seconds_waited()
         report = self._report
         self._report = Report(
-            self._runner, report.session, report.num_places, report.engine_version
+            self._runner,
+            report.session,
+            report.num_places,
+            engine_version=report.engine_version,
         )
         return report
 

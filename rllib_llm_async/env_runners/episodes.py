@@ -18,7 +18,7 @@ from ray.rllib.utils.metrics import EPISODE_LEN_MEAN, EPISODE_RETURN_MEAN
 from rllib_llm_async import result_keys
 from rllib_llm_async.batch import columns
 from rllib_llm_async.engine.vllm_engine import EngineOutput, VLLMEngine
-from rllib_llm_async.env_runners.deadlines import env_call, within
+from rllib_llm_async.env_runners.deadlines import env_call, nothing_waited, within
 from rllib_llm_async.envs.agent_env import (
     AgentEnv,
     BadRewardError,
@@ -26,6 +26,7 @@ from rllib_llm_async.envs.agent_env import (
     TaskRef,
     TaskSuite,
     ToolSchema,
+    WaitsForOthers,
     is_reward,
 )
 from rllib_llm_async.monitoring.dialogues import DialogueRecord
@@ -208,11 +209,20 @@ class EpisodePlayer:
         self._turn_timeout_s = turn_timeout_s
         self._episode_timeout_s = episode_timeout_s
         self._on_env_failure = on_env_failure
+        self._others = suite if isinstance(suite, WaitsForOthers) else None
         self._starting = asyncio.Lock()
         #: Episodes that came to their end.
         self.num_played = 0
         #: By `EPISODE_KEY`, from an episode's start until `forget`.
         self.transcripts: dict[int, Transcript] = {}
+
+    def waiting_for(self) -> list[str]:
+        """What is down that the environments need, e.g. an endpoint, a line each."""
+        return self._others.waiting_for() if self._others else []
+
+    def seconds_waited(self) -> float:
+        """For how long, since the start; no deadline counts it."""
+        return self._others.seconds_waited() if self._others else nothing_waited()
 
     def forget(self, keys: Iterable[int]) -> None:
         """Drops the transcripts of episodes that nobody needs any more."""
@@ -225,6 +235,7 @@ class EpisodePlayer:
         *,
         keep_messages: bool = False,
         progress: Progress | None = None,
+        seed: int | None = None,
     ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         """Plays one episode; an environment that fails is replaced and tried again.
 
@@ -232,6 +243,7 @@ class EpisodePlayer:
             task: What to play.
             keep_messages: Whether the episode's `EPISODE_MESSAGES` hold the dialogue.
             progress: Kept up to date.
+            seed: Of the engine's sampling; None: whatever comes.
 
         Raises:
             EpisodeError: If the environment fails again and again, or the task's first
@@ -244,8 +256,12 @@ class EpisodePlayer:
         progress = progress or Progress()
         for attempt in range(MAX_ENV_RETRIES + 1):
             try:
+                # Another try is another episode.
+                try_seed = None if seed is None else seed + attempt
                 played = await within(
-                    self._try(task, keep_messages, progress), self._episode_timeout_s
+                    self._try(task, keep_messages, progress, try_seed),
+                    self._episode_timeout_s,
+                    self.seconds_waited,
                 )
                 self.num_played += 1
                 return played
@@ -282,7 +298,11 @@ class EpisodePlayer:
             raise too_long
 
     async def _try(
-        self, task: TaskRef, keep_messages: bool, progress: Progress
+        self,
+        task: TaskRef,
+        keep_messages: bool,
+        progress: Progress,
+        seed: int | None,
     ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         env = self._suite.make()
         key = random.getrandbits(62)
@@ -306,7 +326,9 @@ class EpisodePlayer:
             self._on_event("on_episode_start", episode, env)
             while True:
                 progress.now(f"the engine, turn {len(episode) + 1}")
-                output = await self._engine.generate(transcript.tokens, transcript.say)
+                output = await self._engine.generate(
+                    transcript.tokens, transcript.say, seed=seed
+                )
                 progress.num_tokens = progress.num_lost_tokens + transcript.num_sampled
                 progress.now(f"the environment's answer to turn {len(episode) + 1}")
                 batch = self._from_output(output, start.tools, episode)
@@ -347,7 +369,7 @@ class EpisodePlayer:
             await self._close(env)
 
     async def _call(self, awaitable: Awaitable[T]) -> T:
-        return await env_call(awaitable, self._turn_timeout_s)
+        return await env_call(awaitable, self._turn_timeout_s, self.seconds_waited)
 
     async def _close(self, env: AgentEnv) -> None:
         """Closes an environment; what it has played is not lost if that fails."""

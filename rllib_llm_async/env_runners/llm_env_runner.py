@@ -99,6 +99,8 @@ class LLMEnvRunner(EnvRunner):
             self._player,
             self._train_tasks,
             config.num_concurrent_episodes,
+            # Elsewhere the order of arrivals decides anyhow, and seeds cost time.
+            config.seed if config.max_staleness == 0 else None,
             Path(self._weights_dir.name),
             on_failure=self._fail,
         )

@@ -70,7 +70,7 @@ class Engine:
         self._goes_on = asyncio.Event()
         self._goes_on.set()
 
-    async def generate(self, context, on_piece):
+    async def generate(self, context, on_piece, seed=None):
         await self._goes_on.wait()
         await asyncio.sleep(0)
         output = EngineOutput(
@@ -149,6 +149,7 @@ class Loop:
             ),
             TASKS,
             capacity,
+            None,
             Path(tempfile.mkdtemp()),
             on_failure=self.failures.append,
         )

@@ -1,4 +1,4 @@
-"""The ledger's identity: by hand, under every order of news, and where it must break."""
+"""The ledger's identity: by hand, under every order of news, and where it breaks."""
 
 import json
 import math
