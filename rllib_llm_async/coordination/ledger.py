@@ -30,7 +30,15 @@ from rllib_llm_async.result_keys import (
     TRAINED,
 )
 
-#: Reason of what went through an update that said nothing about it.
+#: Why a learner drops an episode: tokens beyond ``max_staleness``; its pi_old is lost;
+#: its group holds a reward, or a log mu_old, that is no finite number; the gradient of
+#: its optimizer step was none.
+STALE = "stale"
+UNSCORED = "unscored"
+BAD_REWARD = "bad_reward"
+BAD_LOGP = "bad_logp"
+NOT_FINITE = "not_finite"
+#: It went down with its process or node: nobody said anything about it.
 LOST = "lost"
 #: Bin of length and reward of episodes that did not get to have one.
 UNFINISHED = "unfinished"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import ray
 
+from rllib_llm_async.coordination.ledger import EpisodeFate, Ledger
 from rllib_llm_async.coordination.staleness_gate import StalenessGate, Ticket
 from rllib_llm_async.engine.arrival_check import ExpectedArrival
 
@@ -65,6 +66,7 @@ class WeightChannel:
 
     def __init__(self, episodes_per_update: int, max_staleness: int) -> None:
         self._gate = StalenessGate(episodes_per_update, max_staleness)
+        self._ledger = Ledger()
         self._max_staleness = max_staleness
         self._published: PublishedWeights | None = None
         self._trainer_weights: list[PublishedWeights] = []
@@ -213,6 +215,10 @@ class WeightChannel:
         """Records that groups were trained on or dropped, which makes room."""
         self._gate.consume(numbers)
         await self._notify()
+
+    async def settle(self, fates: list[EpisodeFate]) -> None:
+        """Takes what a learner made of the episodes of its share of an update."""
+        self._ledger.settle(fates)
 
     async def next_batch(self, delivered: list[int]) -> list[int]:
         """Numbers of the groups to train on now; empty: wait for more.

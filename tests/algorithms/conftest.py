@@ -67,6 +67,7 @@ def random_episodes(
     for number in range(num_groups * group_size):
         episode = SingleAgentEpisode(len_lookback_buffer=0)
         episode.custom_data[columns.GROUP_ID] = number // group_size
+        episode.custom_data[columns.EPISODE_KEY] = 100 + number
         episode.add_env_reset(rng.integers(5, 400, size=rng.integers(3, 20)))
         num_turns = int(rng.integers(1, 4))
         for turn in range(num_turns):

@@ -1,4 +1,4 @@
-"""The ledger's identity: by hand, under every order of news, and where it must break."""
+"""The ledger's identity: by hand, under every order of news, and where it breaks."""
 
 import json
 import math
@@ -229,7 +229,11 @@ def test_every_count_is_part_of_the_identity(unit, fate):
     ledger.start(0, 4, "retail")
     ledger.finish(0, finished(1, 2, 3, 4))
     ledger.settle(
-        [EpisodeFate(0, 0, 1), EpisodeFate(0, 1, 0, 2), EpisodeFate(0, 2, reason="stale")]
+        [
+            EpisodeFate(0, 0, 1),
+            EpisodeFate(0, 1, 0, 2),
+            EpisodeFate(0, 2, reason="stale"),
+        ]
     )
     assert ledger.identity_error() == 0
     ledger._counts[f"ledger/{unit}/{fate}"] += 2

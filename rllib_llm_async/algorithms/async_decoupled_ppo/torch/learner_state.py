@@ -18,11 +18,7 @@ def get_async_state(learner: AsyncDecoupledPPOTorchLearner) -> dict[str, Any]:
     return {
         "version": learner._version,
         "num_skipped_steps": learner._num_skipped_steps,
-        "source": learner.config.old_logprob_source,
-        "source_state": learner._source.get_state(),
-        "compared_states": learner._comparison.get_state()
-        if learner._comparison is not None
-        else {},
+        "sources": learner._sources.get_state(),
     }
 
 
@@ -33,8 +29,4 @@ def set_async_state(
     learner._version = state["version"]
     learner._num_skipped_steps = state["num_skipped_steps"]
     learner._build_sources()
-    # Another source chosen on resume starts from today's weights.
-    if state["source"] == learner.config.old_logprob_source:
-        learner._source.set_state(state["source_state"])
-    if learner._comparison is not None:
-        learner._comparison.set_state(state["compared_states"])
+    learner._sources.set_state(state["sources"])

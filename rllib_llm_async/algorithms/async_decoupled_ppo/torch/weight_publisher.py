@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import pack_rows
+from rllib_llm_async.coordination.ledger import EpisodeFate
 from rllib_llm_async.core.fingerprint import fingerprint
 from rllib_llm_async.engine.arrival_check import ExpectedArrival
 from rllib_llm_async.env_runners.weight_channel import PublishedWeights
@@ -67,6 +68,13 @@ class WeightPublisher:
             trainer_weights=self._put_trainer_weights(),
         )
         ray.get(self._channel.publish.remote([published]))
+
+    def settle(self, fates: list[EpisodeFate]) -> None:
+        """Tells the ledger what became of this learner's share of an update.
+
+        Waits until it is told: what is not settled when the update ends is lost.
+        """
+        ray.get(self._channel.settle.remote(fates))
 
     def score_outgoing(self, version: int, source: OldLogprobSource) -> float:
         """Stops the engines and scores what they sampled under the outgoing version.
