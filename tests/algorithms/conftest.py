@@ -59,6 +59,19 @@ def make_episodes():
     return random_episodes
 
 
+class Publisher:
+    """Stands in for a `WeightPublisher`: keeps what a Learner tells it."""
+
+    def __init__(self):
+        self.settled, self.published = [], []
+
+    def settle(self, fates):
+        self.settled.append(fates)
+
+    def publish(self, version):
+        self.published.append(version)
+
+
 def random_episodes(
     rng, version_choices, num_groups=2, group_size=4, max_turn_tokens=12
 ):

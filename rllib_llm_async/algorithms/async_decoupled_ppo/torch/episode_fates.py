@@ -17,7 +17,8 @@ class EpisodeFates:
     """Notes, while an update goes on, what becomes of its episodes.
 
     Tokens are counted once, in the first epoch: those that the Train-Infer mask let
-    into a step that was taken are trained on, all others are masked.
+    into a step that was taken are trained on, all others are masked: those of a step
+    without a gradient, too.
 
     Args:
         episodes: In the order of their `SEQUENCE_IDS`.
