@@ -43,7 +43,17 @@ LOST = "lost"
 #: Bin of length and reward of episodes that did not get to have one.
 UNFINISHED = "unfinished"
 #: Largest numbers of agent tokens that share a bin; the last bin has no end.
-LENGTH_BINS = (64, 256, 1024, 4096, 16384)
+_LENGTHS = (64, 256, 1024, 4096, 16384)
+#: Bins in their order.
+LENGTH_BINS = (
+    *(f"up_to_{most}" for most in _LENGTHS),
+    f"over_{_LENGTHS[-1]}",
+    UNFINISHED,
+)
+REWARD_BINS = (
+    *("negative", "0", "up_to_half", "under_1", "1", "over_1", "not_finite"),
+    UNFINISHED,
+)
 
 
 @dataclass(frozen=True)
@@ -297,26 +307,18 @@ class Ledger:
 
 def length_bin(num_tokens: int) -> str:
     """Name of the bin of an episode with so many agent tokens."""
-    for most in LENGTH_BINS:
-        if num_tokens <= most:
-            return f"up_to_{most}"
-    return f"over_{LENGTH_BINS[-1]}"
+    return LENGTH_BINS[sum(num_tokens > most for most in _LENGTHS)]
 
 
 def reward_bin(episode_return: float) -> str:
     """Name of the bin of a return: most tasks pay 0 to 1, 1 for success."""
     if not math.isfinite(episode_return):
         return "not_finite"
-    for name, holds in (
-        ("negative", episode_return < 0),
-        ("0", episode_return == 0),
-        ("up_to_half", episode_return <= 0.5),
-        ("under_1", episode_return < 1),
-        ("1", episode_return == 1),
-    ):
-        if holds:
-            return name
-    return "over_1"
+    if episode_return in (0, 1):
+        return f"{episode_return:.0f}"
+    bounds = (0, 0.5, 1)
+    names = ("negative", "up_to_half", "under_1", "over_1")
+    return names[sum(episode_return > bound for bound in bounds)]
 
 
 def _bins(episode: LedgerEpisode) -> tuple[tuple[str, str], ...]:

@@ -28,6 +28,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.episode_fates import (
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.learner_state import (
     ASYNC_STATE,
+    check_same_settings,
     get_async_state,
     set_async_state,
 )
@@ -444,6 +445,9 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
 
     @override(TorchLearner)
     def set_state(self, state) -> None:
+        if ASYNC_STATE in state:
+            check_same_settings(self.config, state[ASYNC_STATE])
+        self._weights_seq_no = 0  # RLlib passes over weights older than those in use
         super().set_state(state)
         if ASYNC_STATE in state:
             set_async_state(self, state[ASYNC_STATE])
