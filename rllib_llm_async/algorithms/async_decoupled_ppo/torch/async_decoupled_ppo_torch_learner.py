@@ -28,7 +28,6 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.episode_fates import (
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.learner_state import (
     ASYNC_STATE,
-    check_same_settings,
     get_async_state,
     set_async_state,
 )
@@ -110,14 +109,18 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
     @override(TorchLearner)
     def configure_optimizers_for_module(self, module_id, config=None) -> None:
         params = self.get_parameters(self._module[module_id])
+        optimizer = torch.optim.AdamW(
+            params, **{"weight_decay": 0.0, **config.optimizer}
+        )
         self.register_optimizer(
             module_id=module_id,
-            optimizer=torch.optim.AdamW(
-                params, **{"weight_decay": 0.0, **config.optimizer}
-            ),
+            optimizer=optimizer,
             params=params,
             lr_or_lr_schedule=config.lr,
         )
+        # RLlib starts a schedule with a tensor, which rounds in another way than the
+        # number that a checkpoint holds.
+        self._set_optimizer_lr(optimizer, float(self._get_optimizer_lr(optimizer)))
 
     # --- One update ---------------------------------------------------------------
 
@@ -445,8 +448,6 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
 
     @override(TorchLearner)
     def set_state(self, state) -> None:
-        if ASYNC_STATE in state:
-            check_same_settings(self.config, state[ASYNC_STATE])
         self._weights_seq_no = 0  # RLlib passes over weights older than those in use
         super().set_state(state)
         if ASYNC_STATE in state:

@@ -35,7 +35,12 @@ def get_async_state(learner: AsyncDecoupledPPOTorchLearner) -> dict[str, Any]:
 def set_async_state(
     learner: AsyncDecoupledPPOTorchLearner, state: Mapping[str, Any]
 ) -> None:
-    """Restores it, after the weights have been restored."""
+    """Restores it, after the weights have been restored.
+
+    Raises:
+        ValueError: If the run computes something else from its weights.
+    """
+    _check_same_settings(learner.config, state["settings"])
     learner._version = state["version"]
     learner._num_skipped_steps = state["num_skipped_steps"]
     if learner._reference is not None and state["reference"] is not None:
@@ -45,19 +50,10 @@ def set_async_state(
     learner._sources.set_state(state["sources"])
 
 
-def check_same_settings(config: Any, state: Mapping[str, Any]) -> None:
-    """Refuses a state of a run that computed something else from its weights.
-
-    Args:
-        config: An `AsyncDecoupledPPOConfig`.
-        state: What `get_async_state` returned.
-
-    Raises:
-        ValueError: Names every setting that differs, with both values.
-    """
+def _check_same_settings(config: Any, saved: Mapping[str, Any]) -> None:
     different = [
         f"{key} (checkpoint: {value!r}, this run: {getattr(config, key)!r})"
-        for key, value in state["settings"].items()
+        for key, value in saved.items()
         if value != getattr(config, key)
     ]
     if different:
