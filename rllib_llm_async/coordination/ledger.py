@@ -303,7 +303,7 @@ def reward_bin(episode_return: float) -> str:
     if not math.isfinite(episode_return):
         return "not_finite"
     if episode_return in (0, 1):
-        return f"{episode_return:.0f}"
+        return "1" if episode_return else "0"
     bounds = (0, 0.5, 1)
     names = ("negative", "up_to_half", "under_1", "over_1")
     return names[sum(episode_return > bound for bound in bounds)]

@@ -135,6 +135,7 @@ def test_bins_meet_at_their_ends():
         *("up_to_64", "up_to_64", "up_to_256", "up_to_256", "up_to_1024"),
         *("up_to_4096", "up_to_16384", "up_to_16384", "over_16384"),
     ]
+    assert reward_bin(-0.0) == reward_bin(0) == "0"
     returns = (-0.1, 0.0, 0.1, 0.5, 0.51, 1.0, 1.5, math.nan, math.inf)
     assert [reward_bin(r) for r in returns] == [
         *("negative", "0", "up_to_half", "up_to_half", "under_1", "1", "over_1"),
