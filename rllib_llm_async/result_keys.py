@@ -30,6 +30,11 @@ def compared(source: str, key: str) -> str:
     return f"compare/{source}/{key}"
 
 
+def num_episodes_dropped(reason: str) -> str:
+    """A count of episodes, by the reason for which they were dropped."""
+    return f"num_episodes_dropped_{reason}"
+
+
 def ledger_count(unit: str, fate: str) -> str:
     """What became of all `EPISODES` or `TOKENS` since the start of the run.
 

@@ -26,6 +26,8 @@ SCORED_OLD_LOGP = "scored_old_logp"
 REFERENCE_LOGP = "reference_logp"
 #: float32, what the token's loss is divided by, see ``loss_normalizer``.
 LOSS_DIVISOR = "loss_divisor"
+#: bool, agent tokens that the Train-Infer mask let into the step; of a minibatch.
+KEPT = "kept"
 #: float32, advantage of the token, constant in the trained weights.
 ADVANTAGES = "advantages"
 #: float32, return that the value head is to predict, at the first token of a turn.

@@ -14,10 +14,10 @@ Plain bookkeeping without clock, threads or Ray; every call costs what it names.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.result_keys import (
@@ -30,12 +30,30 @@ from rllib_llm_async.result_keys import (
     TRAINED,
 )
 
-#: Reason of what went through an update that said nothing about it.
+#: Why a learner drops an episode: tokens beyond ``max_staleness``; its pi_old is lost;
+#: its group holds a reward, or a log mu_old, that is no finite number; the gradient of
+#: its optimizer step was none.
+STALE = "stale"
+UNSCORED = "unscored"
+BAD_REWARD = "bad_reward"
+BAD_LOGP = "bad_logp"
+NOT_FINITE = "not_finite"
+#: It went down with its process or node: nobody said anything about it.
 LOST = "lost"
 #: Bin of length and reward of episodes that did not get to have one.
 UNFINISHED = "unfinished"
 #: Largest numbers of agent tokens that share a bin; the last bin has no end.
-LENGTH_BINS = (64, 256, 1024, 4096, 16384)
+_LENGTHS = (64, 256, 1024, 4096, 16384)
+#: Bins in their order.
+LENGTH_BINS = (
+    *(f"up_to_{most}" for most in _LENGTHS),
+    f"over_{_LENGTHS[-1]}",
+    UNFINISHED,
+)
+REWARD_BINS = (
+    *("negative", "0", "up_to_half", "under_1", "1", "over_1", "not_finite"),
+    UNFINISHED,
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +99,15 @@ class _Group:
     finished: dict[int, LedgerEpisode] | None = None
 
 
+class _Cell(NamedTuple):
+    """Episodes that are alike: their bins, and what became of them."""
+
+    domain: str
+    length: str
+    reward: str
+    fate: str
+
+
 class Ledger:
     """Accounts for groups from admission until an update has consumed them.
 
@@ -89,14 +116,10 @@ class Ledger:
 
     def __init__(self) -> None:
         self._groups: dict[int, _Group] = {}
+        self._started = {EPISODES: 0, TOKENS: 0}
+        #: Episodes and tokens of each cell.
+        self._cells: dict[_Cell, tuple[int, int]] = {}
         self._num_late = 0
-        self._counts: Counter[str] = Counter(
-            {
-                result_keys.ledger_count(unit, fate): 0
-                for unit in (EPISODES, TOKENS)
-                for fate in (STARTED, TRAINED, MASKED)
-            }
-        )
 
     def start(self, number: int, num_episodes: int, domain: str) -> None:
         """A group is admitted; ``domain`` is that of its task."""
@@ -104,7 +127,7 @@ class Ledger:
             self._num_late += 1
             return
         self._groups[number] = _Group(domain, num_episodes)
-        self._counts[result_keys.ledger_count(EPISODES, STARTED)] += num_episodes
+        self._started[EPISODES] += num_episodes
 
     def progress(self, number: int, num_tokens: int) -> None:
         """A group under way has sampled so many tokens, given-up tries included."""
@@ -153,13 +176,13 @@ class Ledger:
             episode = group.finished.pop(fate.key)
             group.num_episodes -= 1
             group.num_tokens -= episode.num_tokens
-            bins = _bins(episode)
             if fate.reason is not None:
-                self._drop(bins, 1, episode.num_tokens, fate.reason)
+                self._drop_finished(episode, fate.reason)
                 continue
             is_trained = fate.num_trained > 0
-            self._count(bins, TRAINED, int(is_trained), fate.num_trained)
-            self._count(bins, MASKED, int(not is_trained), fate.num_masked)
+            bins = _bins(episode)
+            self._count(_Cell(*bins, TRAINED), is_trained, fate.num_trained)
+            self._count(_Cell(*bins, MASKED), not is_trained, fate.num_masked)
 
     def close(self, number: int) -> None:
         """An update has consumed the group; what nobody settled is `LOST`."""
@@ -175,7 +198,7 @@ class Ledger:
             self._drop_unfinished(group, group.num_episodes, group.num_tokens, reason)
         else:
             for episode in group.finished.values():
-                self._drop(_bins(episode), 1, episode.num_tokens, reason)
+                self._drop_finished(episode, reason)
 
     def lose_in_flight(self, reason: str) -> None:
         """All groups go: nobody knows of them any more."""
@@ -184,39 +207,51 @@ class Ledger:
 
     def identity_error(self) -> int:
         """Episodes and tokens by which the identity is missed; 0 if all is well."""
-        return sum(
-            abs(
-                self._counts[result_keys.ledger_count(unit, STARTED)]
-                - self._num_accounted(unit)
-                - in_flight
-            )
-            for unit, in_flight in self._in_flight().items()
+        in_flight = self._in_flight()
+        accounted = [sum(counts) for counts in zip(*self._cells.values(), strict=True)]
+        episodes, tokens = accounted or (0, 0)
+        return abs(self._started[EPISODES] - episodes - in_flight[EPISODES]) + abs(
+            self._started[TOKENS] - tokens - in_flight[TOKENS]
         )
 
     def metrics(self) -> dict[str, float]:
         """Totals since the start of the run, flat, under their result keys."""
-        in_flight = {
-            result_keys.ledger_count(unit, IN_FLIGHT): count
-            for unit, count in self._in_flight().items()
-        }
-        return {
-            **{key: float(count) for key, count in self._counts.items()},
-            **{key: float(count) for key, count in in_flight.items()},
-            result_keys.LEDGER_IDENTITY_ERROR: float(self.identity_error()),
-            result_keys.LEDGER_NUM_LATE: float(self._num_late),
-        }
+        counts: dict[str, float] = defaultdict(float)
+        for unit in (EPISODES, TOKENS):
+            counts[result_keys.ledger_count(unit, STARTED)] += self._started[unit]
+            counts[result_keys.ledger_count(unit, IN_FLIGHT)] += self._in_flight()[unit]
+            for fate in (TRAINED, MASKED):  # there before the first one
+                counts[result_keys.ledger_count(unit, fate)] += 0
+        for cell, (episodes, tokens) in self._cells.items():
+            fate = DROPPED if cell.fate.startswith(DROPPED) else cell.fate
+            for unit, count in ((EPISODES, episodes), (TOKENS, tokens)):
+                counts[result_keys.ledger_count(unit, cell.fate)] += count
+                for by, name in (
+                    (result_keys.BY_DOMAIN, cell.domain),
+                    (result_keys.BY_LENGTH, cell.length),
+                    (result_keys.BY_REWARD, cell.reward),
+                ):
+                    counts[result_keys.ledger_bin(by, name, unit, fate)] += count
+        counts[result_keys.LEDGER_IDENTITY_ERROR] = float(self.identity_error())
+        counts[result_keys.LEDGER_NUM_LATE] = float(self._num_late)
+        return dict(counts)
 
     def get_state(self) -> dict[str, Any]:
         """For a checkpoint: numbers, strings, dicts."""
         return {
-            "counts": dict(self._counts),
+            "started": dict(self._started),
+            "cells": [[*cell, *counts] for cell, counts in self._cells.items()],
             "num_late": self._num_late,
             "groups": {number: asdict(group) for number, group in self._groups.items()},
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Restores what `get_state` returned, in place of what is held."""
-        self._counts = Counter(state["counts"])
+        self._started = dict(state["started"])
+        self._cells = {
+            _Cell(*cell): (episodes, tokens)
+            for *cell, episodes, tokens in state["cells"]
+        }
         self._num_late = state["num_late"]
         self._groups = {
             number: _group_from(plain) for number, plain in state["groups"].items()
@@ -234,50 +269,21 @@ class Ledger:
         num_tokens = max(0, num_tokens)
         group.num_sampled += num_tokens
         group.num_tokens += num_tokens
-        self._counts[result_keys.ledger_count(TOKENS, STARTED)] += num_tokens
+        self._started[TOKENS] += num_tokens
 
     def _drop_unfinished(
         self, group: _Group, num_episodes: int, num_tokens: int, reason: str
     ) -> None:
-        bins = (
-            (result_keys.BY_DOMAIN, group.domain),
-            (result_keys.BY_LENGTH, UNFINISHED),
-            (result_keys.BY_REWARD, UNFINISHED),
-        )
-        self._drop(bins, num_episodes, num_tokens, reason)
+        cell = _Cell(group.domain, UNFINISHED, UNFINISHED, f"{DROPPED}_{reason}")
+        self._count(cell, num_episodes, num_tokens)
 
-    def _drop(
-        self,
-        bins: Iterable[tuple[str, str]],
-        num_episodes: int,
-        num_tokens: int,
-        reason: str,
-    ) -> None:
-        self._count(bins, DROPPED, num_episodes, num_tokens, f"{DROPPED}_{reason}")
+    def _drop_finished(self, episode: LedgerEpisode, reason: str) -> None:
+        cell = _Cell(*_bins(episode), f"{DROPPED}_{reason}")
+        self._count(cell, 1, episode.num_tokens)
 
-    def _count(
-        self,
-        bins: Iterable[tuple[str, str]],
-        fate: str,
-        num_episodes: int,
-        num_tokens: int,
-        in_total: str | None = None,
-    ) -> None:
-        """Adds to the bins under ``fate``, to the totals under ``in_total``."""
-        for unit, count in ((EPISODES, num_episodes), (TOKENS, num_tokens)):
-            self._counts[result_keys.ledger_count(unit, in_total or fate)] += count
-            for by, name in bins:
-                self._counts[result_keys.ledger_bin(by, name, unit, fate)] += count
-
-    def _num_accounted(self, unit: str) -> int:
-        """All that was trained on, masked or dropped."""
-        fates = result_keys.ledger_count(unit, "")
-        started = result_keys.ledger_count(unit, STARTED)
-        return sum(
-            count
-            for key, count in self._counts.items()
-            if key.startswith(fates) and key != started
-        )
+    def _count(self, cell: _Cell, num_episodes: int, num_tokens: int) -> None:
+        episodes, tokens = self._cells.get(cell, (0, 0))
+        self._cells[cell] = episodes + num_episodes, tokens + num_tokens
 
     def _in_flight(self) -> dict[str, int]:
         groups = self._groups.values()
@@ -289,33 +295,26 @@ class Ledger:
 
 def length_bin(num_tokens: int) -> str:
     """Name of the bin of an episode with so many agent tokens."""
-    for most in LENGTH_BINS:
-        if num_tokens <= most:
-            return f"up_to_{most}"
-    return f"over_{LENGTH_BINS[-1]}"
+    return LENGTH_BINS[sum(num_tokens > most for most in _LENGTHS)]
 
 
 def reward_bin(episode_return: float) -> str:
     """Name of the bin of a return: most tasks pay 0 to 1, 1 for success."""
     if not math.isfinite(episode_return):
         return "not_finite"
-    for name, holds in (
-        ("negative", episode_return < 0),
-        ("0", episode_return == 0),
-        ("up_to_half", episode_return <= 0.5),
-        ("under_1", episode_return < 1),
-        ("1", episode_return == 1),
-    ):
-        if holds:
-            return name
-    return "over_1"
+    if episode_return in (0, 1):
+        return "1" if episode_return else "0"
+    bounds = (0, 0.5, 1)
+    names = ("negative", "up_to_half", "under_1", "over_1")
+    return names[sum(episode_return > bound for bound in bounds)]
 
 
-def _bins(episode: LedgerEpisode) -> tuple[tuple[str, str], ...]:
+def _bins(episode: LedgerEpisode) -> tuple[str, str, str]:
+    """Domain, length and reward of a `_Cell`."""
     return (
-        (result_keys.BY_DOMAIN, episode.domain),
-        (result_keys.BY_LENGTH, length_bin(episode.num_tokens)),
-        (result_keys.BY_REWARD, reward_bin(episode.episode_return)),
+        episode.domain,
+        length_bin(episode.num_tokens),
+        reward_bin(episode.episode_return),
     )
 
 

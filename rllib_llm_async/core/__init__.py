@@ -10,7 +10,7 @@ from rllib_llm_async.core.ewma import EWMAWeights
 from rllib_llm_async.core.kl import kl_penalty
 from rllib_llm_async.core.lags import ratio_metrics_by_lag
 from rllib_llm_async.core.logprobs import head_logprobs, token_logprobs
-from rllib_llm_async.core.objective import decoupled_ppo_loss
+from rllib_llm_async.core.objective import decoupled_ppo_loss, kept_tokens
 from rllib_llm_async.core.proximal import interpolate_logp, staleness_alpha
 from rllib_llm_async.core.snapshots import SnapshotStore
 
@@ -23,6 +23,7 @@ __all__ = [
     "decoupled_ppo_loss",
     "head_logprobs",
     "interpolate_logp",
+    "kept_tokens",
     "kl_penalty",
     "pass_at_k",
     "pass_hat_k",

@@ -89,11 +89,10 @@ def decoupled_ppo_loss(
     _check_level("mask_level", mask_level, mask_unit_ids)
 
     old_logp, behavior_logp = old_logp.detach(), behavior_logp.detach()
-    kept = train_infer_mask(
-        log_ratio(old_logp, behavior_logp, mask, mask_unit_ids), mask, eps_ti
-    )
     finite = mask & old_logp.isfinite() & behavior_logp.isfinite()
-    kept = kept & finite
+    kept = kept_tokens(
+        old_logp, behavior_logp, mask, eps_ti=eps_ti, unit_ids=mask_unit_ids
+    )
     log_r_d = log_ratio(old_logp, behavior_logp, finite, unit_ids)
     log_r_s = log_ratio(logp, old_logp, finite, unit_ids)
     dtype = at_least_float32(log_r_d, log_r_s, advantages)
@@ -127,6 +126,23 @@ def decoupled_ppo_loss(
             result_keys.ALL_MASKED: (~kept.any()).float(),
         }
     return loss, metrics
+
+
+def kept_tokens(
+    old_logp: Tensor,
+    behavior_logp: Tensor,
+    mask: Tensor,
+    *,
+    eps_ti: float,
+    unit_ids: Tensor | None = None,
+) -> Tensor:
+    """Agent tokens with m_t = 1, bool, same shape; arguments as above.
+
+    ``unit_ids`` are those of the mask's level.
+    """
+    log_r_d = log_ratio(old_logp, behavior_logp, mask, unit_ids)
+    finite = old_logp.isfinite() & behavior_logp.isfinite()
+    return train_infer_mask(log_r_d, mask, eps_ti) & finite
 
 
 def _check_bounds(

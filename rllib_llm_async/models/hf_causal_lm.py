@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.numpy import convert_to_numpy
+from torch import Tensor
 
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 
@@ -45,8 +47,51 @@ class HFCausalLM(TorchRLModule):
         # checked, so there is nothing to hand out here.
         if inference_only:
             return {}
+        return convert_to_numpy(self._saved_tensors())
+
+    @override(TorchRLModule)
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restores weights of the same model, adapters and value head.
+
+        Raises:
+            ValueError: If they are of another kind; says what differs.
+        """
+        _check_fit(
+            {name: tuple(value.shape) for name, value in state.items()},
+            {name: tuple(p.shape) for name, p in self._saved_tensors().items()},
+        )
+        super().set_state(state)
+
+    def _saved_tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds."""
         if self.model_config.get("lora"):
             # The rest is the base model's, which `setup` loads.
-            trained = {n: p for n, p in self.named_parameters() if p.requires_grad}
-            return convert_to_numpy(trained)
-        return super().get_state(components, **kwargs)
+            return {n: p for n, p in self.named_parameters() if p.requires_grad}
+        return self.state_dict()
+
+
+#: By name, the shape of a tensor.
+_Shapes = Mapping[str, tuple[int, ...]]
+
+
+def _check_fit(saved: _Shapes, own: _Shapes) -> None:
+    """RLlib would pass over what does not fit, and torch fail on the moments."""
+    if saved == own:
+        return
+    different = []
+    for part, setting in (
+        ("value_head.", "a value head (advantage_estimator: gae)"),
+        ("lora_", "LoRA adapters (lora)"),
+    ):
+        of_saved, of_own = (any(part in name for name in s) for s in (saved, own))
+        if of_saved != of_own:
+            one, other = ("the checkpoint", "this run")[:: 1 if of_saved else -1]
+            different.append(f"{one} has {setting}, {other} has none")
+    if different:
+        raise ValueError(f"{'; '.join(different)}: set the same")
+    odd = sorted(n for n in saved.keys() | own.keys() if saved.get(n) != own.get(n))
+    raise ValueError(
+        f"the checkpoint is of another model or lora: {len(odd)} tensors differ, the "
+        f"first is {odd[0]}, {saved.get(odd[0], 'missing')} in the checkpoint and "
+        f"{own.get(odd[0], 'missing')} in this run"
+    )

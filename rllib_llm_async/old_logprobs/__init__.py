@@ -15,6 +15,7 @@ from rllib_llm_async.old_logprobs.base import (
 from rllib_llm_async.old_logprobs.comparison import SourceComparison
 from rllib_llm_async.old_logprobs.current_recompute import CurrentRecompute
 from rllib_llm_async.old_logprobs.ewma_prox import EWMAProx
+from rllib_llm_async.old_logprobs.in_use import SourcesInUse
 from rllib_llm_async.old_logprobs.interp_prox_loglinear import InterpProxLoglinear
 from rllib_llm_async.old_logprobs.interpolated import InterpolatedSource
 from rllib_llm_async.old_logprobs.interrupt_sync import InterruptSync
@@ -39,6 +40,7 @@ __all__ = [
     "SnapshotOld",
     "SourceComparison",
     "SourceSettings",
+    "SourcesInUse",
     "make_source",
     "register_source",
     "source_class",

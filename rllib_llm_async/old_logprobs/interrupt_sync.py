@@ -91,3 +91,13 @@ class InterruptSync(OldLogprobSource):
         return sum(tensor.nbytes for tensor in self._outgoing.values()) + sum(
             scores.nbytes for scores in self._scores.values()
         )
+
+    def get_state(self):
+        return {
+            "scores": {key: scores.copy() for key, scores in self._scores.items()},
+            "last_scored": dict(self._last_scored),
+        }
+
+    def set_state(self, state):
+        self._scores = {key: scores.copy() for key, scores in state["scores"].items()}
+        self._last_scored = dict(state["last_scored"])

@@ -22,6 +22,7 @@ from rllib_llm_async.report.groups import (
     mask_share,
     source_of,
 )
+from rllib_llm_async.report.ledger import ledger_section
 from rllib_llm_async.report.mask import mask_and_clip_section, reset_iterations
 from rllib_llm_async.report.section import PALETTE, percent
 from rllib_llm_async.report.staleness import staleness_section
@@ -36,6 +37,7 @@ _SECTIONS = (
     mask_and_clip_section,
     density_section,
     staleness_section,
+    ledger_section,
     timeline_section,
     cost_section,
     comparison_section,

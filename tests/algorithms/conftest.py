@@ -59,6 +59,19 @@ def make_episodes():
     return random_episodes
 
 
+class Publisher:
+    """Stands in for a `WeightPublisher`: keeps what a Learner tells it."""
+
+    def __init__(self):
+        self.settled, self.published = [], []
+
+    def settle(self, fates):
+        self.settled.append(fates)
+
+    def publish(self, version):
+        self.published.append(version)
+
+
 def random_episodes(
     rng, version_choices, num_groups=2, group_size=4, max_turn_tokens=12
 ):
@@ -67,6 +80,7 @@ def random_episodes(
     for number in range(num_groups * group_size):
         episode = SingleAgentEpisode(len_lookback_buffer=0)
         episode.custom_data[columns.GROUP_ID] = number // group_size
+        episode.custom_data[columns.EPISODE_KEY] = 100 + number
         episode.add_env_reset(rng.integers(5, 400, size=rng.integers(3, 20)))
         num_turns = int(rng.integers(1, 4))
         for turn in range(num_turns):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.algorithms.two_learners import CASES, FIGURES, run_two, train
+from tests.algorithms.two_learners import CASES, FIGURES, run_two, tell_fates, train
 
 
 @pytest.fixture(scope="module")
@@ -36,3 +36,25 @@ def test_auto_decides_alike_where_one_learner_alone_has_stale_tokens(two):
     assert first == second
     assert metrics["auto_reason"] == others["auto_reason"]
     assert "nothing measured yet" not in metrics["auto_reason"]
+
+
+def test_each_learner_settles_its_share_and_an_update_on_nothing_is_none(two):
+    settled, published, num_tokens = tell_fates(0, 1)
+    assert published == [1, 2] and num_tokens[:2] > [0, 0] and num_tokens[2] == 0
+    shares = []
+    for of_rank in two:
+        of_one, versions, tokens = of_rank["fates"]
+        assert (versions, tokens) == (published, num_tokens)
+        shares.append(of_one)
+    assert [len(fates) for fates in shares[0]] == [8, 12, 0]
+    assert [len(fates) for fates in shares[1]] == [4, 0, 0]
+    for update, fates in enumerate(settled):
+        told = [*shares[0][update], *shares[1][update]]
+        # In the first step both hold what the one does; later steps hold other rows.
+        assert {(f.group, f.key) for f in told} == {(f.group, f.key) for f in fates}
+        assert total(told) == total(fates)
+    assert sum(f.num_trained for f in settled[0]) > 0
+
+
+def total(fates):
+    return sum(fate.num_trained + fate.num_masked for fate in fates)

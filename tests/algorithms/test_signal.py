@@ -198,9 +198,9 @@ def test_rewards_that_overflow_together_are_bad_as_well(make_episodes):
     episodes = make_episodes(np.random.default_rng(0), [0], num_groups=2)
     long = next(episode for episode in episodes[4:] if len(episode) > 1)
     long.rewards.data[:] = [1e308] * len(long)
-    kept, dropped = usable_groups(episodes)
+    kept, left_out = usable_groups(episodes)
     assert kept == episodes[:4]
-    assert dropped == {result_keys.NUM_EPISODES_DROPPED_BAD_REWARD: 4}
+    assert left_out == {"bad_reward": episodes[4:]}
 
 
 @pytest.mark.parametrize("estimator", ["group_relative", "gae"])

@@ -11,7 +11,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 
 from rllib_llm_async import AsyncDecoupledPPOConfig
-from tests.algorithms.conftest import SPACES, random_episodes
+from tests.algorithms.conftest import SPACES, Publisher, random_episodes
 
 #: SGD in effect: one step of Adam would turn the noise of a zero gradient into a full
 #: step, and two ways of adding the same numbers up could not be compared.
@@ -112,6 +112,27 @@ def train(rank, num_learners, settings):
     return weights, learner._version, figures
 
 
+def tell_fates(rank, num_learners):
+    """What one learner tells of three updates, the last of which has no episode.
+
+    Versions afterwards, and `NUM_AGENT_TOKENS` of each update.
+    """
+    settings = {"old_logprob_source": "current_recompute", "minibatch_size": 4}
+    learner = build(num_learners, settings)
+    learner._publisher = Publisher()
+    num_tokens = []
+    for update in range(3):
+        episodes = episodes_of(update, [update]) if update < 2 else []
+        results = learner.update(
+            training_data=TrainingData(
+                episodes=share_of(rank, num_learners, update, episodes)
+            ),
+            minibatch_size=4,
+        )[DEFAULT_MODULE_ID]
+        num_tokens.append(results["num_agent_tokens"].peek())
+    return learner._publisher.settled, learner._publisher.published, num_tokens
+
+
 def follow_auto(rank, num_learners):
     """What `auto` decided after each update; only the first learner's tokens age."""
     learner = build(num_learners, {"old_logprob_source": "auto", "eps_ti": 3.0})
@@ -133,13 +154,14 @@ def _worker(rank, port, path):
     dist.init_process_group("gloo", rank=rank, world_size=2)
     results = {name: train(rank, 2, settings) for name, settings in CASES.items()}
     results["auto"] = follow_auto(rank, 2)
+    results["fates"] = tell_fates(rank, 2)
     with open(f"{path}/{rank}.pickle", "wb") as file:
         pickle.dump(results, file)
     dist.destroy_process_group()
 
 
 def run_two(path):
-    """Results of all `CASES` and of `follow_auto`, for each of the two learners."""
+    """Results of all `CASES`, `follow_auto` and `tell_fates`, of both learners."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

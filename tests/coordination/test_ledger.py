@@ -135,6 +135,7 @@ def test_bins_meet_at_their_ends():
         *("up_to_64", "up_to_64", "up_to_256", "up_to_256", "up_to_1024"),
         *("up_to_4096", "up_to_16384", "up_to_16384", "over_16384"),
     ]
+    assert reward_bin(-0.0) == reward_bin(0) == "0"
     returns = (-0.1, 0.0, 0.1, 0.5, 0.51, 1.0, 1.5, math.nan, math.inf)
     assert [reward_bin(r) for r in returns] == [
         *("negative", "0", "up_to_half", "up_to_half", "under_1", "1", "over_1"),
@@ -222,21 +223,22 @@ def test_a_runner_that_hides_a_lost_try_breaks_the_identity():
     assert ledger.identity_error() == 15
 
 
-@pytest.mark.parametrize("unit", ["episodes", "tokens"])
+@pytest.mark.parametrize("unit", [0, 1], ids=["episodes", "tokens"])
 @pytest.mark.parametrize("fate", ["started", "trained", "masked", "dropped_stale"])
 def test_every_count_is_part_of_the_identity(unit, fate):
     ledger = Ledger()
     ledger.start(0, 4, "retail")
     ledger.finish(0, finished(1, 2, 3, 4))
-    ledger.settle(
-        [
-            EpisodeFate(0, 0, 1),
-            EpisodeFate(0, 1, 0, 2),
-            EpisodeFate(0, 2, reason="stale"),
-        ]
-    )
+    told = (EpisodeFate(0, 0, 1), EpisodeFate(0, 1, 0, 2))
+    ledger.settle([*told, EpisodeFate(0, 2, reason="stale")])
     assert ledger.identity_error() == 0
-    ledger._counts[f"ledger/{unit}/{fate}"] += 2
+    if fate == "started":
+        ledger._started[("episodes", "tokens")[unit]] += 2
+    else:
+        (cell,) = [c for c, n in ledger._cells.items() if c.fate == fate and any(n)]
+        counts = list(ledger._cells[cell])
+        counts[unit] += 2
+        ledger._cells[cell] = tuple(counts)
     assert ledger.identity_error() == 2
 
 
@@ -250,7 +252,7 @@ def test_what_is_in_flight_is_part_of_the_identity(field):
 
 
 @pytest.mark.parametrize(
-    "method", ["_count", "_drop", "_drop_unfinished", "_sample"], ids=str
+    "method", ["_count", "_drop_finished", "_drop_unfinished", "_sample"], ids=str
 )
 def test_code_that_forgets_to_count_breaks_the_identity(method):
     ledger = Ledger()

@@ -9,7 +9,6 @@ checkpoint holds are files of their own beside this one.
 from __future__ import annotations
 
 import contextlib
-import enum
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -24,6 +23,9 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from rllib_llm_async import result_keys
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.episode_fates import (
+    EpisodeFates,
+)
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.learner_state import (
     ASYNC_STATE,
     get_async_state,
@@ -34,9 +36,11 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.loss import (
     micro_batch_loss,
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
+    Step,
     loss_divisor,
     minibatches,
     standardise_turns,
+    step_with,
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.train_episodes import (
     fetch_episodes,
@@ -51,27 +55,17 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.weight_publisher impor
 )
 from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import micro_batches
+from rllib_llm_async.coordination import ledger
 from rllib_llm_async.core.collectives import learner_rank, sum_over_learners
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.monitoring.timeline import Timeline
 from rllib_llm_async.old_logprobs import (
     OldLogprobSource,
-    SourceComparison,
     SourceSettings,
-    make_source,
+    SourcesInUse,
 )
 
 Batch = dict[str, Tensor]
-
-
-class Step(enum.Enum):
-    """What became of an optimizer step; alike on all learners."""
-
-    TAKEN = "taken"
-    #: The gradient is exactly zero, or no learner has a token: momentum and weight
-    #: decay would move the weights all the same.
-    WITHOUT_SIGNAL = "without_signal"
-    NOT_FINITE = "not_finite"
 
 
 class AsyncDecoupledPPOTorchLearner(TorchLearner):
@@ -93,14 +87,16 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
     def _build_sources(self) -> None:
         """Sources that know the current version alone."""
         config = self.config
-        settings = SourceSettings.from_config(config)
-        self._source = make_source(config.old_logprob_source, settings)
-        self._comparison = (
-            SourceComparison(self._source, config.compare_sources, settings)
-            if config.compare_sources
-            else None
+        self._sources = SourcesInUse(
+            config.old_logprob_source,
+            config.compare_sources,
+            SourceSettings.from_config(config),
         )
         self._show_weights_to_sources()
+
+    @property
+    def _source(self) -> OldLogprobSource:
+        return self._sources.main
 
     @property
     def _policy(self) -> CausalLMPolicy:
@@ -113,14 +109,18 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
     @override(TorchLearner)
     def configure_optimizers_for_module(self, module_id, config=None) -> None:
         params = self.get_parameters(self._module[module_id])
+        optimizer = torch.optim.AdamW(
+            params, **{"weight_decay": 0.0, **config.optimizer}
+        )
         self.register_optimizer(
             module_id=module_id,
-            optimizer=torch.optim.AdamW(
-                params, **{"weight_decay": 0.0, **config.optimizer}
-            ),
+            optimizer=optimizer,
             params=params,
             lr_or_lr_schedule=config.lr,
         )
+        # RLlib starts a schedule with a tensor, which rounds in another way than the
+        # number that a checkpoint holds.
+        self._set_optimizer_lr(optimizer, float(self._get_optimizer_lr(optimizer)))
 
     # --- One update ---------------------------------------------------------------
 
@@ -137,7 +137,9 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
     ) -> Any:
         """Trains on whole groups of episodes and publishes the next version.
 
-        Nothing is published, and nothing else changes, where no step was taken.
+        Nothing is published, and nothing else changes, where no step was taken. Where
+        no learner has a token to train on, `NUM_AGENT_TOKENS` is 0 in the results: that
+        was no update, and whoever called has to come again with other episodes.
 
         Args:
             training_data: References to (or lists of) `SingleAgentEpisode`.
@@ -155,22 +157,23 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         self.before_gradient_based_update(timesteps=timesteps or {})
         self._weights_seq_no += 1
         batch = self._build_batch(training_data or TrainingData(**kwargs))
-        compared = self._add_logps(batch)
-        if self.config.advantage_estimator == "gae":
-            standardise_turns(batch)
+        self._add_old_logp(batch)
+        if not sum_over_learners(batch[columns.LOSS_MASK].sum()):
+            self._log({result_keys.NUM_AGENT_TOKENS: 0})
+            self._settle_episodes()
+            self._timeline.log_to(self.metrics, DEFAULT_MODULE_ID)
+            return self.metrics.reduce()
+        compared = self._prepare_steps(batch)
         metrics = UpdateMetrics(self._device)
         with self._timeline.phase("training"):
-            steps = Counter(
-                self._step(minibatch, metrics)
-                for minibatch in minibatches(
-                    batch,
-                    num_epochs=num_epochs,
-                    num_per_epoch=self.config.steps_per_epoch(minibatch_size),
-                    shuffle_seed=(self._weights_seq_no, self.config.seed or 0)
-                    if shuffle_batch_per_epoch
-                    else None,
-                )
+            steps = self._take_steps(
+                batch,
+                metrics,
+                num_epochs=num_epochs,
+                num_per_epoch=self.config.steps_per_epoch(minibatch_size),
+                shuffle=shuffle_batch_per_epoch,
             )
+        self._settle_episodes()
         self._log_steps(steps)
         self._log_update(batch, metrics, compared, seconds=time.monotonic() - start)
         if steps[Step.TAKEN]:
@@ -184,14 +187,15 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         """Episodes to packed rows; whole episodes beyond the bound are masked out."""
         training_data.validate()
         episodes, num_lost = fetch_episodes(training_data, self.config.group_size)
-        episodes, dropped = usable_groups(episodes)
-        dropped[result_keys.NUM_EPISODES_DROPPED_LOST] += num_lost
-        for key in (
-            result_keys.NUM_EPISODES_DROPPED_BAD_REWARD,
-            result_keys.NUM_EPISODES_DROPPED_BAD_LOGP,
-        ):
-            dropped[key] += 0  # there before the first one
-        self._log(dropped, "lifetime_sum")
+        episodes, left_out = usable_groups(episodes)
+        self._fates = EpisodeFates(episodes, left_out, self._device)
+        counts = {  # there before the first one
+            ledger.LOST: num_lost,
+            ledger.BAD_REWARD: len(left_out[ledger.BAD_REWARD]),
+            ledger.BAD_LOGP: len(left_out[ledger.BAD_LOGP]),
+        }
+        for reason, count in counts.items():
+            self._log_dropped(count, reason)
         multi_agent_batch = self._make_batch_if_necessary(
             TrainingData(episodes=episodes)
         )
@@ -200,27 +204,24 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         stale = batch[columns.LOSS_MASK] & (
             self._version - batch[columns.VERSIONS] > self.config.max_staleness
         )
-        self._drop_episodes(batch, stale, result_keys.NUM_EPISODES_DROPPED_STALE)
+        self._drop_episodes(batch, stale, ledger.STALE)
         return batch
 
-    def _drop_episodes(self, batch: Batch, tokens: Tensor, counter: str) -> None:
+    def _drop_episodes(self, batch: Batch, tokens: Tensor, reason: str) -> None:
         """Masks out the whole episodes of some tokens, and counts them."""
         sequences = batch[columns.SEQUENCE_IDS]
         dropped = sequences[tokens].unique()
         batch[columns.LOSS_MASK] = batch[columns.LOSS_MASK] & ~torch.isin(
             sequences, dropped
         )
-        self._log({counter: len(dropped)}, "lifetime_sum")
+        self._fates.drop(dropped, reason)
+        self._log_dropped(len(dropped), reason)
 
-    def _add_logps(self, batch: Batch) -> dict[str, float]:
-        """Adds what has to be known before the first step; returns the comparison."""
+    def _add_old_logp(self, batch: Batch) -> None:
+        """Adds `OLD_LOGP` from a source that is asked before the first step."""
         if self._source.needs_pass:
             with self._timeline.phase("old logits"):
                 batch[columns.OLD_LOGP] = self._old_logp(batch)
-        if self._reference is not None:
-            batch[columns.REFERENCE_LOGP] = self._forward(batch, self._reference)
-        with self._timeline.phase("comparing sources"):
-            return self._compare_sources(batch)
 
     def _old_logp(self, batch: Batch) -> Tensor:
         """log pi_old ``[rows, length]`` from the configured source."""
@@ -228,18 +229,21 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         with torch.no_grad():
             old_logp = self._source.old_logp(batch, self._forward, self._version)
         self._log({result_keys.OLD_LOGPROB_SECONDS: time.monotonic() - start})
-        self._drop_episodes(
-            batch,
-            batch[columns.LOSS_MASK] & old_logp.isnan(),
-            result_keys.NUM_EPISODES_DROPPED_UNSCORED,
-        )
+        lost = batch[columns.LOSS_MASK] & old_logp.isnan()
+        self._drop_episodes(batch, lost, ledger.UNSCORED)
         return old_logp
 
-    def _compare_sources(self, batch: Batch) -> dict[str, float]:
-        if self._comparison is None:
+    def _prepare_steps(self, batch: Batch) -> dict[str, float]:
+        """Adds what else the steps need; returns the comparison of sources."""
+        if self._reference is not None:
+            batch[columns.REFERENCE_LOGP] = self._forward(batch, self._reference)
+        if self.config.advantage_estimator == "gae":
+            standardise_turns(batch)
+        comparison = self._sources.comparison
+        if comparison is None:
             return {}
-        with torch.no_grad():
-            return self._comparison.measure(
+        with self._timeline.phase("comparing sources"), torch.no_grad():
+            return comparison.measure(
                 batch, self._forward, self._version, batch.get(columns.OLD_LOGP)
             )
 
@@ -248,6 +252,32 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
     ) -> Tensor:
         """log pi ``[rows, length]`` without gradient; None means current weights."""
         return self._policy.score(batch, parameters, self.config.micro_batch_tokens)
+
+    def _take_steps(
+        self,
+        batch: Batch,
+        metrics: UpdateMetrics,
+        *,
+        num_epochs: int,
+        num_per_epoch: int,
+        shuffle: bool,
+    ) -> Counter[Step]:
+        """All optimizer steps of an update, by what became of them."""
+        seed = (self._weights_seq_no, self.config.seed or 0) if shuffle else None
+        steps = Counter[Step]()
+        for number, minibatch in enumerate(
+            minibatches(
+                batch,
+                num_epochs=num_epochs,
+                num_per_epoch=num_per_epoch,
+                shuffle_seed=seed,
+            )
+        ):
+            step = self._step(minibatch, metrics)
+            steps[step] += 1
+            if number < num_per_epoch:
+                self._fates.see_step(minibatch, step)
+        return steps
 
     def _step(self, minibatch: Batch, metrics: UpdateMetrics) -> Step:
         # Distributed data parallel averages gradients over the learners; the loss is
@@ -266,21 +296,19 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         gradients = {
             ref: p.grad for ref, p in self._params.items() if p.grad is not None
         }
-        largest = largest_element(gradients.values())
-        if not largest.isfinite():
-            self._num_skipped_steps += 1
-            return Step.NOT_FINITE
-        if largest == 0:
-            return Step.WITHOUT_SIGNAL
-        # RLlib hands nothing back where it logs gradients without clipping them.
-        self.apply_gradients(self.postprocess_gradients(gradients) or gradients)
-        return Step.TAKEN
+        step = step_with(gradients.values())
+        if step is Step.TAKEN:
+            # RLlib hands nothing back where it logs gradients without clipping them.
+            self.apply_gradients(self.postprocess_gradients(gradients) or gradients)
+        self._num_skipped_steps += step is Step.NOT_FINITE
+        return step
 
     def _accumulate_gradients(
         self, minibatch: Batch, scale: Tensor, metrics: UpdateMetrics
     ) -> None:
         module = self.module[DEFAULT_MODULE_ID]
         parts = list(micro_batches(minibatch, self.config.micro_batch_tokens))
+        kept = []
         for index, micro_batch in enumerate(parts):
             last = index == len(parts) - 1
             sync = last or self._num_learners == 1
@@ -294,6 +322,8 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                 )
                 (loss * scale).backward()
             metrics.add(self._micro_batch_loss, micro_batch[columns.LOSS_MASK].sum())
+            kept.append(self._micro_batch_loss.kept)
+        minibatch[columns.KEPT] = torch.cat(kept)
 
     @override(TorchLearner)
     def compute_loss_for_module(
@@ -333,17 +363,14 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         seconds: float,
     ) -> None:
         means = metrics.means()
-        shares = {self._source: means.get(result_keys.TRAIN_INFER_MASK, 0.0)}
-        if self._comparison is not None:
-            for name, source in self._comparison.shadows.items():
-                shares[source] = compared[
-                    result_keys.compared(name, result_keys.COMPARED_MASK_SHARE)
-                ]
         of_batch = batch_metrics(
             batch, self._version, self.config.max_staleness, seconds
         )
-        self._show_update_to_sources(
-            batch, shares, staleness_width=of_batch[result_keys.STALENESS_MAX]
+        self._sources.see_update(
+            means.get(result_keys.TRAIN_INFER_MASK, 0.0),
+            compared,
+            num_tokens=batch[columns.LOSS_MASK].sum(),
+            staleness_width=of_batch[result_keys.STALENESS_MAX],
         )
         self._log(
             {
@@ -357,30 +384,6 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                 result_keys.NUM_SKIPPED_STEPS: self._num_skipped_steps,
             }
         )
-
-    def _show_update_to_sources(
-        self,
-        batch: Batch,
-        mask_shares: Mapping[OldLogprobSource, float],
-        staleness_width: float,
-    ) -> None:
-        """Shows the sources what this update saw; alike on all learners."""
-        num_tokens = float(batch[columns.LOSS_MASK].sum())
-        counts = [source.counts() for source in mask_shares]
-        local = [share * num_tokens for share in mask_shares.values()]
-        local += [value for of_source in counts for value in of_source.values()]
-        # float64: these are counts of tokens and bytes.
-        summed = sum_over_learners(
-            torch.tensor([num_tokens, *local], dtype=torch.float64, device=self._device)
-        ).tolist()
-        total, totals = summed[0], iter(summed[1:])
-        kept = [next(totals) for _ in mask_shares]
-        for source, of_source, tokens in zip(mask_shares, counts, kept, strict=True):
-            source.agree({key: next(totals) for key in of_source})
-            if total:
-                source.observe(
-                    mask_share=tokens / total, staleness_width=staleness_width
-                )
 
     def _log(self, values: Mapping[str, Any], reduce: str = "mean") -> None:
         for key, value in values.items():
@@ -398,6 +401,9 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                 **({"window": 1} if reduce == "mean" else {}),
             )
 
+    def _log_dropped(self, count: int, reason: str) -> None:
+        self._log({result_keys.num_episodes_dropped(reason): count}, "lifetime_sum")
+
     # --- Versions -----------------------------------------------------------------
 
     def connect(self, coordinator: ray.actor.ActorHandle) -> None:
@@ -412,9 +418,14 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         )
         self._publisher.publish(self._version)
 
+    def _settle_episodes(self) -> None:
+        """Tells the ledger what became of this learner's share of the update."""
+        if self._publisher is not None:
+            self._publisher.settle(self._fates.settled())
+
     def _publish_next_version(self) -> None:
         if self._publisher is not None:
-            for source in self._sources():
+            for source in self._sources:
                 if source.stops_generation:
                     seconds = self._publisher.score_outgoing(self._version, source)
                     self._log({result_keys.INTERRUPTION_SECONDS: seconds})
@@ -423,15 +434,8 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         if self._publisher is not None:
             self._publisher.publish(self._version)
 
-    def _sources(self) -> list[OldLogprobSource]:
-        """The source in use, and those that are compared with it."""
-        if self._comparison is None:
-            return [self._source]
-        return [self._source, *self._comparison.shadows.values()]
-
     def _show_weights_to_sources(self) -> None:
-        for source in self._sources():
-            source.on_publish(self._version, self._policy.trainable_parameters())
+        self._sources.on_publish(self._version, self._policy.trainable_parameters())
 
     # --- Checkpoint ---------------------------------------------------------------
 
@@ -444,12 +448,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
 
     @override(TorchLearner)
     def set_state(self, state) -> None:
+        self._weights_seq_no = 0  # RLlib passes over weights older than those in use
         super().set_state(state)
         if ASYNC_STATE in state:
             set_async_state(self, state[ASYNC_STATE])
-
-
-def largest_element(tensors) -> Tensor:
-    """Largest absolute value in some tensors, a scalar; NaN if any element is."""
-    norms = torch._foreach_norm(list(tensors), ord=float("inf"))
-    return torch.stack([norm.float() for norm in norms]).max()

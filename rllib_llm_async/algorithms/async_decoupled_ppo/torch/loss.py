@@ -12,6 +12,7 @@ from rllib_llm_async import result_keys
 from rllib_llm_async.batch import columns
 from rllib_llm_async.core import (
     decoupled_ppo_loss,
+    kept_tokens,
     kl_penalty,
     ratio_density,
     ratio_metrics_by_lag,
@@ -22,12 +23,14 @@ from rllib_llm_async.models.hf_causal_lm import ENTROPY
 class MicroBatchLoss(NamedTuple):
     """A sum over agent tokens, detached means over them, and counts of both ratios.
 
-    ``density`` is what `ratio_density` gives.
+    ``density`` is what `ratio_density` gives, ``kept`` the tokens that the Train-Infer
+    mask keeps, bool ``[rows, length]``.
     """
 
     loss: Tensor
     metrics: dict[str, Tensor]
     density: Tensor
+    kept: Tensor
 
 
 def micro_batch_loss(
@@ -66,14 +69,16 @@ def micro_batch_loss(
             "discrepancy_weight",
         )
     }
+    mask_level = config.mask_level or config.ratio_level
+    mask_units = _unit_ids(batch, mask_level)
     loss, metrics = decoupled_ppo_loss(
         logp,
         *ratio_inputs,
         **bounds,
         ratio_level=config.ratio_level,
         unit_ids=_unit_ids(batch, config.ratio_level),
-        mask_level=config.mask_level,
-        mask_unit_ids=_unit_ids(batch, config.mask_level),
+        mask_level=mask_level,
+        mask_unit_ids=mask_units,
         normalizer=divisor,
     )
     lags = version - batch[columns.VERSIONS]
@@ -98,11 +103,18 @@ def micro_batch_loss(
     density = ratio_density(
         logp.detach(), old_logp.detach(), batch[columns.BEHAVIOR_LOGP], mask
     )
-    return MicroBatchLoss(loss, metrics, density)
+    kept = kept_tokens(
+        old_logp,
+        batch[columns.BEHAVIOR_LOGP],
+        mask,
+        eps_ti=config.eps_ti,
+        unit_ids=mask_units,
+    )
+    return MicroBatchLoss(loss, metrics, density, kept)
 
 
-def _unit_ids(batch: Mapping[str, Tensor], level: str | None) -> Tensor | None:
-    column = columns.UNIT_IDS[level or "token"]
+def _unit_ids(batch: Mapping[str, Tensor], level: str) -> Tensor | None:
+    column = columns.UNIT_IDS[level]
     return None if column is None else batch[column]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import enum
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -13,6 +14,25 @@ from rllib_llm_async.core.collectives import max_over_learners, sum_over_learner
 
 #: Advantages that deviate less are not blown up any further.
 MIN_DEVIATION = 1e-4
+
+
+class Step(enum.Enum):
+    """What became of an optimizer step; alike on all learners."""
+
+    TAKEN = "taken"
+    #: The gradient is exactly zero, or no learner has a token: momentum and weight
+    #: decay would move the weights all the same.
+    WITHOUT_SIGNAL = "without_signal"
+    NOT_FINITE = "not_finite"
+
+
+def step_with(gradients: Iterable[Tensor]) -> Step:
+    """What a step with these gradients would be; at least one."""
+    norms = torch._foreach_norm(list(gradients), ord=float("inf"))
+    largest = torch.stack([norm.float() for norm in norms]).max()
+    if not largest.isfinite():
+        return Step.NOT_FINITE
+    return Step.TAKEN if largest else Step.WITHOUT_SIGNAL
 
 
 def minibatches(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +12,8 @@ from ray.exceptions import ObjectLostError
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from rllib_llm_async import result_keys
 from rllib_llm_async.batch import columns
+from rllib_llm_async.coordination import ledger
 from rllib_llm_async.envs.agent_env import is_reward
 
 #: What an episode may earn, all rewards taken as positive: with more, the square of an
@@ -48,40 +48,41 @@ def fetch_episodes(
 
 def usable_groups(
     episodes: Sequence[SingleAgentEpisode],
-) -> tuple[list[SingleAgentEpisode], Counter[str]]:
+) -> tuple[list[SingleAgentEpisode], dict[str, list[SingleAgentEpisode]]]:
     """Leaves out the groups of episodes with a value that cannot be trained on.
 
     One reward that is no finite number (or beyond `MAX_EARNED`) would make the
     advantages of its whole group NaN, and one such token the gradient of the update.
 
     Returns:
-        The other episodes, in their order, and how many were dropped by result key.
+        The other episodes, in their order, and those left out by reason.
     """
     bad_groups: dict[Any, str] = {}
     for episode in episodes:
         reason = _defect(episode)
         if reason is not None:
             bad_groups.setdefault(episode.custom_data[columns.GROUP_ID], reason)
-    kept, dropped = [], Counter[str]()
+    kept = []
+    left_out: dict[str, list[SingleAgentEpisode]] = defaultdict(list)
     for episode in episodes:
         reason = bad_groups.get(episode.custom_data[columns.GROUP_ID])
         if reason is None:
             kept.append(episode)
         else:
-            dropped[reason] += 1
-    return kept, dropped
+            left_out[reason].append(episode)
+    return kept, left_out
 
 
 def _defect(episode: SingleAgentEpisode) -> str | None:
-    """The result key under which the episode's group is counted; None if it is fine."""
+    """The reason for which the episode's group is left out; None if it is fine."""
     rewards = episode.rewards.data
     if not all(is_reward(reward) for reward in rewards) or (
         sum(abs(float(reward)) for reward in rewards) > MAX_EARNED
     ):
-        return result_keys.NUM_EPISODES_DROPPED_BAD_REWARD
+        return ledger.BAD_REWARD
     behavior = episode.extra_model_outputs[columns.EPISODE_BEHAVIOR_LOGP].data
     if not all(_is_finite(turn) for turn in behavior):
-        return result_keys.NUM_EPISODES_DROPPED_BAD_LOGP
+        return ledger.BAD_LOGP
     return None
 
 

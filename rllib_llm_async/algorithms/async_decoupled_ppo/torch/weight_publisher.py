@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import pack_rows
+from rllib_llm_async.coordination.ledger import EpisodeFate
 from rllib_llm_async.coordination.messages import PublishedWeights
 from rllib_llm_async.core.fingerprint import fingerprint
 from rllib_llm_async.engine.arrival_check import ExpectedArrival
@@ -71,6 +72,15 @@ class WeightPublisher:
         # The driver starts another coordinator, and has this one publish again.
         with contextlib.suppress(ActorDiedError):
             ray.get(self._coordinator.publish.remote([published]))
+
+    def settle(self, fates: list[EpisodeFate]) -> None:
+        """Tells the ledger what became of this learner's share of an update.
+
+        Waits until it is told: what is not settled when the update ends is lost.
+        """
+        # The driver notices a dead coordinator by itself.
+        with contextlib.suppress(ActorDiedError):
+            ray.get(self._coordinator.settle.remote(fates))
 
     def score_outgoing(self, version: int, source: OldLogprobSource) -> float:
         """Stops the engines and scores what they sampled under the outgoing version.
