@@ -114,10 +114,27 @@ class Progress(Callback):
         if success is not None and success == success:
             self._success[trial.trial_id].append(success)
 
+    def on_trial_recover(self, iteration, trials, trial, **info) -> None:
+        checkpoint = trial.latest_checkpoint_result
+        start = (
+            f"iteration {checkpoint.metrics.get('training_iteration') or 0} "
+            f"({checkpoint.checkpoint.path})"
+            if checkpoint
+            else "iteration 0, there is no checkpoint yet"
+        )
+        limit = "" if trial.max_failures < 0 else f" of {trial.max_failures}"
+        self.say(
+            f"[yellow]{_label(trial, trials)}failed: "
+            f"{escape(last_line(trial.get_pickled_error() or trial.get_error()))}; "
+            f"restart {trial.num_failures}{limit} from {escape(start)}[/yellow]"
+        )
+
     def on_trial_error(self, iteration, trials, trial, **info) -> None:
         self._print(f"[red]{trial} failed[/red]: {trial.error_file}")
 
     def on_experiment_end(self, trials, **info) -> None:
+        for directory, text in ray.get(self._board.take_notices.remote()):
+            self._warn(directory, text)
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -154,10 +171,19 @@ class Progress(Callback):
         if self._answer is None:
             if time.monotonic() - self._last_poll >= POLL_SECONDS:
                 self._last_poll = time.monotonic()
-                self._answer = self._board.read.remote()
-        elif ray.wait([self._answer], timeout=0)[0]:
-            self._doing = ray.get(self._answer)
+                board = self._board
+                self._answer = [board.read.remote(), board.take_notices.remote()]
+        elif len(ray.wait(self._answer, num_returns=2, timeout=0)[0]) == 2:
+            self._doing, notices = ray.get(self._answer)
             self._answer = None
+            for directory, text in notices:
+                self._warn(directory, text)
+
+    def _warn(self, directory: str, text: str) -> None:
+        """Prints what a trial has left on the board."""
+        of = [t for t in self._trials if t.storage.trial_dir_name == directory]
+        label = _label(of[0], self._trials) if of else ""
+        self.say(f"[yellow]{label}{escape(text)}[/yellow]")
 
     def _what(self, trial: Trial) -> str:
         now = time.time()
@@ -193,6 +219,12 @@ class Progress(Callback):
             _BARS[min(int(value * len(_BARS)), len(_BARS) - 1)] for value in success
         )
         return f"success {success[-1]:.3f} {bars}"
+
+
+def last_line(error: object) -> str:
+    """The last line of what went wrong; the files of the trial hold the rest."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)
 
 
 def _label(trial: Trial, trials: list[Trial]) -> str:

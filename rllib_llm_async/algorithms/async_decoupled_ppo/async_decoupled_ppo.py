@@ -38,6 +38,10 @@ from rllib_llm_async import result_keys
 from rllib_llm_async.algorithms.async_decoupled_ppo.async_decoupled_ppo_config import (
     AsyncDecoupledPPOConfig,
 )
+from rllib_llm_async.algorithms.async_decoupled_ppo.checkpoints import (
+    answer_wish,
+    save_whole,
+)
 from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
     evaluate_on_runners,
 )
@@ -229,6 +233,7 @@ class AsyncDecoupledPPO(Algorithm):
         staleness bound of groups still under way, the channel's gate decides.
         """
         while True:
+            answer_wish(self)
             delivered = self._fetch_finished_groups()
             ready = len(self._waiting_groups) * self.config.group_size
             needed = self.config.episodes_per_update
@@ -426,6 +431,12 @@ class AsyncDecoupledPPO(Algorithm):
             )
         finally:
             ray.get(self._channel.pause_training_episodes.remote(False))
+
+    @override(Algorithm)
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        if self._storage is None or checkpoint_dir is not None:
+            return super().save(checkpoint_dir)
+        return save_whole(self, super().save)
 
     @override(Algorithm)
     def restore_from_path(self, path, *args, **kwargs) -> None:
