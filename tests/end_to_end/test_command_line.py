@@ -14,6 +14,10 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto import event_pb2
 
+from rllib_llm_async.algorithms.async_decoupled_ppo.checkpoints import (
+    check_whole,
+    read_metrics,
+)
 from tests.callbacks.wandb_file import read_run
 
 pytestmark = pytest.mark.engine
@@ -154,13 +158,12 @@ def test_train_then_evaluate(tmp_path):
     assert page.count("<details>") == 8
 
 
-def test_interrupt_ends_everything_and_resume_goes_on(tmp_path):
+def test_a_stopped_run_saves_and_goes_on_with_other_settings(tmp_path):
     results = tmp_path / "results"
     command = [RLLIB, "train", "file", TUNED, "--storage-path", results]
-    command += ["--checkpoint-freq", "1", "--stop", "training_iteration=6", *SMALL]
-    command += ["--wandb", "test"]
+    command += ["--wandb", "test", "--set", "evaluation_interval=null", *SMALL]
     train = subprocess.Popen(
-        command,
+        [*command, "--stop", "training_iteration=30"],
         env=environment(tmp_path),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -173,34 +176,45 @@ def test_interrupt_ends_everything_and_resume_goes_on(tmp_path):
             line = train.stdout.readline()
             assert line, seen
             seen += line
-        interrupted = time.monotonic()
-        os.killpg(train.pid, signal.SIGINT)  # as a terminal does it
-        output, _ = train.communicate(timeout=120)
-        seconds = time.monotonic() - interrupted
+        stopped = time.monotonic()
+        train.send_signal(signal.SIGTERM)  # as a scheduler does it
+        output, _ = train.communicate(timeout=200)
+        seconds = time.monotonic() - stopped
     finally:
         if train.poll() is None:
             os.killpg(train.pid, signal.SIGKILL)
-    assert train.returncode == 130, seen + output
-    assert "--resume" in output
-    print(f"ended {seconds:.1f} s after the interrupt")
+    print(seen, output, f"ended {seconds:.1f} s after the signal")
+    assert train.returncode == 143
+    assert "SIGTERM: saving a checkpoint" in output
+    assert "go on with: rllib train file" in output and "--resume" in output
     assert processes_mentioning(str(tmp_path)) == []
+    (trial,) = (path.parent for path in results.rglob("result.json"))
+    (checkpoint,) = trial.glob("checkpoint_*")
+    check_whole(checkpoint)
+    saved = read_metrics(checkpoint)["training_iteration"]
+    assert saved >= 2
 
+    end = saved + 2
     resume = subprocess.run(
-        [*command, "--resume"],
+        [
+            *(*command, "--resume", "--stop", f"training_iteration={end}"),
+            *("--set", "lr=1e-7", "--set", "eps_ti=1.5"),
+        ],
         env=environment(tmp_path),
         capture_output=True,
         text=True,
         timeout=600,
     )
-    assert resume.returncode == 0, resume.stdout + resume.stderr
-    (result_file,) = results.rglob("result.json")
-    iterations = [
-        json.loads(line)["training_iteration"]
-        for line in result_file.read_text().splitlines()
-    ]
-    assert iterations[-1] == 6
+    print(resume.stdout, resume.stderr)
+    assert resume.returncode == 0
+    assert f"resuming at iteration {saved} from {checkpoint}" in resume.stdout
+    rows = [json.loads(x) for x in (trial / "result.json").read_text().splitlines()]
+    assert [row["training_iteration"] for row in rows] == list(range(1, end + 1))
+    assert [row["config"]["eps_ti"] for row in rows[saved - 1 :]] == [1.2, 1.5, 1.5]
+    last = rows[-1]["learners"]["default_policy"]
+    assert last["default_optimizer_learning_rate"] == pytest.approx(1e-7)
     # W&B was told all of it, as one run.
     runs = [read_run(path) for path in sorted(results.rglob("*.wandb"))]
     assert len(runs) == 2 and len({run.run_id for run, _, _ in runs}) == 1
     steps = [{row["_step"] for row in history} for _, history, _ in runs]
-    assert {1, 2} <= steps[0] and steps[0] | steps[1] == {1, 2, 3, 4, 5, 6}
+    assert {1, 2} <= steps[0] and steps[0] | steps[1] == set(range(1, end + 1))
