@@ -189,7 +189,7 @@ def _change_settings(
     apply_settings(config, settings)
     changed = [key for key in config if config[key] != before.get(key)]
     for key in changed:
-        old = before.get(key)
+        old = before.get(key, "the default")
         value_head = key == "advantage_estimator" and "gae" in (old, config[key])
         if key in _FIXED or value_head:
             raise InputError(
@@ -208,7 +208,7 @@ def _change_settings(
     env, plain = config["env"], {k: v for k, v in config.items() if k != "env"}
     build_config(Experiment(experiment.name, experiment.run, env, config=plain))
     for key in changed:
-        say(f"{key}: {before.get(key)} -> {config[key]}")
+        say(f"{key}: {before.get(key, 'the default')} -> {config[key]}")
     trial.set_config(config)
     # What Tune fills values in that it could not write into its state.
     trial.__dict__["_Trial__unresolved_config"] = config
