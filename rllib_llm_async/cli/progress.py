@@ -9,9 +9,12 @@ from __future__ import annotations
 import atexit
 import time
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray import cloudpickle
+from ray.exceptions import RayActorError
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from rich.console import Console, Group
@@ -42,6 +45,9 @@ QUIET_SECONDS = 60.0
 POLL_SECONDS = 0.5
 #: Where a trial is before it has said anything.
 STARTING = "starting engines and learners"
+#: Where a run is of which no trial has begun.
+WAITING = "waiting until the cluster has room for a trial"
+_RESOURCES = ("CPU", "GPU")
 #: Iterations that the curve of a live view shows, and what it is drawn with.
 _CURVE_LENGTH = 24
 _BARS = "▁▂▃▄▅▆▇█"
@@ -88,9 +94,11 @@ class Progress(Callback):
         self._poll()
         if time.monotonic() - self._last_line < QUIET_SECONDS or self._live:
             return
-        for trial in trials:
-            if trial.status == Trial.RUNNING:
-                self.say(f"{_label(trial, trials)}{self._what(trial)}")
+        running = [trial for trial in trials if trial.status == Trial.RUNNING]
+        for trial in running:
+            self.say(f"{_label(trial, trials)}{self._what(trial)}")
+        if trials and not running:
+            self.say(f"{WAITING}: {_free_resources()}")
 
     def on_trial_start(self, iteration, trials, trial, **info) -> None:
         settings = ", ".join(f"{k}={v}" for k, v in trial.evaluated_params.items())
@@ -125,7 +133,7 @@ class Progress(Callback):
         limit = "" if trial.max_failures < 0 else f" of {trial.max_failures}"
         self.say(
             f"[yellow]{_label(trial, trials)}failed: "
-            f"{escape(last_line(trial.get_pickled_error() or trial.get_error()))}; "
+            f"{escape(one_line(_newest_error(trial)))}; "
             f"restart {trial.num_failures}{limit} from {escape(start)}[/yellow]"
         )
 
@@ -221,10 +229,30 @@ class Progress(Callback):
         return f"success {success[-1]:.3f} {bars}"
 
 
-def last_line(error: object) -> str:
-    """The last line of what went wrong; the files of the trial hold the rest."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+def _free_resources() -> str:
+    free = ray.available_resources()
+    return ", ".join(f"{free.get(name, 0):g} {name}s are free" for name in _RESOURCES)
+
+
+def one_line(error: object) -> str:
+    """What went wrong, without the stack; the files of the trial hold the rest."""
+    cause = getattr(error, "cause", error)
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    if isinstance(cause, RayActorError):  # a sentence, then a detail a line
+        pids = [line for line in lines[1:] if line.startswith("pid: ")]
+        return " ".join([lines[0].rstrip("."), *(f"({pid})" for pid in pids)])
     return lines[-1] if lines else repr(error)
+
+
+def _newest_error(trial: Trial) -> object:
+    # Not `Trial.get_error`, which looks where it is copied to later.
+    for path, read in (
+        (trial.pickled_error_file, lambda path: cloudpickle.loads(path.read_bytes())),
+        (trial.error_file, Path.read_text),
+    ):
+        if path and Path(path).exists():
+            return read(Path(path))
+    return "for an unknown reason"
 
 
 def _label(trial: Trial, trials: list[Trial]) -> str:

@@ -23,8 +23,8 @@ from uuid import uuid4
 
 #: Environment variable that marks the processes of a run.
 MARK = "RLLIB_LLM_ASYNC_RUN"
-#: How long processes may take to go.
-_SECONDS_TO_END = 10.0
+#: After so long without any, no process of a run is left or about to be started.
+_QUIET_SECONDS = 2.0
 
 
 @contextmanager
@@ -54,9 +54,10 @@ def reaper() -> Iterator[None]:
 
 def end_processes(mark: str) -> None:
     """Kills the processes of a run, and those that they start meanwhile."""
-    deadline = time.monotonic() + _SECONDS_TO_END
-    while (found := find_processes(mark)) and time.monotonic() < deadline:
-        for pid in found:
+    last_seen = time.monotonic()
+    while time.monotonic() - last_seen < _QUIET_SECONDS:
+        for pid in find_processes(mark):
+            last_seen = time.monotonic()
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.1)

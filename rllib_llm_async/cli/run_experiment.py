@@ -17,7 +17,7 @@ from ray.tune import TuneError
 from rllib_llm_async import result_keys
 from rllib_llm_async.cli.experiment_file import Experiment
 from rllib_llm_async.cli.interruption import SaveAndEnd, StopSignals
-from rllib_llm_async.cli.progress import Progress, last_line
+from rllib_llm_async.cli.progress import Progress, one_line
 from rllib_llm_async.cli.resume import Changes, prepare_resume
 from rllib_llm_async.cli.search_space import param_space
 from rllib_llm_async.cli.sweep import report_sweep, tune_config
@@ -88,7 +88,7 @@ def run_experiment(
     for result in results:
         if result.error is not None:
             raise click.ClickException(
-                f"trial failed: {last_line(result.error)}; go on from its newest "
+                f"trial failed: {one_line(result.error)}; go on from its newest "
                 f"checkpoint with: {command_to_resume()}"
             )
         if result.checkpoint is None:

@@ -140,7 +140,7 @@ def test_a_damaged_checkpoint_is_passed_over(run, damage, words):
     assert trial.storage.current_checkpoint_index == 1
 
     damage(folder / "checkpoint_000000")
-    with pytest.raises(InputError, match="no checkpoint in .* is whole"):
+    with pytest.raises(InputError, match="no checkpoint in"):
         run.resume()
 
 

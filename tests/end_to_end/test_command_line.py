@@ -1,15 +1,11 @@
 """`rllib train file`, wandb offline, `rllib evaluate`, and an interruption."""
 
 import json
-import os
 import re
 import signal
 import struct
 import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 from tensorboardX.proto import event_pb2
@@ -19,21 +15,17 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.checkpoints import (
     read_metrics,
 )
 from tests.callbacks.wandb_file import read_run
+from tests.end_to_end.commands import (
+    RLLIB,
+    SMALL,
+    TUNED,
+    Command,
+    environment,
+    processes_of,
+)
 
 pytestmark = pytest.mark.engine
 
-RLLIB = Path(sys.executable).with_name("rllib")
-TUNED = Path("tuned_examples/mini_tau2_ppo_ewma_async.yaml")
-SMALL = [
-    f"--set={key}={value}"
-    for key, value in {
-        "episodes_per_update": 16,
-        "num_concurrent_episodes": 16,
-        "minibatch_size": 8,
-        "evaluation_duration": 8,
-        "evaluation_num_trials": 2,
-    }.items()
-]
 #: Result keys that people rely on, for a run with `ppo_ewma_async` and a comparison.
 CONTRACT = {
     "learners/default_policy": """
@@ -52,30 +44,6 @@ CONTRACT = {
         rubric_score checks/airline/policy
     """,
 }
-
-
-@pytest.fixture
-def tmp_path():
-    """Not pytest's own: Ray's socket paths must stay below 108 characters."""
-    with tempfile.TemporaryDirectory(prefix="rllib_") as directory:
-        yield Path(directory)
-
-
-def environment(tmp_path):
-    # No account, and nothing about it in the environment.
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    return {**kept, "HOME": str(tmp_path), "RAY_TMPDIR": str(tmp_path)}
-
-
-def processes_mentioning(text):
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if text in (entry / "cmdline").read_bytes().decode(errors="replace"):
-                found.append(int(entry.name))
-        except (OSError, ValueError):
-            continue
-    return [pid for pid in found if pid != os.getpid()]
 
 
 def tensorboard_tags(path):
@@ -162,32 +130,17 @@ def test_a_stopped_run_saves_and_goes_on_with_other_settings(tmp_path):
     results = tmp_path / "results"
     command = [RLLIB, "train", "file", TUNED, "--storage-path", results]
     command += ["--wandb", "test", "--set", "evaluation_interval=null", *SMALL]
-    train = subprocess.Popen(
-        [*command, "--stop", "training_iteration=30"],
-        env=environment(tmp_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        seen = ""
-        while not re.search(r" s      2 ", seen):
-            line = train.stdout.readline()
-            assert line, seen
-            seen += line
+    with Command(tmp_path, *command[1:], "--stop", "training_iteration=30") as train:
+        train.wait_for_iteration(2)
         stopped = time.monotonic()
-        train.send_signal(signal.SIGTERM)  # as a scheduler does it
-        output, _ = train.communicate(timeout=200)
-        seconds = time.monotonic() - stopped
-    finally:
-        if train.poll() is None:
-            os.killpg(train.pid, signal.SIGKILL)
-    print(seen, output, f"ended {seconds:.1f} s after the signal")
-    assert train.returncode == 143
+        train.process.send_signal(signal.SIGTERM)  # as a scheduler does it
+        code = train.wait()
+        print(f"ended {time.monotonic() - stopped:.1f} s after the signal")
+    output = train.output
+    assert code == 143
     assert "SIGTERM: saving a checkpoint" in output
     assert "go on with: rllib train file" in output and "--resume" in output
-    assert processes_mentioning(str(tmp_path)) == []
+    assert processes_of(tmp_path) == []
     (trial,) = (path.parent for path in results.rglob("result.json"))
     (checkpoint,) = trial.glob("checkpoint_*")
     check_whole(checkpoint)
