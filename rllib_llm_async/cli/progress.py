@@ -141,8 +141,10 @@ class Progress(Callback):
         self._print(f"[red]{trial} failed[/red]: {trial.error_file}")
 
     def on_experiment_end(self, trials, **info) -> None:
-        for directory, text in ray.get(self._board.take_notices.remote()):
-            self._warn(directory, text)
+        if self._answer is not None:
+            self._read_answer()
+        self._answer = self._ask_board()
+        self._read_answer()
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -179,13 +181,18 @@ class Progress(Callback):
         if self._answer is None:
             if time.monotonic() - self._last_poll >= POLL_SECONDS:
                 self._last_poll = time.monotonic()
-                board = self._board
-                self._answer = [board.read.remote(), board.take_notices.remote()]
+                self._answer = self._ask_board()
         elif len(ray.wait(self._answer, num_returns=2, timeout=0)[0]) == 2:
-            self._doing, notices = ray.get(self._answer)
-            self._answer = None
-            for directory, text in notices:
-                self._warn(directory, text)
+            self._read_answer()
+
+    def _ask_board(self) -> list[Any]:
+        return [self._board.read.remote(), self._board.take_notices.remote()]
+
+    def _read_answer(self) -> None:
+        self._doing, notices = ray.get(self._answer)
+        self._answer = None
+        for directory, text in notices:
+            self._warn(directory, text)
 
     def _warn(self, directory: str, text: str) -> None:
         """Prints what a trial has left on the board."""

@@ -15,6 +15,7 @@ import click
 from ray.tune import TuneError
 
 from rllib_llm_async import result_keys
+from rllib_llm_async.algorithms.async_decoupled_ppo.checkpoints import read_metrics
 from rllib_llm_async.cli.experiment_file import Experiment
 from rllib_llm_async.cli.interruption import SaveAndEnd, StopSignals
 from rllib_llm_async.cli.progress import Progress, one_line
@@ -91,10 +92,12 @@ def run_experiment(
                 f"trial failed: {one_line(result.error)}; go on from its newest "
                 f"checkpoint with: {command_to_resume()}"
             )
-        if result.checkpoint is None:
+        saved = result.checkpoint and read_metrics(Path(result.checkpoint.path))
+        saved = saved["training_iteration"] if saved else 0
+        if saved < result.metrics["training_iteration"]:
             raise OutOfSpace(
-                f"trained, but no checkpoint could be written to {result.path}; free "
-                f"some space, then go on with: {command_to_resume()}"
+                f"trained, but the newest checkpoint in {result.path} is of iteration "
+                f"{saved}; free some space, then go on with: {command_to_resume()}"
             )
     _say_outcome(experiment, path, list(results), options.wandb_project)
 

@@ -108,6 +108,12 @@ def test_notices_of_trials_stay(clock, capsys, monkeypatch):
         clock.now += progress.POLL_SECONDS
         reporter.on_step_end(0, [running_trial("a_00000")])
     assert capsys.readouterr().out.count("no checkpoint") == 1
+    # Neither what is on its way when the run ends nor what came after it is lost.
+    notices += [[("dir_a_00000", "disk full")], [("dir_a_00000", "disk full")]]
+    clock.now += progress.POLL_SECONDS
+    reporter.on_step_end(0, [])
+    reporter.on_experiment_end([])
+    assert capsys.readouterr().out.count("disk full") == 2
 
 
 def test_lines_of_several_trials_say_which(reporter, capsys):

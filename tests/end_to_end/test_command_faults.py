@@ -89,7 +89,7 @@ def test_a_killed_command_leaves_nothing_and_goes_on(command, tmp_path):
 def test_a_full_disk(command, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", disk]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("may not mount a file system")
     try:
