@@ -49,6 +49,7 @@ def run(board):
 
     def tune_ends(number, frame):
         run.ended = True
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Tune puts another one back
 
     with signals.handled():
         signal.signal(signal.SIGINT, tune_ends)
@@ -73,6 +74,8 @@ def test_a_signal_waits_for_a_checkpoint_of_each_trial(run, board):
     run.step(first, second)
     assert run.ended and board.wish("a") is board.wish("b") is Wish.END
     assert run.signals.received is signal.SIGTERM and len(run.said) == 1
+    with pytest.raises(SystemExit):  # while Tune cleans up
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_save_under_way_is_not_asked_for_again(run, board):
