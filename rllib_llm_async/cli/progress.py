@@ -47,7 +47,6 @@ POLL_SECONDS = 0.5
 STARTING = "starting engines and learners"
 #: Where a run is of which no trial has begun.
 WAITING = "waiting until the cluster has room for a trial"
-_RESOURCES = ("CPU", "GPU")
 #: Iterations that the curve of a live view shows, and what it is drawn with.
 _CURVE_LENGTH = 24
 _BARS = "▁▂▃▄▅▆▇█"
@@ -94,11 +93,20 @@ class Progress(Callback):
         self._poll()
         if time.monotonic() - self._last_line < QUIET_SECONDS or self._live:
             return
-        running = [trial for trial in trials if trial.status == Trial.RUNNING]
-        for trial in running:
+        begun = [
+            trial
+            for trial in trials
+            # While its actor is made, a trial is pending, but writes on the board.
+            if trial.status == Trial.RUNNING
+            or (
+                trial.status == Trial.PENDING
+                and trial.storage.trial_dir_name in self._doing
+            )
+        ]
+        for trial in begun:
             self.say(f"{_label(trial, trials)}{self._what(trial)}")
-        if trials and not running:
-            self.say(f"{WAITING}: {_free_resources()}")
+        if trials and not begun:
+            self.say(_what_is_missing(trials[0]))
 
     def on_trial_start(self, iteration, trials, trial, **info) -> None:
         settings = ", ".join(f"{k}={v}" for k, v in trial.evaluated_params.items())
@@ -236,9 +244,15 @@ class Progress(Callback):
         return f"success {success[-1]:.3f} {bars}"
 
 
-def _free_resources() -> str:
+def _what_is_missing(trial: Trial) -> str:
+    needed = trial.placement_group_factory.required_resources
     free = ray.available_resources()
-    return ", ".join(f"{free.get(name, 0):g} {name}s are free" for name in _RESOURCES)
+    missing = [name for name in needed if needed[name] > free.get(name, 0)]
+    if not missing:
+        return STARTING
+    return f"{WAITING}: " + ", ".join(
+        f"{needed[name]:g} {name}s, {free.get(name, 0):g} are free" for name in missing
+    )
 
 
 def one_line(error: object) -> str:

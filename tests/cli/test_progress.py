@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
+from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Trial
 from rich.console import Console
 
@@ -60,14 +61,25 @@ def test_a_quiet_run_says_what_it_waits_for(clock, reporter, capsys):
     assert said(59) == ""
 
 
-def test_a_run_that_finds_no_room_says_so(clock, reporter, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("free", "doing", "words"),
+    [
+        (2.0, {}, "has room for a trial: 3 CPUs, 2 are free"),
+        (3.0, {}, progress.STARTING),
+        (2.0, {"dir_a_00000": ("loading the model", 1.0)}, "loading the model, for"),
+    ],
+)
+def test_a_run_without_a_trial_says_why(
+    clock, reporter, capsys, monkeypatch, free, doing, words
+):
     trial = running_trial("a_00000")
     trial.set_status(Trial.PENDING)
-    monkeypatch.setattr(progress.ray, "available_resources", lambda: {"CPU": 2.0})
+    trial.placement_group_factory = PlacementGroupFactory([{"CPU": 1}, {"CPU": 2}])
+    monkeypatch.setattr(progress.ray, "available_resources", lambda: {"CPU": free})
+    reporter._doing = doing
     clock.now += 61
     reporter.on_step_end(0, [trial])
-    said = capsys.readouterr().out
-    assert "waiting until the cluster has room for a trial: 2 CPUs are free" in said
+    assert words in capsys.readouterr().out
 
 
 def test_a_restart_is_one_line(reporter, capsys, tmp_path):
