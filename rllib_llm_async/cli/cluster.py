@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
+
+from rllib_llm_async.cli.reaper import reaper
+from rllib_llm_async.monitoring.owned_folders import (
+    OwnedFolder,
+    ray_directory,
+    remove_abandoned_folders,
+)
+
+
+def num_logical_cpus() -> int:
+    """CPUs that Ray counts on this machine when a command starts it.
+
+    At least 8: the actors of a run share the cores of a small machine, and Ray would
+    otherwise wait for cores that nobody lacks.
+    """
+    return max(os.cpu_count() or 1, 8)
 
 
 @contextmanager
-def ray_cluster(address: str | None = None):
-    """A Ray cluster on this machine (loopback only), or a running one by address.
-
-    Logical CPUs are at least 8: the actors of a run share the cores of a small
-    machine, and Ray would otherwise wait for cores that nobody lacks.
-    """
+def ray_cluster(address: str | None = None) -> Iterator[None]:
+    """A Ray cluster on this machine (loopback only), or a running one by address."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     import ray
 
-    if address:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    else:
-        ray.init(
-            num_cpus=max(os.cpu_count() or 1, 8),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            _node_ip_address="127.0.0.1",
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with reaper(), OwnedFolder("objects", ray_directory()) as spilled_objects:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        else:
+            ray.init(
+                num_cpus=num_logical_cpus(),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                object_spilling_directory=spilled_objects,
+                _node_ip_address="127.0.0.1",
+            )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+            remove_abandoned_folders()

@@ -1,6 +1,8 @@
 """Tuned YAML files: read safely, checked key by key before anything starts.
 
 experiment-name: {run: ..., env: ..., stop: {...}, config: {...}}
+
+Beside these, `max_failures` and what makes a sweep (`sweep`) are optional.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from rllib_llm_async.settings.check import check_key, check_value
 from rllib_llm_async.settings.names import did_you_mean
 
 _SWEEP_KEYS = ("num_samples", "metric", "mode", "scheduler", "search_alg")
-_EXPERIMENT_KEYS = ("run", "env", "stop", "config", *_SWEEP_KEYS)
+_OPTIONAL_KEYS = ("max_failures", *_SWEEP_KEYS)
+_EXPERIMENT_KEYS = ("run", "env", "stop", "config", *_OPTIONAL_KEYS)
 #: `AlgorithmConfig` methods by which --set may group a key, as in training.eps_ti.
 _GROUPS = (
     "training",
@@ -42,6 +45,8 @@ class Experiment:
     env: str
     stop: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    #: How often a trial is restarted from its newest checkpoint; -1: without end.
+    max_failures: int = 3
     num_samples: int = 1
     metric: str = DEFAULT_METRIC
     mode: str = "max"
@@ -105,6 +110,12 @@ def _experiment(path: Path, name: Any, spec: Any) -> Experiment:
     for key in ("stop", "config"):
         if not isinstance(spec.get(key, {}), dict):
             raise InputError(f"{path}: {name}: {key} must be a mapping")
+    failures = spec.get("max_failures", 0)
+    if type(failures) is not int or failures < -1:
+        raise InputError(
+            f"{path}: {name}: max_failures: got {failures!r}, must be a whole number "
+            "of restarts, or -1 for no limit"
+        )
     return Experiment(
         name=str(name),
         run=spec["run"],
@@ -112,7 +123,7 @@ def _experiment(path: Path, name: Any, spec: Any) -> Experiment:
         # Copies: anchors of the YAML would share what --set changes.
         stop=dict(spec.get("stop", {})),
         config=deepcopy(spec.get("config", {})),
-        **{key: spec[key] for key in _SWEEP_KEYS if key in spec},
+        **{key: spec[key] for key in _OPTIONAL_KEYS if key in spec},
     )
 
 

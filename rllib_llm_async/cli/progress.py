@@ -9,9 +9,12 @@ from __future__ import annotations
 import atexit
 import time
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray import cloudpickle
+from ray.exceptions import RayActorError
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from rich.console import Console, Group
@@ -42,6 +45,8 @@ QUIET_SECONDS = 60.0
 POLL_SECONDS = 0.5
 #: Where a trial is before it has said anything.
 STARTING = "starting engines and learners"
+#: Where a run is of which no trial has begun.
+WAITING = "waiting until the cluster has room for a trial"
 #: Iterations that the curve of a live view shows, and what it is drawn with.
 _CURVE_LENGTH = 24
 _BARS = "▁▂▃▄▅▆▇█"
@@ -88,9 +93,20 @@ class Progress(Callback):
         self._poll()
         if time.monotonic() - self._last_line < QUIET_SECONDS or self._live:
             return
-        for trial in trials:
-            if trial.status == Trial.RUNNING:
-                self.say(f"{_label(trial, trials)}{self._what(trial)}")
+        begun = [
+            trial
+            for trial in trials
+            # While its actor is made, a trial is pending, but writes on the board.
+            if trial.status == Trial.RUNNING
+            or (
+                trial.status == Trial.PENDING
+                and trial.storage.trial_dir_name in self._doing
+            )
+        ]
+        for trial in begun:
+            self.say(f"{_label(trial, trials)}{self._what(trial)}")
+        if trials and not begun:
+            self.say(_what_is_missing(trials[0]))
 
     def on_trial_start(self, iteration, trials, trial, **info) -> None:
         settings = ", ".join(f"{k}={v}" for k, v in trial.evaluated_params.items())
@@ -114,10 +130,29 @@ class Progress(Callback):
         if success is not None and success == success:
             self._success[trial.trial_id].append(success)
 
+    def on_trial_recover(self, iteration, trials, trial, **info) -> None:
+        checkpoint = trial.latest_checkpoint_result
+        start = (
+            f"iteration {checkpoint.metrics.get('training_iteration') or 0} "
+            f"({checkpoint.checkpoint.path})"
+            if checkpoint
+            else "iteration 0, there is no checkpoint yet"
+        )
+        limit = "" if trial.max_failures < 0 else f" of {trial.max_failures}"
+        self.say(
+            f"[yellow]{_label(trial, trials)}failed: "
+            f"{escape(one_line(_newest_error(trial)))}; "
+            f"restart {trial.num_failures}{limit} from {escape(start)}[/yellow]"
+        )
+
     def on_trial_error(self, iteration, trials, trial, **info) -> None:
         self._print(f"[red]{trial} failed[/red]: {trial.error_file}")
 
     def on_experiment_end(self, trials, **info) -> None:
+        if self._answer is not None:
+            self._read_answer()
+        self._answer = self._ask_board()
+        self._read_answer()
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -154,10 +189,24 @@ class Progress(Callback):
         if self._answer is None:
             if time.monotonic() - self._last_poll >= POLL_SECONDS:
                 self._last_poll = time.monotonic()
-                self._answer = self._board.read.remote()
-        elif ray.wait([self._answer], timeout=0)[0]:
-            self._doing = ray.get(self._answer)
-            self._answer = None
+                self._answer = self._ask_board()
+        elif len(ray.wait(self._answer, num_returns=2, timeout=0)[0]) == 2:
+            self._read_answer()
+
+    def _ask_board(self) -> list[Any]:
+        return [self._board.read.remote(), self._board.take_notices.remote()]
+
+    def _read_answer(self) -> None:
+        self._doing, notices = ray.get(self._answer)
+        self._answer = None
+        for directory, text in notices:
+            self._warn(directory, text)
+
+    def _warn(self, directory: str, text: str) -> None:
+        """Prints what a trial has left on the board."""
+        of = [t for t in self._trials if t.storage.trial_dir_name == directory]
+        label = _label(of[0], self._trials) if of else ""
+        self.say(f"[yellow]{label}{escape(text)}[/yellow]")
 
     def _what(self, trial: Trial) -> str:
         now = time.time()
@@ -193,6 +242,38 @@ class Progress(Callback):
             _BARS[min(int(value * len(_BARS)), len(_BARS) - 1)] for value in success
         )
         return f"success {success[-1]:.3f} {bars}"
+
+
+def _what_is_missing(trial: Trial) -> str:
+    needed = trial.placement_group_factory.required_resources
+    free = ray.available_resources()
+    missing = [name for name in needed if needed[name] > free.get(name, 0)]
+    if not missing:
+        return STARTING
+    return f"{WAITING}: " + ", ".join(
+        f"{needed[name]:g} {name}s, {free.get(name, 0):g} are free" for name in missing
+    )
+
+
+def one_line(error: object) -> str:
+    """What went wrong, without the stack; the files of the trial hold the rest."""
+    cause = getattr(error, "cause", error)
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    if isinstance(cause, RayActorError):  # a sentence, then a detail a line
+        pids = [line for line in lines[1:] if line.startswith("pid: ")]
+        return " ".join([lines[0].rstrip("."), *(f"({pid})" for pid in pids)])
+    return lines[-1] if lines else repr(error)
+
+
+def _newest_error(trial: Trial) -> object:
+    # Not `Trial.get_error`, which looks where it is copied to later.
+    for path, read in (
+        (trial.pickled_error_file, lambda path: cloudpickle.loads(path.read_bytes())),
+        (trial.error_file, Path.read_text),
+    ):
+        if path and Path(path).exists():
+            return read(Path(path))
+    return "for an unknown reason"
 
 
 def _label(trial: Trial, trials: list[Trial]) -> str:

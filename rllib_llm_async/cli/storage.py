@@ -26,6 +26,11 @@ def check_storage(storage_path: str, name: str) -> None:
 
 
 def can_resume(storage_path: str, name: str) -> bool:
+    """Whether Tune has written down a run of that name."""
     from ray import tune
 
-    return tune.Tuner.can_restore(os.path.join(os.path.abspath(storage_path), name))
+    path = os.path.join(os.path.abspath(storage_path), name)
+    # The state follows some time after the rest: without it, no trial has begun.
+    return tune.Tuner.can_restore(path) and any(
+        Path(path).glob("experiment_state-*.json")
+    )

@@ -9,8 +9,7 @@ from typing import Any
 
 import click
 
-from rllib_llm_async import result_keys
-from rllib_llm_async.cli.cluster import ray_cluster
+from rllib_llm_async.cli.cluster import num_logical_cpus, ray_cluster
 from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.cli.experiment_file import (
     Experiment,
@@ -20,10 +19,10 @@ from rllib_llm_async.cli.experiment_file import (
     load_experiments,
     parse_assignments,
 )
-from rllib_llm_async.cli.search_space import param_space
+from rllib_llm_async.cli.resources import check_resources
 from rllib_llm_async.cli.stop import check_stop
 from rllib_llm_async.cli.storage import can_resume, check_storage
-from rllib_llm_async.cli.sweep import report_sweep, tune_config
+from rllib_llm_async.cli.sweep import tune_config
 from rllib_llm_async.envs.registry import make_suite
 
 
@@ -39,9 +38,31 @@ def train() -> None:
 @click.option("--stop", "stop", multiple=True, metavar="KEY=VALUE")
 @click.option("--storage-path", default="results", show_default=True)
 @click.option(
-    "--checkpoint-freq", type=click.IntRange(min=0), default=0, show_default=True
+    "--checkpoint-freq",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="Iterations between checkpoints; 0: only at the end, or when stopped.",
 )
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@click.option(
+    "--keep-checkpoints",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="How many of the newest are kept.",
+)
+@click.option(
+    "--max-failures",
+    type=click.IntRange(min=-1),
+    help="Restarts of a trial from its newest checkpoint, -1 for no limit; by default "
+    "what the file says, or 3.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on from the newest whole checkpoint; --set and --stop beside it change "
+    "the run from there on.",
+)
 @click.option("--wandb", "wandb_project", metavar="PROJECT")
 @click.option("--address", help="Address of a running Ray cluster.")
 @click.option("--check", is_flag=True, help="Only say whether everything is valid.")
@@ -52,6 +73,8 @@ def train_file(
     stop: tuple[str, ...],
     storage_path: str,
     checkpoint_freq: int,
+    keep_checkpoints: int,
+    max_failures: int | None,
     resume: bool,
     wandb_project: str | None,
     address: str | None,
@@ -60,22 +83,21 @@ def train_file(
     """Run every experiment of CONFIG_FILE, one after the other.
 
     --set overrides a setting (training.eps_ti=1.004), --stop a stop criterion
-    (training_iteration=5).
+    (training_iteration=5). SIGINT, SIGTERM and SIGUSR1 save a checkpoint and end the
+    run with exit code 130, 143 or 138; a second one ends it at once.
     """
     experiments = load_experiments(config_file)
     if only is not None:
         experiments = [choose_experiment(experiments, only)]
+    changes = {
+        "settings": parse_assignments("--set", settings),
+        "stop": parse_assignments("--stop", stop),
+    }
+    configs = []
     for experiment in experiments:
-        apply_settings(experiment.config, parse_assignments("--set", settings))
-        experiment.stop |= parse_assignments("--stop", stop)
-        check_stop(experiment.stop)
-        config = build_config(experiment)
-        try:
-            make_suite(config.env, config.env_config)
-        except ValueError as error:  # a benchmark that is not installed
-            raise InputError(error) from error
-        tune_config(experiment)
-        check_storage(storage_path, experiment.name)
+        if max_failures is not None:
+            experiment.max_failures = max_failures
+        configs.append(_check(experiment, changes, storage_path))
     if resume and not any(can_resume(storage_path, e.name) for e in experiments):
         raise InputError(
             f"--resume: no interrupted run of {', '.join(e.name for e in experiments)} "
@@ -83,113 +105,45 @@ def train_file(
         )
     if wandb_project and importlib.util.find_spec("wandb") is None:
         raise InputError("--wandb: wandb is missing; pip install wandb")
+    if address is None:
+        for config in configs:
+            check_resources(config, {"CPU": num_logical_cpus()}, "this machine")
     if check:
         click.echo(f"{config_file}: valid")
         return
-    with ray_cluster(address):
+
+    import ray
+
+    from rllib_llm_async.cli.interruption import StopSignals
+    from rllib_llm_async.cli.run_experiment import RunOptions, run_experiment
+
+    options = RunOptions(
+        os.path.abspath(storage_path), checkpoint_freq, keep_checkpoints, wandb_project
+    )
+    signals = StopSignals()
+    with signals.handled(), ray_cluster(address):
+        signals.install()  # Ray has put its own in place
+        there = {"CPU": 0, "GPU": 0, **ray.cluster_resources()}
+        for config in configs:
+            check_resources(config, there, "the cluster")
         for experiment in experiments:
-            _run(
-                experiment,
-                storage_path=os.path.abspath(storage_path),
-                checkpoint_freq=checkpoint_freq,
-                # One that was still to come when the command was interrupted starts.
-                resume=resume and can_resume(storage_path, experiment.name),
-                wandb_project=wandb_project,
-            )
+            # One that was still to come when the command was interrupted starts.
+            goes_on = resume and can_resume(storage_path, experiment.name)
+            run_experiment(experiment, options, signals, changes if goes_on else None)
 
 
-def _run(
-    experiment: Experiment,
-    *,
-    storage_path: str,
-    checkpoint_freq: int,
-    resume: bool,
-    wandb_project: str | None,
-) -> None:
-    from ray import tune
-
-    from rllib_llm_async.cli.progress import Progress
-
-    click.echo(
-        f"{experiment.name}: {experiment.run} on {experiment.env}, starting (some 20 s "
-        "until the first evaluation or episodes of the bundled agent)"
-    )
-    progress = Progress(experiment.stop.get("training_iteration"))
-    callbacks: list[Any] = [progress]
-    path = os.path.join(storage_path, experiment.name)
-    if wandb_project:
-        callbacks.append(_wandb_callback(wandb_project, experiment.name, path))
-    # Tune's own tables would interleave with ours.
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    # On Ctrl-C a trial gets this long to end by itself, then Ray ends it.
-    os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "6")
-    if resume:
-        tuner = tune.Tuner.restore(path, trainable=experiment.run)
-    else:
-        tuner = tune.Tuner(
-            experiment.run,
-            param_space={**param_space(experiment.config), "env": experiment.env},
-            tune_config=tune_config(experiment),
-            run_config=tune.RunConfig(
-                name=experiment.name,
-                storage_path=storage_path,
-                stop=experiment.stop,
-                verbose=0,
-                callbacks=callbacks,
-                checkpoint_config=tune.CheckpointConfig(
-                    checkpoint_at_end=True, checkpoint_frequency=checkpoint_freq
-                ),
-            ),
-        )
-    results = tuner.fit()
-    for result in results:
-        if result.error is not None:
-            raise click.ClickException(f"trial failed: {_root_cause(result.error)}")
-    if not all((result.metrics or {}).get("done") for result in results):
-        click.echo("interrupted; the same command with --resume goes on", err=True)
-        raise click.Abort
-    if experiment.swept:
-        report_sweep(Path(path), experiment.swept)
-    for result in results:
-        held_out = _held_out_success(result)
-        if len(held_out) > 1 and not experiment.swept:
-            click.echo(f"held-out success: {held_out[0]:.3f} -> {held_out[-1]:.3f}")
-        click.echo(f"checkpoint: {result.checkpoint.path}")
-        click.echo(f"evaluate:   rllib evaluate {result.checkpoint.path}")
-    if wandb_project and os.environ.get("WANDB_MODE") == "offline":
-        runs = os.path.join(os.environ.get("WANDB_DIR", path), "wandb", "offline-run-*")
-        click.echo(f"W&B:        wandb sync {runs}")
-    if not experiment.swept:
-        click.echo(f"plots:      rllib report {path}")
-
-
-def _held_out_success(result: Any) -> list[float]:
-    """Success of every evaluation of a trial, that before training first."""
-    rows = result.metrics_dataframe
-    columns = [
-        f"{key}/env_runners/success_rate"
-        for key in (result_keys.EVALUATION_AT_START, "evaluation")
-    ]
-    return [value for key in columns if key in rows for value in rows[key].dropna()]
-
-
-def _root_cause(error: BaseException) -> str:
-    """The last line of what went wrong; the files of the trial hold the rest."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else repr(error)
-
-
-def _wandb_callback(project: str, group: str, path: str) -> Any:
-    from rllib_llm_async.callbacks import WandbLogger
-
-    if not (os.environ.get("WANDB_API_KEY") or Path("~/.netrc").expanduser().exists()):
-        os.environ.setdefault("WANDB_MODE", "offline")
-    # Ray's processes have the environment of before. Where they log from is removed
-    # with the cluster, so that the runs are kept beside the results.
-    os.makedirs(path, exist_ok=True)
-    return WandbLogger(
-        project=project,
-        group=group,
-        mode=os.environ.get("WANDB_MODE"),
-        dir=os.environ.get("WANDB_DIR", path),
-    )
+def _check(
+    experiment: Experiment, changes: dict[str, dict[str, Any]], storage_path: str
+) -> Any:
+    """Applies what the command says to an experiment; returns its `AlgorithmConfig`."""
+    apply_settings(experiment.config, changes["settings"])
+    experiment.stop |= changes["stop"]
+    check_stop(experiment.stop)
+    config = build_config(experiment)
+    try:
+        make_suite(config.env, config.env_config)
+    except ValueError as error:  # a benchmark that is not installed
+        raise InputError(error) from error
+    tune_config(experiment)
+    check_storage(storage_path, experiment.name)
+    return config

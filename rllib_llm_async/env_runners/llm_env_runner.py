@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import gymnasium as gym
@@ -35,6 +34,7 @@ from rllib_llm_async.env_runners.runner_metrics import RunnerMetrics
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
 from rllib_llm_async.envs.registry import make_suite
 from rllib_llm_async.monitoring.dialogues import DialogueRecord
+from rllib_llm_async.monitoring.owned_folders import SHARED_MEMORY, OwnedFolder
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -89,10 +89,7 @@ class LLMEnvRunner(EnvRunner):
             turn_timeout_s=config.turn_timeout_s,
             episode_timeout_s=config.episode_timeout_s,
         )
-        self._weights_dir = TemporaryDirectory(
-            prefix="rllib_llm_async_",
-            dir="/dev/shm" if Path("/dev/shm").is_dir() else None,
-        )
+        self._weights_dir = OwnedFolder("weights", SHARED_MEMORY)
         self._service = EpisodeService(
             index,
             self.engine,

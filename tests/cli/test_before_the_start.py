@@ -41,6 +41,7 @@ def with_config(**settings):
         (("--stop", "learners/default_policy/entropy=0.1"), {}),
         (("--stop", "env_runners/episode_return_mean=-1"), {}),
         (("--stop", "time_total_s=0.5"), {}),
+        (("--max-failures", "-1"), {"max_failures": 0}),
         (("--set", "training.lr=1e-4", "--set", "engine.max_num_seqs=8"), {}),
         ((), with_config(group_size={"randint": [2, 3]}, episodes_per_update=2)),
         ((), with_config(lr={"loguniform": [1e-6, 1e-4]})),
@@ -78,6 +79,14 @@ def test_valid(check, options, changes):
         (("--storage-path", "experiment.yaml"), {}, "experiment.yaml is a file"),
         (("--resume",), {}, "--resume: no interrupted run of mine in results"),
         (("--checkpoint-freq", "-1"), {}, "--checkpoint-freq"),
+        (("--keep-checkpoints", "0"), {}, "--keep-checkpoints"),
+        (("--max-failures", "-2"), {}, "--max-failures"),
+        ((), {"max_failures": 1.5}, "max_failures: got 1.5, must be a whole number"),
+        (
+            ("--set", "num_env_runners=600", "--set", "episodes_per_update=19200"),
+            {},
+            "1 main process x 1 + 600 env runners x 1 = 601 CPUs, this machine has",
+        ),
         (("--set", "training=1"), {}, "training.KEY=VALUE"),
         (("--set", "learning_rate=1"), {}, "TRL's name, here it is 'lr'"),
         (

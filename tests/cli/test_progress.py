@@ -5,6 +5,8 @@ import pickle
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Trial
 from rich.console import Console
 
@@ -57,6 +59,73 @@ def test_a_quiet_run_says_what_it_waits_for(clock, reporter, capsys):
     reporter.on_trial_result(0, [trial], trial, result(5, 0.5))
     capsys.readouterr()
     assert said(59) == ""
+
+
+@pytest.mark.parametrize(
+    ("free", "doing", "words"),
+    [
+        (2.0, {}, "has room for a trial: 3 CPUs, 2 are free"),
+        (3.0, {}, progress.STARTING),
+        (2.0, {"dir_a_00000": ("loading the model", 1.0)}, "loading the model, for"),
+    ],
+)
+def test_a_run_without_a_trial_says_why(
+    clock, reporter, capsys, monkeypatch, free, doing, words
+):
+    trial = running_trial("a_00000")
+    trial.set_status(Trial.PENDING)
+    trial.placement_group_factory = PlacementGroupFactory([{"CPU": 1}, {"CPU": 2}])
+    monkeypatch.setattr(progress.ray, "available_resources", lambda: {"CPU": free})
+    reporter._doing = doing
+    clock.now += 61
+    reporter.on_step_end(0, [trial])
+    assert words in capsys.readouterr().out
+
+
+def test_a_restart_is_one_line(reporter, capsys, tmp_path):
+    trial = running_trial("a_00000")
+    trial.storage.trial_driver_staging_path = str(tmp_path)
+    trial.max_failures = 3
+    died = ActorDiedError()
+    died.error_msg = "The actor died unexpectedly.\n\tpid: 7\nLong advice."
+    trial.handle_error(RayTaskError("train", "Traceback\nlong", died))
+    reporter.on_trial_recover(0, [trial], trial)
+    said = capsys.readouterr().out
+    assert "failed: The actor died unexpectedly (pid: 7); restart 1 of 3 from" in said
+    assert "iteration 0, there is no checkpoint yet" in said
+
+    checkpoint = SimpleNamespace(
+        metrics={"training_iteration": 20}, checkpoint=SimpleNamespace(path="/r/c_2")
+    )
+    trial.run_metadata.checkpoint_manager._latest_checkpoint_result = checkpoint
+    trial.handle_error(RayTaskError("train", "Traceback", ValueError("no\nnumber")))
+    reporter.on_trial_recover(0, [trial], trial)
+    said = capsys.readouterr().out
+    assert "failed: number; restart 2 of 3 from iteration 20 (/r/c_2)" in said
+    assert said.count("\n") == 1
+
+
+def test_notices_of_trials_stay(clock, capsys, monkeypatch):
+    notices = [[("dir_a_00000", "no checkpoint")], []]
+    board = SimpleNamespace(
+        read=SimpleNamespace(remote=dict),
+        take_notices=SimpleNamespace(remote=lambda: notices.pop(0)),
+    )
+    monkeypatch.setattr(progress.ray, "wait", lambda refs, **_: (refs, []))
+    monkeypatch.setattr(progress.ray, "get", lambda value: value)
+    monkeypatch.setattr(progress, "start_status_board", lambda: board)
+    reporter = progress.Progress()
+    reporter.setup()
+    for _ in range(4):
+        clock.now += progress.POLL_SECONDS
+        reporter.on_step_end(0, [running_trial("a_00000")])
+    assert capsys.readouterr().out.count("no checkpoint") == 1
+    # Neither what is on its way when the run ends nor what came after it is lost.
+    notices += [[("dir_a_00000", "disk full")], [("dir_a_00000", "disk full")]]
+    clock.now += progress.POLL_SECONDS
+    reporter.on_step_end(0, [])
+    reporter.on_experiment_end([])
+    assert capsys.readouterr().out.count("disk full") == 2
 
 
 def test_lines_of_several_trials_say_which(reporter, capsys):

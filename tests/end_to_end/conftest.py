@@ -1,5 +1,8 @@
 """A small configuration of the real loop that the tests here vary."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 
 from rllib_llm_async import AsyncDecoupledPPOConfig
@@ -43,3 +46,10 @@ def make_config():
 @pytest.fixture
 def learner_results():
     return lambda result: result["learners"]["default_policy"]
+
+
+@pytest.fixture
+def tmp_path():
+    """Not pytest's own: Ray's socket paths must stay below 108 characters."""
+    with tempfile.TemporaryDirectory(prefix="rllib_") as directory:
+        yield Path(directory)

@@ -1,35 +1,31 @@
 """`rllib train file`, wandb offline, `rllib evaluate`, and an interruption."""
 
 import json
-import os
 import re
 import signal
 import struct
 import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 from tensorboardX.proto import event_pb2
 
+from rllib_llm_async.algorithms.async_decoupled_ppo.checkpoints import (
+    check_whole,
+    read_metrics,
+)
 from tests.callbacks.wandb_file import read_run
+from tests.end_to_end.commands import (
+    RLLIB,
+    SMALL,
+    TUNED,
+    Command,
+    environment,
+    processes_of,
+)
 
 pytestmark = pytest.mark.engine
 
-RLLIB = Path(sys.executable).with_name("rllib")
-TUNED = Path("tuned_examples/mini_tau2_ppo_ewma_async.yaml")
-SMALL = [
-    f"--set={key}={value}"
-    for key, value in {
-        "episodes_per_update": 16,
-        "num_concurrent_episodes": 16,
-        "minibatch_size": 8,
-        "evaluation_duration": 8,
-        "evaluation_num_trials": 2,
-    }.items()
-]
 #: Result keys that people rely on, for a run with `ppo_ewma_async` and a comparison.
 CONTRACT = {
     "learners/default_policy": """
@@ -48,30 +44,6 @@ CONTRACT = {
         rubric_score checks/airline/policy
     """,
 }
-
-
-@pytest.fixture
-def tmp_path():
-    """Not pytest's own: Ray's socket paths must stay below 108 characters."""
-    with tempfile.TemporaryDirectory(prefix="rllib_") as directory:
-        yield Path(directory)
-
-
-def environment(tmp_path):
-    # No account, and nothing about it in the environment.
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    return {**kept, "HOME": str(tmp_path), "RAY_TMPDIR": str(tmp_path)}
-
-
-def processes_mentioning(text):
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if text in (entry / "cmdline").read_bytes().decode(errors="replace"):
-                found.append(int(entry.name))
-        except (OSError, ValueError):
-            continue
-    return [pid for pid in found if pid != os.getpid()]
 
 
 def tensorboard_tags(path):
@@ -154,53 +126,48 @@ def test_train_then_evaluate(tmp_path):
     assert page.count("<details>") == 8
 
 
-def test_interrupt_ends_everything_and_resume_goes_on(tmp_path):
+def test_a_stopped_run_saves_and_goes_on_with_other_settings(tmp_path):
     results = tmp_path / "results"
     command = [RLLIB, "train", "file", TUNED, "--storage-path", results]
-    command += ["--checkpoint-freq", "1", "--stop", "training_iteration=6", *SMALL]
-    command += ["--wandb", "test"]
-    train = subprocess.Popen(
-        command,
-        env=environment(tmp_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        seen = ""
-        while not re.search(r" s      2 ", seen):
-            line = train.stdout.readline()
-            assert line, seen
-            seen += line
-        interrupted = time.monotonic()
-        os.killpg(train.pid, signal.SIGINT)  # as a terminal does it
-        output, _ = train.communicate(timeout=120)
-        seconds = time.monotonic() - interrupted
-    finally:
-        if train.poll() is None:
-            os.killpg(train.pid, signal.SIGKILL)
-    assert train.returncode == 130, seen + output
-    assert "--resume" in output
-    print(f"ended {seconds:.1f} s after the interrupt")
-    assert processes_mentioning(str(tmp_path)) == []
+    command += ["--wandb", "test", "--set", "evaluation_interval=null", *SMALL]
+    with Command(tmp_path, *command[1:], "--stop", "training_iteration=30") as train:
+        train.wait_for_iteration(2)
+        stopped = time.monotonic()
+        train.process.send_signal(signal.SIGTERM)  # as a scheduler does it
+        code = train.wait()
+        print(f"ended {time.monotonic() - stopped:.1f} s after the signal")
+    output = train.output
+    assert code == 143
+    assert "SIGTERM: saving a checkpoint" in output
+    assert "go on with: rllib train file" in output and "--resume" in output
+    assert processes_of(tmp_path) == []
+    (trial,) = (path.parent for path in results.rglob("result.json"))
+    (checkpoint,) = trial.glob("checkpoint_*")
+    check_whole(checkpoint)
+    saved = read_metrics(checkpoint)["training_iteration"]
+    assert saved >= 2
 
+    end = saved + 2
     resume = subprocess.run(
-        [*command, "--resume"],
+        [
+            *(*command, "--resume", "--stop", f"training_iteration={end}"),
+            *("--set", "lr=1e-7", "--set", "eps_ti=1.5"),
+        ],
         env=environment(tmp_path),
         capture_output=True,
         text=True,
         timeout=600,
     )
-    assert resume.returncode == 0, resume.stdout + resume.stderr
-    (result_file,) = results.rglob("result.json")
-    iterations = [
-        json.loads(line)["training_iteration"]
-        for line in result_file.read_text().splitlines()
-    ]
-    assert iterations[-1] == 6
+    print(resume.stdout, resume.stderr)
+    assert resume.returncode == 0
+    assert f"resuming at iteration {saved} from {checkpoint}" in resume.stdout
+    rows = [json.loads(x) for x in (trial / "result.json").read_text().splitlines()]
+    assert [row["training_iteration"] for row in rows] == list(range(1, end + 1))
+    assert [row["config"]["eps_ti"] for row in rows[saved - 1 :]] == [1.2, 1.5, 1.5]
+    last = rows[-1]["learners"]["default_policy"]
+    assert last["default_optimizer_learning_rate"] == pytest.approx(1e-7)
     # W&B was told all of it, as one run.
     runs = [read_run(path) for path in sorted(results.rglob("*.wandb"))]
     assert len(runs) == 2 and len({run.run_id for run, _, _ in runs}) == 1
     steps = [{row["_step"] for row in history} for _, history, _ in runs]
-    assert {1, 2} <= steps[0] and steps[0] | steps[1] == {1, 2, 3, 4, 5, 6}
+    assert {1, 2} <= steps[0] and steps[0] | steps[1] == set(range(1, end + 1))

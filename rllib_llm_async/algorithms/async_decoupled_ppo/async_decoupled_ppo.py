@@ -38,6 +38,10 @@ from rllib_llm_async import result_keys
 from rllib_llm_async.algorithms.async_decoupled_ppo.async_decoupled_ppo_config import (
     AsyncDecoupledPPOConfig,
 )
+from rllib_llm_async.algorithms.async_decoupled_ppo.checkpoints import (
+    answer_wish,
+    save_whole,
+)
 from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
     evaluate_on_runners,
 )
@@ -88,7 +92,11 @@ class AsyncDecoupledPPO(Algorithm):
         # bring a total of its own.
         self._generated: deque[tuple[float, float]] = deque(maxlen=RATE_ITERATIONS)
         self._collector = GroupCollector(
-            self.config, self.env_runner_group, self.metrics, self._say
+            self.config,
+            self.env_runner_group,
+            self.metrics,
+            self._say,
+            between=lambda: answer_wish(self),
         )
         self._start_coordination()
         self._say("waiting for the engines")
@@ -386,6 +394,12 @@ class AsyncDecoupledPPO(Algorithm):
             )
         finally:
             ray.get(self._coordinator.pause_training_episodes.remote(False))
+
+    @override(Algorithm)
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        if self._storage is None or checkpoint_dir is not None:
+            return super().save(checkpoint_dir)
+        return save_whole(self, super().save)
 
     @override(Algorithm)
     def restore_from_path(self, path, *args, **kwargs) -> None:

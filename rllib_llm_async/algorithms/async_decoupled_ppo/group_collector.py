@@ -43,6 +43,7 @@ class GroupCollector:
         env_runner_group: RLlib's.
         metrics: The algorithm's.
         say: Writes on the status line.
+        between: Called between two looks, to do what cannot wait for an update.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class GroupCollector:
         env_runner_group: EnvRunnerGroup,
         metrics: MetricsLogger,
         say: Callable[[str], None],
+        between: Callable[[], None],
     ) -> None:
         self._config = config
         self._runners = env_runner_group
         self._metrics = metrics
         self._say = say
+        self._between = between
         self._dead: set[int] = set()
         self._asked_at = 0.0
         self._recent: deque[EpisodeOutcome] = deque(
@@ -71,6 +74,7 @@ class GroupCollector:
         """
         since = time.monotonic()
         while True:
+            self._between()
             batch: NextBatch = ray.get(coordinator.next_batch.remote(WAIT_SECONDS))
             self._count(batch)
             self._look_after_runners(coordinator)
