@@ -7,7 +7,6 @@ per cent of one where hardly any did (bfloat16 weights at a small learning rate)
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from rllib_llm_async.core.deltas import Delta, apply_delta_, tensor_delta
 from rllib_llm_async.core.ewma import NamedTensors
+from rllib_llm_async.monitoring.owned_folders import OwnedFolder
 
 #: A version's tensors: whole, or as the difference from the next stored version.
 Stored = dict[str, Tensor | Delta]
@@ -41,7 +41,7 @@ class SnapshotStore:
         self._max_memory_bytes = max_memory_bytes
         self._memory: dict[int, Stored] = {}
         self._on_disk: dict[int, Path] = {}
-        self._directory: tempfile.TemporaryDirectory | None = None
+        self._directory: OwnedFolder | None = None
 
     @torch.no_grad()
     def put(self, version: int, named_parameters: NamedTensors) -> None:
@@ -149,7 +149,7 @@ class SnapshotStore:
             if self.nbytes <= self._max_memory_bytes:
                 return
             if self._directory is None:
-                self._directory = tempfile.TemporaryDirectory(prefix="snapshots_")
+                self._directory = OwnedFolder("snapshots")
             path = Path(self._directory.name) / f"{oldest}.pt"
             torch.save(_to_plain(self._memory.pop(oldest)), path)
             self._on_disk[oldest] = path
