@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from rllib_llm_async.coordination import coordinator_state
 from rllib_llm_async.coordination.dispatcher import Dispatcher
 from rllib_llm_async.coordination.interruption import Interruption
 from rllib_llm_async.coordination.ledger import EpisodeFate, Ledger, LedgerEpisode
@@ -31,13 +32,14 @@ from rllib_llm_async.coordination.messages import (
     Report,
     Session,
 )
+from rllib_llm_async.coordination.restored_groups import RestoredGroups
 from rllib_llm_async.coordination.staleness_gate import Ticket
 from rllib_llm_async.coordination.token_age import TokenAge
 from rllib_llm_async.coordination.weight_board import WeightBoard
 from rllib_llm_async.env_runners.episodes import MAX_ENV_RETRIES
 
 if TYPE_CHECKING:
-    from rllib_llm_async.env_runners.episodes import EpisodeOutcome
+    from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
     from rllib_llm_async.old_logprobs.old_logit_actor import OldLogitPool
 
 #: Waiting calls return after this long, so that a caller notices its own shutdown.
@@ -84,6 +86,7 @@ class Coordinator:
         self._mailboxes: dict[int, Mailbox] = {}
         self._ready: dict[int, FinishedGroup] = {}
         self._in_training: list[FinishedGroup] = []
+        self._restored: RestoredGroups = RestoredGroups()
         self._outcomes: list[EpisodeOutcome] = []
         self._dropped: Counter[str] = Counter()
         self._batch_news = asyncio.Event()
@@ -138,7 +141,8 @@ class Coordinator:
             ):
                 tickets, mailbox.tickets = mailbox.tickets, []
                 settled, known.settled = known.settled, []
-                return Orders(weights, stop, tickets, settled)
+                records = self._restored.take_records(tickets)
+                return Orders(weights, stop, tickets, records, settled)
             mailbox.news.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(deadline - self._now()):
@@ -192,7 +196,9 @@ class Coordinator:
             References to lists of token columns, one per runner.
         """
         if self._interruption is None or self._interruption.version != version:
-            self._interruption = Interruption(version, set(self._mailboxes))
+            self._interruption = Interruption(
+                version, set(self._mailboxes), self._restored.sampled_under(version)
+            )
             self._wake_runners()
         return await self._interruption.all_sampled()
 
@@ -285,25 +291,21 @@ class Coordinator:
         self._weights.forget()
         self._interruption = None
         self._ready.clear()
+        self._restored = RestoredGroups()
         self._in_training = []
         mailboxes, self._mailboxes = self._mailboxes, {}
         for mailbox in mailboxes.values():
             mailbox.news.set()
 
     async def get_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: counters and the position in the order of tasks."""
-        return {
-            "task_position": self._dispatcher.tasks.position,
-            "next_ticket": self._dispatcher.next_number,
-            "ledger": self._ledger.get_state(),
-        }
+        """What a checkpoint keeps, see `coordinator_state.get_state`."""
+        return await coordinator_state.get_state(self)
 
-    async def set_state(self, state: dict[str, Any]) -> None:
-        """Restores it; what was in flight has been dropped."""
-        self._dispatcher.tasks.position = state["task_position"]
-        self._dispatcher.next_number = state["next_ticket"]
-        self._ledger.set_state(state["ledger"])
-        self._ledger.lose_in_flight("restored")
+    async def set_state(
+        self, state: dict[str, Any], sampled: list[ray.ObjectRef] | None = None
+    ) -> None:
+        """Goes on from a checkpoint, see `coordinator_state.set_state`."""
+        await coordinator_state.set_state(self, state, sampled or [])
 
     # --- On the loop --------------------------------------------------------------
 
@@ -360,9 +362,10 @@ class Coordinator:
         self._note_dropped()
         now = self._now()
         for ticket in self._dispatcher.allot(now):
-            self._ledger.start(
-                ticket.number, ticket.num_episodes, self._domains[ticket.task]
-            )
+            if ticket.number not in self._restored.numbers:
+                self._ledger.start(
+                    ticket.number, ticket.num_episodes, self._domains[ticket.task]
+                )
             mailbox = self._mailboxes[ticket.runner]
             mailbox.tickets.append(ticket)
             mailbox.news.set()

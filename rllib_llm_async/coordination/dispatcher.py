@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rllib_llm_async.coordination.pacing import SOON, LoopState, Pacing
 from rllib_llm_async.coordination.staleness_gate import StalenessGate, Ticket
@@ -83,6 +83,8 @@ class Dispatcher:
         #: Runners with room for a group, each once, who waits longest first.
         self._with_room: deque[int] = deque()
         self._groups: dict[int, UnderWay] = {}
+        #: Groups of a checkpoint that no runner has been given yet.
+        self._adopted: deque[Ticket] = deque()
         self.next_number = self._next_session = 0
         self._paused = False
         self._published_at = 0.0
@@ -149,7 +151,9 @@ class Dispatcher:
         tickets: list[Ticket] = []
         held_by = ""
         while self._with_room and not self._paused and not held_by:
-            if self._start_at(now) > now:
+            if self._adopted:
+                tickets += self._give_adopted()
+            elif self._start_at(now) > now:
                 held_by = "pacing"
             elif (ticket := self._admit_next(now)) is None:
                 held_by = "bound"
@@ -210,12 +214,25 @@ class Dispatcher:
             self._gate.admit(ticket)
             self._groups[ticket.number] = UnderWay(now)
             self.pacing.started(ticket.num_episodes)
-            known.groups.add(ticket.number)
-            known.num_given += ticket.num_episodes
-            self._with_room.popleft()
-            self._note_room(runner)
+            self._give(ticket)
             return ticket
         return None
+
+    def _give_adopted(self) -> list[Ticket]:
+        """The next group of a checkpoint, if it has not gone, for who waits longest."""
+        ticket = replace(self._adopted.popleft(), runner=self._with_room[0])
+        if ticket.number not in self._groups:
+            return []
+        self._gate.hand_over(ticket)
+        self._give(ticket)
+        return [ticket]
+
+    def _give(self, ticket: Ticket) -> None:
+        """To the runner that waits longest."""
+        known = self._runners[self._with_room.popleft()]
+        known.groups.add(ticket.number)
+        known.num_given += ticket.num_episodes
+        self._note_room(ticket.runner)
 
     def _usable_from(self, engine_version: int) -> float:
         """From when a group may start at an engine of that version.
@@ -241,6 +258,42 @@ class Dispatcher:
         """Stops (or resumes) starting groups, for an evaluation."""
         self._paused = paused
         self.pacing.learner_pauses()
+
+    # --- Checkpoints --------------------------------------------------------------
+
+    def under_way(self) -> list[Ticket]:
+        """Groups that are not finished."""
+        return self._gate.under_way()
+
+    def finished_at_version(self, number: int) -> int | None:
+        """Where the learner stood when a group was finished."""
+        return self._groups[number].finished_at_version
+
+    def adopt(
+        self, ticket: Ticket, now: float, finished_at_version: int | None = None
+    ) -> bool:
+        """Takes over a group of a checkpoint.
+
+        Args:
+            ticket: The group's.
+            now: The time.
+            finished_at_version: None for one that is not finished: it starts, before
+                any other, as soon as a runner has room.
+
+        Returns:
+            False if it is too old for the bound that holds now.
+        """
+        if not self._gate.admits(ticket.born, ticket.num_episodes):
+            return False
+        self._gate.admit(ticket)
+        self._groups[ticket.number] = UnderWay(
+            now, finished_at_version=finished_at_version
+        )
+        if finished_at_version is None:
+            self._adopted.append(ticket)
+        else:
+            self._gate.deliver(ticket.number)
+        return True
 
     # --- Groups end ---------------------------------------------------------------
 
@@ -345,6 +398,7 @@ class Dispatcher:
             self.drop(number, "restored")
         self._gate.forget()
         self._groups.clear()
+        self._adopted.clear()
         self._runners.clear()
         self._with_room.clear()
         self.pacing.learner_pauses()

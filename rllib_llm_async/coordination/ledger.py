@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -145,6 +145,22 @@ class Ledger:
         group.num_lost += num_tokens
         self._drop_unfinished(group, 0, num_tokens, reason)
 
+    def go_on(self, number: int, num_tokens: int, reason: str) -> None:
+        """A group of a checkpoint goes on with so many of its tokens.
+
+        Args:
+            number: Of the group.
+            num_tokens: Of all that it had sampled.
+            reason: Why the others are lost.
+        """
+        group = self._under_way(number)
+        if group is None:
+            return
+        self._sample(group, num_tokens - group.num_tokens)
+        self._drop_unfinished(group, 0, group.num_tokens - num_tokens, reason)
+        group.num_tokens = group.num_sampled = num_tokens
+        group.num_lost = 0
+
     def finish(self, number: int, episodes: Sequence[LedgerEpisode]) -> None:
         """A group is delivered, whole.
 
@@ -200,10 +216,11 @@ class Ledger:
             for episode in group.finished.values():
                 self._drop_finished(episode, reason)
 
-    def lose_in_flight(self, reason: str) -> None:
-        """All groups go: nobody knows of them any more."""
+    def lose_in_flight(self, reason: str, keep: Container[int] = ()) -> None:
+        """All groups but those to keep go: nobody knows of them any more."""
         for number in list(self._groups):
-            self.drop(number, reason)
+            if number not in keep:
+                self.drop(number, reason)
 
     def identity_error(self) -> int:
         """Episodes and tokens by which the identity is missed; 0 if all is well."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rllib_llm_async.coordination.staleness_gate import Ticket
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import ray
 
     from rllib_llm_async.engine.arrival_check import ExpectedArrival
-    from rllib_llm_async.env_runners.episodes import EpisodeOutcome
+    from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,9 @@ class Orders:
     #: The version whose tokens learners want to score before it goes.
     interruption: int | None = None
     tickets: list[Ticket] = field(default_factory=list)
+    #: By number of a ticket that a checkpoint has brought: what its members had said,
+    #: see `EpisodeService.under_way`.
+    records: dict[int, list[Any]] = field(default_factory=dict)
     #: Groups that were trained on or dropped elsewhere.
     settled: list[int] = field(default_factory=list)
     retired: bool = False

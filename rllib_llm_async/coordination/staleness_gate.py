@@ -70,6 +70,10 @@ class StalenessGate:
         self._outstanding[ticket.number] = ticket
         self._due[ticket.born] += ticket.num_episodes
 
+    def hand_over(self, ticket: Ticket) -> None:
+        """Another runner has an admitted group from now on."""
+        self._outstanding[ticket.number] = ticket
+
     def deliver(self, number: int) -> None:
         """Records that a group is finished and waits for its update."""
         ticket = self._outstanding.get(number)

@@ -32,12 +32,10 @@ from rllib_llm_async.coordination.messages import (
 )
 from rllib_llm_async.coordination.staleness_gate import Ticket
 from rllib_llm_async.engine.vllm_engine import VLLMEngine
-from rllib_llm_async.env_runners.episodes import (
-    EpisodeOutcome,
-    EpisodePlayer,
-    Progress,
-    Transcript,
-)
+from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
+from rllib_llm_async.env_runners.episodes import EpisodePlayer
+from rllib_llm_async.env_runners.replay import Replay, record_of
+from rllib_llm_async.env_runners.transcript import Progress, Transcript
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
 
 #: A runner with nothing new reports after this long what it waits for.
@@ -89,8 +87,8 @@ class EpisodeService:
         self._under_way: dict[int, tuple[TaskRef, list[Progress]]] = {}
         #: Episodes of finished groups, until the coordinator fetches them.
         self._finished: dict[int, list[SingleAgentEpisode]] = {}
-        #: Keys of the episodes of finished groups, until the groups are settled.
-        self._kept: dict[int, list[int]] = {}
+        #: Members of finished groups, until the groups are settled.
+        self._kept: dict[int, list[Progress]] = {}
         self._playing: set[asyncio.Task] = set()
         self._serial = self._installed_serial = 0
         self._newest: PublishedWeights | None = None
@@ -125,6 +123,27 @@ class EpisodeService:
         May be called from another thread.
         """
         return [self._finished.pop(number, []) for number in numbers]
+
+    async def under_way(self, numbers: Sequence[int]) -> dict[int, list[Any]]:
+        """What a checkpoint keeps of groups that the coordinator does not have yet.
+
+        Args:
+            numbers: Of the groups.
+
+        Returns:
+            For each that is known here, of each member `record_of` its newest try, None
+            for one that has not begun.
+        """
+        groups = {number: members for number, (_, members) in self._under_way.items()}
+        groups |= self._kept
+        return {
+            number: [
+                member.transcript and record_of(member.transcript)
+                for member in groups[number]
+            ]
+            for number in numbers
+            if number in groups
+        }
 
     async def has_installed(self, serial: int) -> None:
         """Waits until the engine samples with these weights, or newer ones.
@@ -192,7 +211,10 @@ class EpisodeService:
                 self._serial = orders.weights.serial
                 self._weights_came.set()
             for ticket in orders.tickets:
-                self._play(self._run_group(ticket))
+                records = orders.records.get(ticket.number)
+                self._play(
+                    self._run_group(ticket, records or [None] * ticket.num_episodes)
+                )
 
     async def _install_weights(self) -> None:
         """Brings the newest weights into the engine, and none that are not."""
@@ -225,7 +247,7 @@ class EpisodeService:
 
     def _forget(self, numbers: Sequence[int]) -> None:
         for number in numbers:
-            self._player.forget(self._kept.pop(number, []))
+            self._player.forget(_keys(self._kept.pop(number, [])))
 
     # --- Groups -------------------------------------------------------------------
 
@@ -240,29 +262,36 @@ class EpisodeService:
             # Not the environment's fault: the engine has died, or this code is wrong.
             self._on_failure(_first_leaf(task.exception()))
 
-    async def _run_group(self, ticket: Ticket) -> None:
-        """Plays the episodes of one task; the group is delivered whole, or not."""
+    async def _run_group(self, ticket: Ticket, records: Sequence[Any]) -> None:
+        """Plays the episodes of one task; the group is delivered whole, or not.
+
+        Args:
+            ticket: The task.
+            records: Of each member, see `under_way`.
+        """
         task = self._tasks[ticket.task]
         members = [Progress() for _ in range(ticket.num_episodes)]
         self._under_way[ticket.number] = task, members
         played: list[asyncio.Task] = []
         try:
             async with asyncio.TaskGroup() as group:
-                for member, progress in enumerate(members):
+                for member, (progress, record) in enumerate(
+                    zip(members, records, strict=True)
+                ):
                     seed = self._episode_seed(ticket.number, member)
+                    replay = Replay(record) if record else None
                     played.append(
-                        group.create_task(self._run_member(task, progress, seed))
+                        group.create_task(
+                            self._run_member(task, progress, seed, replay)
+                        )
                     )
         except* EpisodeError as errors:
             # Members that had ended are of no use alone.
-            self._player.forget(
-                member.result()[1].key
-                for member in played
-                if not member.cancelled() and member.exception() is None
-            )
+            self._player.forget(_keys(members))
             reason = _first_leaf(errors).reason
             self._report.given_up.append(GivenUpGroup(ticket.number, reason))
         else:
+            self._kept[ticket.number] = members
             self._deliver(ticket, [member.result() for member in played])
         finally:
             self._note_lost_tries(ticket.number)
@@ -275,10 +304,16 @@ class EpisodeService:
         return random.Random(f"{self._seed}/{group}/{member}").getrandbits(31)
 
     async def _run_member(
-        self, task: TaskRef, progress: Progress, seed: int | None
+        self,
+        task: TaskRef,
+        progress: Progress,
+        seed: int | None,
+        replay: Replay | None,
     ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         try:
-            return await self._player.play(task, progress=progress, seed=seed)
+            return await self._player.play(
+                task, progress=progress, seed=seed, replay=replay
+            )
         finally:
             self._report.num_places += 1
             self._news.set()
@@ -289,7 +324,6 @@ class EpisodeService:
         episodes, outcomes = map(list, zip(*played, strict=True))
         for episode in episodes:
             episode.custom_data[columns.GROUP_ID] = ticket.number
-        self._kept[ticket.number] = [outcome.key for outcome in outcomes]
         self._finished[ticket.number] = episodes
         self._report.finished.append(FinishedGroup(ticket, outcomes))
 
@@ -358,6 +392,10 @@ def sampled_under(
                 }
             )
     return sequences
+
+
+def _keys(members: Sequence[Progress]) -> list[int]:
+    return [m.transcript.key for m in members if m.transcript is not None]
 
 
 def _first_leaf(error: BaseException | None) -> Any:

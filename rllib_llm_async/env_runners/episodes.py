@@ -1,24 +1,22 @@
-"""One episode at a time: environment, engine and connectors, and how it ended."""
+"""One episode at a time: environment, engine and connectors."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
-from ray.rllib.utils.metrics import EPISODE_LEN_MEAN, EPISODE_RETURN_MEAN
 
-from rllib_llm_async import result_keys
 from rllib_llm_async.batch import columns
-from rllib_llm_async.engine.vllm_engine import EngineOutput, VLLMEngine
+from rllib_llm_async.engine.vllm_engine import VLLMEngine
 from rllib_llm_async.env_runners.deadlines import env_call, nothing_waited, within
+from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
+from rllib_llm_async.env_runners.replay import NotReplayableError, Replay
+from rllib_llm_async.env_runners.transcript import Progress, Transcript
 from rllib_llm_async.envs.agent_env import (
     AgentEnv,
     BadRewardError,
@@ -29,7 +27,6 @@ from rllib_llm_async.envs.agent_env import (
     WaitsForOthers,
     is_reward,
 )
-from rllib_llm_async.monitoring.dialogues import DialogueRecord
 
 T = TypeVar("T")
 
@@ -39,141 +36,6 @@ MAX_ENV_RETRIES = 2
 
 class PromptTooLongError(EpisodeError):
     """A task's first prompt fills the model's context."""
-
-
-@dataclass(frozen=True)
-class EpisodeOutcome:
-    """What is left of a finished episode when its tokens have gone elsewhere."""
-
-    task: TaskRef
-    #: Its `columns.EPISODE_KEY`.
-    key: int
-    domain: str
-    success: bool
-    episode_return: float
-    num_turns: int
-    num_tokens: int
-    num_versions: int
-    mean_version: float
-    num_malformed_tool_calls: int
-    reward_breakdown: dict[str, Any]
-    reason: str
-
-    @property
-    def rubric_score(self) -> float:
-        """Partial credit: the mean of the reward's parts, success where it has none.
-
-        A part that is None was not judged.
-        """
-        parts = [
-            float(part) for part in self.reward_breakdown.values() if part is not None
-        ]
-        return sum(parts) / len(parts) if parts else float(self.success)
-
-    @classmethod
-    def of(
-        cls, task: TaskRef, episode: SingleAgentEpisode, info: dict[str, Any]
-    ) -> EpisodeOutcome:
-        """Reads it off the episode and the environment's last ``info``."""
-        versions = np.concatenate(
-            episode.extra_model_outputs[columns.EPISODE_VERSIONS].data
-        )
-        return cls(
-            task=task,
-            key=episode.custom_data[columns.EPISODE_KEY],
-            domain=info.get("domain", task.domain),
-            success=bool(info.get("success", False)),
-            episode_return=episode.get_return(),
-            num_turns=len(episode),
-            num_tokens=len(versions),
-            num_versions=len(np.unique(versions)),
-            mean_version=float(versions.mean()) if len(versions) else 0.0,
-            num_malformed_tool_calls=info.get(result_keys.NUM_MALFORMED_TOOL_CALLS, 0),
-            reward_breakdown=info.get("reward_breakdown", {}),
-            reason=info.get("reason", ""),
-        )
-
-
-@dataclass
-class Evaluated:
-    """Episodes of an evaluation; ``dialogues`` of those that were asked for.
-
-    ``num_env_failures`` counts further episodes whose environment kept failing.
-    """
-
-    outcomes: list[EpisodeOutcome] = field(default_factory=list)
-    dialogues: list[DialogueRecord] = field(default_factory=list)
-    num_env_failures: int = 0
-
-
-@dataclass
-class Transcript:
-    """An episode's tokens so far, those of the turn under way included.
-
-    ``versions`` holds -1 where the agent sampled nothing.
-    """
-
-    tokens: list[int] = field(default_factory=list)
-    versions: list[int] = field(default_factory=list)
-    num_sampled: int = 0
-
-    def see(self, token_ids: Sequence[int]) -> None:
-        """Adds what comes from the environment."""
-        self.tokens += token_ids
-        self.versions += [-1] * len(token_ids)
-
-    def say(self, output: EngineOutput) -> None:
-        """Adds what the agent sampled."""
-        self.tokens += output.token_ids
-        self.versions += output.versions.tolist()
-        self.num_sampled += len(output.token_ids)
-
-
-@dataclass(eq=False)
-class Progress:
-    """Where an episode stands, for whoever waits for it.
-
-    ``num_tokens`` counts all sampled ones, those of failed tries included;
-    ``lost_tries`` holds the tokens of each of these and the reason of its end, until
-    somebody takes them out.
-    """
-
-    doing: str = "not begun"
-    since: float = field(default_factory=time.monotonic)
-    num_tokens: int = 0
-    num_lost_tokens: int = 0
-    lost_tries: list[tuple[int, str]] = field(default_factory=list)
-
-    def now(self, doing: str) -> None:
-        """Something else is waited for from now on."""
-        self.doing, self.since = doing, time.monotonic()
-
-    def begin_again(self, reason: str) -> None:
-        """A try has failed."""
-        self.lost_tries.append((self.num_tokens - self.num_lost_tokens, reason))
-        self.num_lost_tokens = self.num_tokens
-        self.now(f"played again after {reason}")
-
-
-def mean_results(outcomes: Iterable[EpisodeOutcome]) -> dict[str, float]:
-    """Means over episodes under their result keys.
-
-    Success also per domain, and the parts of the reward of each.
-    """
-    values: dict[str, list[float]] = defaultdict(list)
-    for outcome in outcomes:
-        values[result_keys.SUCCESS_RATE].append(outcome.success)
-        values[f"{result_keys.SUCCESS_RATE}/{outcome.domain}"].append(outcome.success)
-        values[result_keys.RUBRIC_SCORE].append(outcome.rubric_score)
-        for check, value in outcome.reward_breakdown.items():
-            if value is not None:
-                values[f"{result_keys.CHECKS}/{outcome.domain}/{check}"].append(
-                    float(value)
-                )
-        values[EPISODE_RETURN_MEAN].append(outcome.episode_return)
-        values[EPISODE_LEN_MEAN].append(outcome.num_turns)
-        values[result_keys.NUM_VERSIONS_PER_EPISODE].append(outcome.num_versions)
-    return {key: float(np.mean(numbers)) for key, numbers in values.items()}
 
 
 class EpisodePlayer:
@@ -236,6 +98,7 @@ class EpisodePlayer:
         keep_messages: bool = False,
         progress: Progress | None = None,
         seed: int | None = None,
+        replay: Replay | None = None,
     ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         """Plays one episode; an environment that fails is replaced and tried again.
 
@@ -244,6 +107,8 @@ class EpisodePlayer:
             keep_messages: Whether the episode's `EPISODE_MESSAGES` hold the dialogue.
             progress: Kept up to date.
             seed: Of the engine's sampling; None: whatever comes.
+            replay: What the agent has said before a checkpoint. Where it does not fit
+                the episode starts anew.
 
         Raises:
             EpisodeError: If the environment fails again and again, or the task's first
@@ -254,24 +119,31 @@ class EpisodePlayer:
             # first prompt takes the longest to tokenise.
             await asyncio.sleep(0)
         progress = progress or Progress()
-        for attempt in range(MAX_ENV_RETRIES + 1):
+        if replay is not None:
+            progress.num_tokens = replay.num_tokens
+        attempt = 0
+        while True:
             try:
                 # Another try is another episode.
                 try_seed = None if seed is None else seed + attempt
                 played = await within(
-                    self._try(task, keep_messages, progress, try_seed),
+                    self._try(task, keep_messages, progress, try_seed, replay),
                     self._episode_timeout_s,
                     self.seconds_waited,
                 )
                 self.num_played += 1
                 return played
+            except NotReplayableError as error:
+                # Nothing has failed: this is the first try.
+                progress.begin_again(error.reason)
             except EpisodeError as error:
                 self._on_env_failure(error)
                 # A task begins alike whenever it is tried.
                 if attempt == MAX_ENV_RETRIES or isinstance(error, PromptTooLongError):
                     raise
+                attempt += 1
                 progress.begin_again(error.reason)
-        raise AssertionError("unreachable")
+            replay = None
 
     async def check_that_some_task_fits(self, tasks: Iterable[TaskRef]) -> None:
         """Begins one task after the other until one leaves room for an answer.
@@ -303,10 +175,12 @@ class EpisodePlayer:
         keep_messages: bool,
         progress: Progress,
         seed: int | None,
+        replay: Replay | None,
     ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         env = self._suite.make()
-        key = random.getrandbits(62)
-        transcript = self.transcripts[key] = Transcript()
+        # Learners may have scores of a replayed episode, by its key.
+        key = replay.key if replay else random.getrandbits(62)
+        transcript = self.transcripts[key] = progress.transcript = Transcript(key)
         try:
             episode = SingleAgentEpisode(len_lookback_buffer=0)
             episode.custom_data[columns.EPISODE_KEY] = key
@@ -326,10 +200,15 @@ class EpisodePlayer:
             self._on_event("on_episode_start", episode, env)
             while True:
                 progress.now(f"the engine, turn {len(episode) + 1}")
-                output = await self._engine.generate(
-                    transcript.tokens, transcript.say, seed=seed
-                )
-                progress.num_tokens = progress.num_lost_tokens + transcript.num_sampled
+                output = replay.next_turn(transcript) if replay else None
+                if output is None:
+                    output = await self._engine.generate(
+                        transcript.tokens, transcript.say, seed=seed
+                    )
+                    progress.num_tokens = (
+                        progress.num_lost_tokens + transcript.num_sampled
+                    )
+                transcript.turns.append(output)
                 progress.now(f"the environment's answer to turn {len(episode) + 1}")
                 batch = self._from_output(output, start.tools, episode)
                 step = await self._call(env.step(batch[columns.ASSISTANT_MESSAGE]))

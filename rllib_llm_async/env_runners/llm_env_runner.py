@@ -28,8 +28,9 @@ from ray.rllib.utils.annotations import override
 from rllib_llm_async import result_keys
 from rllib_llm_async.engine.vllm_engine import VLLMEngine
 from rllib_llm_async.engine.watchdog import EngineFailedError
+from rllib_llm_async.env_runners.episode_outcome import Evaluated
 from rllib_llm_async.env_runners.episode_service import EpisodeService
-from rllib_llm_async.env_runners.episodes import EpisodePlayer, Evaluated
+from rllib_llm_async.env_runners.episodes import EpisodePlayer
 from rllib_llm_async.env_runners.runner_metrics import RunnerMetrics
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
 from rllib_llm_async.envs.registry import make_suite
@@ -43,6 +44,8 @@ logger = logging.getLogger(__name__)
 START_TIMEOUT_SECONDS = 600.0
 #: Time for episodes under way to end when the runner stops.
 STOP_TIMEOUT_SECONDS = 5.0
+#: Time for the episodes under way to be written down.
+RECORDS_SECONDS = 5.0
 #: An environment that fails so often before the first episode has been played to its
 #: end is taken for wrongly set up. Later ones are waited for.
 MAX_FAILURES_AT_START = 64
@@ -159,6 +162,17 @@ class LLMEnvRunner(EnvRunner):
             None, for a caller that waits but wants no episodes, and a list for each.
         """
         return None, *self._service.hand_out(numbers)
+
+    def under_way(self, numbers: Sequence[int]) -> dict[int, list[Any]]:
+        """For a checkpoint, see `EpisodeService.under_way`.
+
+        Raises:
+            TimeoutError: If an environment blocks the loop.
+        """
+        asking = self._service.under_way(numbers)
+        return asyncio.run_coroutine_threadsafe(asking, self._loop).result(
+            RECORDS_SECONDS
+        )
 
     def begin_evaluation(
         self,

@@ -19,7 +19,7 @@ from rllib_llm_async.batch import columns
 if TYPE_CHECKING:
     from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-    from rllib_llm_async.env_runners.episodes import EpisodeOutcome
+    from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
 
 #: Samples of a training run's evaluations, beside its result.json.
 FILE_NAME = "dialogues.jsonl"

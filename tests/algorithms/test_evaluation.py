@@ -12,7 +12,11 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
     summarise,
 )
 from rllib_llm_async.batch import columns
-from rllib_llm_async.env_runners.episodes import EpisodeOutcome, Evaluated, mean_results
+from rllib_llm_async.env_runners.episode_outcome import (
+    EpisodeOutcome,
+    Evaluated,
+    mean_results,
+)
 from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
 

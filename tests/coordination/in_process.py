@@ -158,7 +158,8 @@ class Loop:
         self.handles.append(
             Handle(
                 SimpleNamespace(
-                    hand_out=lambda numbers: [None, *service.hand_out(numbers)]
+                    hand_out=lambda numbers: [None, *service.hand_out(numbers)],
+                    under_way=service.under_way,
                 )
             )
         )

@@ -139,7 +139,11 @@ def test_a_group_whose_environment_fails_is_dropped_with_its_reason():
         assert metrics["ledger/episodes/dropped_env_failure"] == dropped["env_failure"]
         assert metrics["ledger/identity_error"] == 0
         for service in loop.services:  # no transcript of a group that has gone
-            keys = {key for kept in service._kept.values() for key in kept}
+            keys = {
+                member.transcript.key
+                for members in service._kept.values()
+                for member in members
+            }
             assert set(service._player.transcripts) <= keys
         await loop.stop()
 

@@ -10,11 +10,8 @@ from ray.rllib.core.columns import Columns
 from rllib_llm_async import result_keys
 from rllib_llm_async.batch import columns
 from rllib_llm_async.engine.vllm_engine import EngineOutput
-from rllib_llm_async.env_runners.episodes import (
-    MAX_ENV_RETRIES,
-    EpisodePlayer,
-    mean_results,
-)
+from rllib_llm_async.env_runners.episode_outcome import mean_results
+from rllib_llm_async.env_runners.episodes import MAX_ENV_RETRIES, EpisodePlayer
 from rllib_llm_async.envs.agent_env import (
     BadRewardError,
     EpisodeError,

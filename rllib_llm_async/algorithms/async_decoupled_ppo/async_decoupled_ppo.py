@@ -42,6 +42,11 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.checkpoints import (
     answer_wish,
     save_whole,
 )
+from rllib_llm_async.algorithms.async_decoupled_ppo.coordination_state import (
+    COORDINATION,
+    get_coordination_state,
+    set_coordination_state,
+)
 from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
     evaluate_on_runners,
 )
@@ -400,6 +405,21 @@ class AsyncDecoupledPPO(Algorithm):
         if self._storage is None or checkpoint_dir is not None:
             return super().save(checkpoint_dir)
         return save_whole(self, super().save)
+
+    @override(Algorithm)
+    def get_state(self, components=None, *, not_components=None, **kwargs):
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        if self._check_component(COORDINATION, components, not_components):
+            # One that has died holds nothing; the next step starts another.
+            with contextlib.suppress(ActorDiedError):
+                state[COORDINATION] = get_coordination_state(self._coordinator)
+        return state
+
+    @override(Algorithm)
+    def set_state(self, state) -> None:
+        super().set_state(state)
+        if COORDINATION in state:
+            set_coordination_state(self._coordinator, state[COORDINATION])
 
     @override(Algorithm)
     def restore_from_path(self, path, *args, **kwargs) -> None:

@@ -13,7 +13,11 @@ from ray.rllib.utils.metrics import NUM_EPISODES
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.core import pass_at_k, pass_hat_k
-from rllib_llm_async.env_runners.episodes import EpisodeOutcome, Evaluated, mean_results
+from rllib_llm_async.env_runners.episode_outcome import (
+    EpisodeOutcome,
+    Evaluated,
+    mean_results,
+)
 from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 from rllib_llm_async.envs.agent_env import TaskRef
 from rllib_llm_async.envs.registry import make_suite

@@ -21,7 +21,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.coordination.messages import FinishedGroup, NextBatch
-from rllib_llm_async.env_runners.episodes import EpisodeOutcome, mean_results
+from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome, mean_results
 from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 
 #: How long one question for a batch waits: between two, dead runners are looked for.

@@ -1,0 +1,64 @@
+"""An episode under way: its tokens so far, and where it stands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rllib_llm_async.engine.engine_output import EngineOutput
+
+
+@dataclass
+class Transcript:
+    """An episode's tokens so far, those of the turn under way included.
+
+    ``key`` is its `columns.EPISODE_KEY`; ``versions`` holds -1 where the agent sampled
+    nothing; ``turns`` are those that have ended, ``seen`` is what came before each.
+    """
+
+    key: int
+    tokens: list[int] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    num_sampled: int = 0
+    seen: list[Sequence[int]] = field(default_factory=list)
+    turns: list[EngineOutput] = field(default_factory=list)
+
+    def see(self, token_ids: Sequence[int]) -> None:
+        """Adds what comes from the environment."""
+        self.seen.append(token_ids)
+        self.tokens += token_ids
+        self.versions += [-1] * len(token_ids)
+
+    def say(self, output: EngineOutput) -> None:
+        """Adds what the agent sampled."""
+        self.tokens += output.token_ids
+        self.versions += output.versions.tolist()
+        self.num_sampled += len(output.token_ids)
+
+
+@dataclass(eq=False)
+class Progress:
+    """Where an episode stands, for whoever waits for it.
+
+    ``num_tokens`` counts all sampled ones, those of failed tries included;
+    ``lost_tries`` holds the tokens of each of these and the reason of its end, until
+    somebody takes them out. ``transcript`` is that of the newest try.
+    """
+
+    doing: str = "not begun"
+    since: float = field(default_factory=time.monotonic)
+    num_tokens: int = 0
+    num_lost_tokens: int = 0
+    lost_tries: list[tuple[int, str]] = field(default_factory=list)
+    transcript: Transcript | None = None
+
+    def now(self, doing: str) -> None:
+        """Something else is waited for from now on."""
+        self.doing, self.since = doing, time.monotonic()
+
+    def begin_again(self, reason: str) -> None:
+        """A try has failed."""
+        self.lost_tries.append((self.num_tokens - self.num_lost_tokens, reason))
+        self.num_lost_tokens = self.num_tokens
+        self.now(f"played again after {reason}")
