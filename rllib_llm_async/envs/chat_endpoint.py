@@ -165,10 +165,10 @@ class ChatEndpoint:
             if request is not None:
                 count = request.headers.get("x-stainless-retry-count", 0)
                 self._totals["retries"] += int(count)
-        completion = _Completion.model_validate_json(response.text)
-        if completion.usage is not None:
-            self._count_tokens(completion.usage)
-        return completion.choices[0].message.as_dict()
+        message, usage = read_answer(response.text)
+        if usage is not None:
+            self._count_tokens(usage)
+        return message
 
     def _count_tokens(self, usage: _Usage) -> None:
         settings, totals = self._settings, self._totals
@@ -234,3 +234,13 @@ class _Usage(BaseModel):
 class _Completion(BaseModel):
     choices: Annotated[list[_Choice], Field(min_length=1)]
     usage: _Usage | None = None
+
+
+def read_answer(body: str) -> tuple[Message, _Usage | None]:
+    """The message in an endpoint's answer, whatever that is.
+
+    Raises:
+        ValueError: If there is no message in it, or an empty one.
+    """
+    completion = _Completion.model_validate_json(body)
+    return completion.choices[0].message.as_dict(), completion.usage

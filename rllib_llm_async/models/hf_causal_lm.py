@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
@@ -50,3 +52,19 @@ class HFCausalLM(TorchRLModule):
             trained = {n: p for n, p in self.named_parameters() if p.requires_grad}
             return convert_to_numpy(trained)
         return super().get_state(components, **kwargs)
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Takes what `get_state` gave, all of it and nothing else.
+
+        Raises:
+            ValueError: For weights of another model; names the first that differs.
+        """
+        shapes = {name: tuple(w.shape) for name, w in self.get_state().items()}
+        given = {name: tuple(w.shape) for name, w in weights.items()}
+        for name in [*shapes, *given]:
+            if shapes.get(name) != given.get(name):
+                raise ValueError(
+                    f"weights: {name!r} has shape {given.get(name)}, the model's has "
+                    f"{shapes.get(name)}; they are of another model or settings"
+                )
+        self.set_state(weights)
