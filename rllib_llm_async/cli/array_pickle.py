@@ -121,7 +121,8 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
             raise pickle.UnpicklingError(f"names {module}.{name}, not loaded") from None
 
     def load_build(self) -> None:
-        if not isinstance(self.stack[-2], _DType | _Array):
+        stack = self.stack  # type: ignore[attr-defined]
+        if not isinstance(stack[-2], _DType | _Array):
             raise pickle.UnpicklingError("sets the state of what has none")
         super().load_build()
 

@@ -105,7 +105,7 @@ def _write_transcripts(
     dialogues.write_jsonl(directory / dialogues.FILE_NAME, episodes)
     page = directory / "index.html"
     html = dialogues.render_html(episodes, f"Dialogues of {checkpoint}")
-    page.write_text(html, encoding="utf-8")
+    page.write_text(html, encoding="utf-8", errors="replace")
     click.echo(f"dialogues: {page}", err=True)
 
 

@@ -20,6 +20,7 @@ from rllib_llm_async.cli.experiment_file import (
     load_experiments,
     parse_assignments,
 )
+from rllib_llm_async.cli.own_files import check_own
 from rllib_llm_async.cli.search_space import param_space
 from rllib_llm_async.cli.stop import check_stop
 from rllib_llm_async.cli.storage import can_resume, check_storage
@@ -124,6 +125,7 @@ def _run(
     # On Ctrl-C a trial gets this long to end by itself, then Ray ends it.
     os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "6")
     if resume:
+        check_own(Path(path))
         tuner = tune.Tuner.restore(path, trainable=experiment.run)
     else:
         tuner = tune.Tuner(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import re
 import time
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -27,8 +28,8 @@ class ChatEndpointSettings(BaseModel):
 
     model: str
     #: The provider that the `openai` client takes by itself, if null.
-    base_url: str | None = None
-    api_key_env: str | None = "OPENAI_API_KEY"
+    base_url: str | None = Field(None, repr=False)
+    api_key_env: str | None = Field("OPENAI_API_KEY", repr=False)
     timeout_seconds: float = Field(60.0, gt=0)
     #: Per call, with exponential backoff, after a time-out or a passing error status.
     max_retries: int = Field(4, ge=0)
@@ -51,6 +52,16 @@ class ChatEndpointSettings(BaseModel):
                 raise ValueError("must be a URL such as http://localhost:8000/v1")
             if parts.username or parts.password:
                 raise ValueError("must hold no password; use api_key_env")
+        return value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _check_api_key_env(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ValueError(
+                "must be the name of the environment variable that holds the key, "
+                "not the key"
+            )
         return value
 
 

@@ -18,13 +18,13 @@ from rllib_llm_async.cli.array_pickle import read_arrays
 from rllib_llm_async.cli.checkpoint import open_checkpoint
 from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.cli.experiment_file import check_setting, read_experiments
+from rllib_llm_async.cli.report import make_page
 from rllib_llm_async.cli.stop import check_stop
 from rllib_llm_async.cli.storage import check_storage
 from rllib_llm_async.cli.sweep import tune_config
 from rllib_llm_async.envs.agent_env import Message, TaskSuite, is_reward
 from rllib_llm_async.envs.chat_endpoint import read_answer
 from rllib_llm_async.envs.tool_calls import parse_call
-from rllib_llm_async.report import find_runs, group_runs, render_page
 
 #: Two tools whose arguments have types, for formats that take them from there.
 TOOLS = [
@@ -155,17 +155,18 @@ def metadata_is_read_or_refused(path: Path) -> None:
 
 
 def results_are_shown(directory: Path) -> None:
-    """A page of a run's results can be made and written, and runs no script of them."""
+    """A page of a run's results is inert, or the results are refused in one line."""
     try:
-        runs = find_runs([directory])
-    except ValueError:
+        page, _ = make_page([directory])
+    except InputError as error:
+        assert "\n" not in error.message and str(directory) in error.message
         return
-    page_is_inert(render_page(group_runs(runs)))
+    page_is_inert(page)
 
 
 def page_is_inert(page: str) -> None:
     """Nothing that a model, a user or a file of results says became markup."""
-    page.encode()
+    page.encode(errors="replace")
     found = _Markup()
     found.feed(page)
     assert not found.hostile, found.hostile
