@@ -114,8 +114,9 @@ def _checkpoint(path: Path, file: Path, said: Any) -> Checkpoint:
 
 def _asks_for_trust(settings: Mapping[str, Any]) -> Iterator[str]:
     """Settings by which who wrote them could have code run, or a key sent."""
-    if settings.get("trust_remote_code"):
-        yield "trust_remote_code"
+    for key in ("trust_remote_code", "callbacks"):
+        if settings.get(key):
+            yield key
     engine = settings.get("engine")
     for key, value in engine.items() if isinstance(engine, dict) else ():
         if not isinstance(value, bool | int | float | None) and not (

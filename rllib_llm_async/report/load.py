@@ -79,13 +79,13 @@ def _read_run(result_file: Path) -> Run:
             rows[row["training_iteration"]] = dict(_flatten(row))
     directory = result_file.parent
     try:
-        settings = json.loads((directory / "params.json").read_text())
+        settings = json.loads((directory / "params.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        settings = {}
+        settings = None
     return Run(
         directory,
         [rows[iteration] for iteration in sorted(rows)],
-        settings,
+        settings if isinstance(settings, dict) else {},
         config,
         list(filter(_is_dialogue, read_json_lines(directory / DIALOGUES_FILE))),
     )
