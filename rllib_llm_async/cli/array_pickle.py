@@ -8,6 +8,7 @@ functions. Here these are three of our own, and any other is refused by name.
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -59,9 +60,6 @@ class _Bounded:
         if size > self._size - self._file.tell():
             raise EOFError("cut off")
         return self._file.read(size)
-
-    def readinto(self, buffer: bytearray) -> int:
-        return self._file.readinto(buffer)  # type: ignore[attr-defined]
 
 
 class _DType:
@@ -127,3 +125,10 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
         super().load_build()
 
     dispatch[pickle.BUILD[0]] = load_build
+
+    def load_bytearray8(self) -> None:
+        # That of `pickle` takes the memory first, and zeroes it.
+        (length,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
+        self.append(bytearray(self.read(length)))  # type: ignore[attr-defined]
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8

@@ -112,7 +112,7 @@ def test_a_hundred_calls_in_a_turn_are_read(make_format, name):
         {
             "id": f"call_{number}",
             "type": "function",
-            "function": {"name": "find", "arguments": '{"order": "A(1 [x] {y}"}'},
+            "function": {"name": "find", "arguments": '{"order": "A (1) [x] {y}"}'},
         }
         for number in range(100)
     ]

@@ -2,6 +2,7 @@
 
 import pickle
 import pickletools
+import tracemalloc
 from collections import OrderedDict
 
 import numpy as np
@@ -152,6 +153,17 @@ def test_any_damage_is_read_or_refused(file, data):
         )
     file.write_bytes(whole)
     weights_are_read_or_refused(file)
+
+
+@pytest.mark.parametrize("opcode", [pickle.BINBYTES8, pickle.BYTEARRAY8, pickle.FRAME])
+def test_no_more_memory_is_taken_than_the_file_has(file, opcode):
+    file.write_bytes(b"\x80\x05" + opcode + (1 << 30).to_bytes(8, "little"))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="cut off"):
+        read_arrays(file)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10_000_000
 
 
 def test_a_missing_file_is_named(file):
