@@ -12,6 +12,7 @@ import re
 #: More is left open by no call that means something.
 MAX_OPEN = 64
 _TAG = re.compile(r"</?[^<>\s]+>|\[/?[A-Z_]+\]")
+_CLOSING = re.compile(r"</|\[/")
 _BRACKETS = {"{": 1, "[": 1, "(": 1, "}": -1, "]": -1, ")": -1}
 
 
@@ -24,15 +25,17 @@ class Nesting:
     """
 
     def __init__(self, before: str, after: str) -> None:
-        ahead, behind = _TAG.findall(before), _TAG.findall(after)
-        self._steps = dict(_BRACKETS)
-        for tag in {*ahead, *behind}:
-            # <function=f> opens a call of any function.
-            name, equals, _ = tag.partition("=")
-            if tag.startswith(("</", "[/")) or tag not in ahead:
-                self._steps[name + equals] = -1
-            elif tag not in behind:  # what is on both sides is a quote
-                self._steps[name + equals] = 1
+        ahead, behind = _tags(before), _tags(after)
+        closing = [tag for tag in ahead if _CLOSING.match(tag)]
+        closing += [tag for tag in behind if tag not in ahead]
+        # What is on both sides is a quote; what has no end, a mark between two parts.
+        opening = [tag for tag in ahead if tag not in {*closing, *behind}]
+        opening = opening[: len(closing)]
+        self._steps = {
+            **_BRACKETS,
+            **dict.fromkeys(opening, 1),
+            **dict.fromkeys(closing, -1),
+        }
         longest_first = sorted(self._steps, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)))
 
@@ -44,3 +47,9 @@ class Nesting:
             if num_open > MAX_OPEN:
                 return True
         return False
+
+
+def _tags(text: str) -> list[str]:
+    """The tags in a text, each once; of <function=f>, which calls any, <function=."""
+    found = ("".join(tag.partition("=")[:2]) for tag in _TAG.findall(text))
+    return list(dict.fromkeys(found))
