@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,7 +19,7 @@ from rllib_llm_async.report.section import (
     lay_out,
     panels,
 )
-from rllib_llm_async.result_keys import learner
+from rllib_llm_async.result_keys import learner, runners
 
 
 def staleness_section(groups: Sequence[Group]) -> Section:
@@ -62,18 +63,41 @@ def staleness_section(groups: Sequence[Group]) -> Section:
         note += " The first seed of each configuration."
     if left_out:
         note += f" Not shown: {joined(left_out)}."
+    age = learner(result_keys.STALENESS_MEAN)
     means = [
         (group, run_mean)
         for group, _ in shown
-        if (run_mean := group.mean(_mean_staleness)) is not None
+        if (run_mean := group.mean(partial(_mean_of, key=age))) is not None
     ]
     finding = " ".join(
         f"{f'{group.label}: ' if len(shown) > 1 else 'Tokens are '}{mean:.2f} versions "
-        "old on average."
+        f"old on average{_why(group)}."
         for group, mean in means[:3]
     )
     height = 330 * ((len(shown) + 1) // 2)
     return Section(heading, finding, lay_out(figure, height), note)
+
+
+def _why(group: Group) -> str:
+    """Where the tokens grew old, and what held places for episodes free."""
+    keys = (
+        result_keys.STALENESS_FROM_GENERATION,
+        result_keys.STALENESS_FROM_QUEUE,
+        result_keys.HELD_BY_BOUND_FRACTION,
+        result_keys.HELD_BY_PACING_FRACTION,
+    )
+    values = [group.mean(partial(_mean_of, key=runners(key))) for key in keys]
+    generation, queue, bound, pacing = values
+    if generation is None or queue is None:
+        return ""
+    text = f", {generation:.2f} from generation and {queue:.2f} from the queue"
+    if bound is not None and pacing is not None:
+        text += (
+            f"; there was room for more episodes in {bound + pacing:.0%} of the time, "
+            f"in {bound:.0%} the staleness bound forbade them, in {pacing:.0%} they "
+            "would have come too early"
+        )
+    return text
 
 
 def _staleness(run: Run) -> tuple[list[int], np.ndarray] | None:
@@ -89,6 +113,6 @@ def _staleness(run: Run) -> tuple[list[int], np.ndarray] | None:
     return [row["training_iteration"] for row in rows], shares
 
 
-def _mean_staleness(run: Run) -> float | None:
-    _, values = run.series(learner(result_keys.STALENESS_MEAN))
+def _mean_of(run: Run, key: str) -> float | None:
+    _, values = run.series(key)
     return float(np.mean(values)) if values else None
