@@ -24,11 +24,14 @@ from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
 def outcome(task, success, domain="airline", **checks):
     return EpisodeOutcome(
         task=TaskRef("suite", task, "test"),
+        key=0,
         domain=domain,
         success=success,
         episode_return=float(success),
         num_turns=1,
+        num_tokens=2,
         num_versions=1,
+        mean_version=3.5,
         num_malformed_tool_calls=0,
         reward_breakdown=checks,
         reason="user_stop",
@@ -104,13 +107,21 @@ class Player:
 @pytest.mark.parametrize("num_dialogues, kept", [(0, 0), (2, 1), (None, 4)])
 def test_failing_environments_are_counted(num_dialogues, kept):
     tokenizer = SimpleNamespace(decode=lambda ids: f"<{ids[0]}>")
+
+    async def has_installed(serial):
+        assert serial == 5
+
     runner = SimpleNamespace(
+        _service=SimpleNamespace(has_installed=has_installed),
         config=SimpleNamespace(num_concurrent_episodes=2),
         _player=Player(),
         _chat_format=SimpleNamespace(tokenizer=tokenizer),
     )
     tasks = [TaskRef("suite", id_, "test") for id_ in ("a", "broken", "b")]
-    result = asyncio.run(LLMEnvRunner._evaluate(runner, tasks, 2, num_dialogues))
+    result = Evaluated()
+    asyncio.run(
+        LLMEnvRunner._evaluate(runner, result, tasks, 2, num_dialogues, serial=5)
+    )
     assert sorted(o.task.id for o in result.outcomes) == ["a", "a", "b", "b"]
     assert result.num_env_failures == 2
     assert len(result.dialogues) == kept

@@ -22,7 +22,7 @@ from pyarrow.fs import LocalFileSystem
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_LEARNER_GROUP, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
@@ -421,6 +421,8 @@ class AsyncDecoupledPPO(Algorithm):
         super().set_state(state)
         if COORDINATION in state:
             set_coordination_state(self._coordinator, state[COORDINATION])
+        if COMPONENT_LEARNER_GROUP in state:  # else `restore_from_path` publishes
+            self._publish_weights()
 
     @override(Algorithm)
     def restore_from_path(self, path, *args, **kwargs) -> None:
