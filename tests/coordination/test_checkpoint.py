@@ -29,11 +29,22 @@ class Users:
         await asyncio.sleep(0)
 
 
-async def first_life(num_answers=6, max_staleness=2):
-    """Two groups of two episodes; with 6 answers of 8, one is not finished."""
-    loop = Loop(wait=Users(num_answers), max_staleness=max_staleness)
+async def until(is_so):
+    while not is_so():
+        await asyncio.sleep(0.01)
+
+
+async def first_life():
+    """Two groups of two episodes: one finished, one with both turns of each said."""
+    loop = Loop(wait=Users(6))
     await loop.start()
-    await asyncio.sleep(0.3)
+    transcripts = loop.services[0]._player.transcripts
+    await until(
+        lambda: (
+            loop.coordinator._ready
+            and sum(len(transcript.turns) for transcript in transcripts.values()) == 8
+        )
+    )
     return loop
 
 
@@ -115,7 +126,9 @@ def test_a_turn_that_was_not_said_is_generated_after_the_ones_that_were():
     async def main():
         loop = Loop(wait=Users(0), group_size=1, episodes_per_update=1)
         await loop.start()
-        await asyncio.sleep(0.1)
+        await until(loop.services[0]._player.transcripts.__len__)
+        (transcript,) = loop.services[0]._player.transcripts.values()
+        await until(lambda: transcript.turns)
         state = await end(loop)
         again = Loop(group_size=1, episodes_per_update=1)
         others = Others(again)
