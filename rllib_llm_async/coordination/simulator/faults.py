@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,10 +54,12 @@ class Faults:
         clock.after(comes_back, lambda: runner.connect(simulation.coordinator))
 
     def _stop(self) -> None:
-        """SIGSTOP, for seconds or for longer than the coordinator waits."""
+        """SIGSTOP: for seconds, for longer than the coordinator waits, or for good."""
         simulation, rng = self._simulation, self._simulation.rng
-        seconds = rng.choice([rng.uniform(0, 5), rng.uniform(50, 90)])
+        seconds = rng.choice([rng.uniform(0, 5), rng.uniform(50, 90), math.inf])
         runner = rng.choice(simulation.runners)
+        if runner.number == 0:
+            seconds = min(seconds, 90.0)  # somebody has to be left
         runner.stop_until(simulation.clock.now + seconds)
 
     def _give_up(self) -> None:

@@ -149,6 +149,8 @@ class SimulatedRunner:
         def happens() -> None:
             if life != self._life:
                 return
+            if self._stopped_until == math.inf:
+                return
             if self._clock.now < self._stopped_until:
                 self._clock.after(self._stopped_until - self._clock.now, happens)
             else:
