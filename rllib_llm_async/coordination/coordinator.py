@@ -298,6 +298,11 @@ class Coordinator:
             "ledger": self._ledger.get_state(),
         }
 
+    async def will(self) -> dict[str, Any]:
+        """What `set_state` of another coordinator takes, should this one die."""
+        state = await self.get_state()
+        return state | {"ledger": self._ledger.get_state_if_lost()}
+
     async def set_state(self, state: dict[str, Any]) -> None:
         """Restores it; what was in flight has been dropped."""
         self._dispatcher.tasks.position = state["task_position"]
@@ -383,7 +388,8 @@ class Coordinator:
         """Gives up what is too old, and looks whether more may start."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            self._dispatcher.give_up_late(self._now())
+            for runner in self._dispatcher.give_up_late(self._now()):
+                await self.lose_runner(runner)
             self._allot()
 
     def _waits_for(self) -> str:

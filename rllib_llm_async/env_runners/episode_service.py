@@ -80,6 +80,7 @@ class EpisodeService:
         self._coordinator: Any = None
         self._handle: Any = None
         self._session: asyncio.Task | None = None
+        self._changing = asyncio.Lock()
         self._installed = asyncio.Condition()
         self._begin_session()
 
@@ -106,11 +107,14 @@ class EpisodeService:
             coordinator: Of the run.
             handle: Actor whose ``hand_out`` calls this object's.
         """
-        await self.stop()
-        self._coordinator = coordinator
-        self._handle = handle
-        self._session = asyncio.create_task(self._serve())
-        self._session.add_done_callback(self._session_ended)
+        # One after the other: a session that takes its time to end would be joined by
+        # two new ones.
+        async with self._changing:
+            await self.stop()
+            self._coordinator = coordinator
+            self._handle = handle
+            self._session = asyncio.create_task(self._serve())
+            self._session.add_done_callback(self._session_ended)
 
     async def stop(self) -> None:
         """Ends all episodes of training; nobody hears of them."""
