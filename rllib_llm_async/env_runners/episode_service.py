@@ -209,7 +209,11 @@ class EpisodeService:
             # In a thread: gigabytes take seconds, and the loop has episodes to serve.
             await asyncio.to_thread(path.write_bytes, await published.weights)
             try:
-                await self._engine.install(published.version, path, published.expected)
+                # A session may end meanwhile. An engine whose weights are exchanged by
+                # half would die at its next step.
+                await _to_its_end(
+                    self._engine.install(published.version, path, published.expected)
+                )
             finally:
                 path.unlink()
             self._report.engine_version = published.version
@@ -369,3 +373,13 @@ def _first_leaf(error: BaseException | None) -> Any:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Awaits it; whoever cancels this waits for it as well."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise

@@ -345,8 +345,10 @@ def test_an_interruption_does_not_wait_for_a_runner_given_up_as_silent(monkeypat
         await loop.start()
         await asyncio.sleep(0.2)
         await loop.services[1].stop()  # as a process that is stopped
-        await asyncio.sleep(1.3)
-        async with asyncio.timeout(1.0):
+        while 1 in loop.coordinator._dispatcher._runners:
+            await asyncio.sleep(0.1)
+        monkeypatch.undo()  # the other one may take its time now
+        async with asyncio.timeout(20):
             assert len(await loop.coordinator.interrupt(0)) == 1
         await loop.stop()
 
@@ -403,5 +405,28 @@ def test_a_second_coordinator_waits_for_the_end_of_the_session_before():
         sessions = [t for t in others if t.get_coro().__name__ == "_serve"]
         assert sessions == [service._session]
         await loop.stop()
+
+    run(main)
+
+
+def test_a_session_that_ends_lets_an_installation_come_to_its_end():
+    """Cut off half-way it left an engine that died at its next step."""
+
+    async def main():
+        loop = Loop()
+        (engine,) = loop.engines
+        install, ended = engine.install, []
+
+        async def slow_install(version, path, expected):
+            await asyncio.sleep(0.3)
+            await install(version, path, expected)
+            ended.append(version)
+
+        engine.install = slow_install
+        await loop.start()
+        await asyncio.sleep(0.1)
+        assert ended == []
+        await loop.stop()
+        assert ended == [0]
 
     run(main)

@@ -61,14 +61,11 @@ class Loop:
 
     @property
     def version(self):
-        return self.algorithm.metrics.peek(
-            ("learners", "default_policy", "policy_version"), default=-1
-        )
+        return self.result["learners"]["default_policy"]["policy_version"]
 
     def train(self, num_updates=1):
         for _ in range(num_updates):
             self.result = self.algorithm.train()
-        return self.result["learners"]["default_policy"]
 
     def runner_pid(self):
         (pid,) = self.on_runner(lambda runner: os.getpid())
