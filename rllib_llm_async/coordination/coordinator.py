@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rllib_llm_async.coordination.dispatcher import Dispatcher
 from rllib_llm_async.coordination.interruption import Interruption
@@ -419,6 +420,9 @@ def _ledger_episode(outcome: EpisodeOutcome) -> LedgerEpisode:
 def create_coordinator(config: Any) -> ray.actor.ActorHandle:
     """Starts the actor of a run; it holds references and takes no CPU of its own.
 
+    It lives on the driver's node, without which the run ends anyhow: no other node that
+    goes takes it along.
+
     Args:
         config: An `AsyncDecoupledPPOConfig`.
     """
@@ -432,7 +436,13 @@ def create_coordinator(config: Any) -> ray.actor.ActorHandle:
     return (
         ray.remote(Coordinator)
         # Waiting calls of all runners, and room for the short ones beside them.
-        .options(num_cpus=0, max_concurrency=1000 + 2 * config.num_env_runners)
+        .options(
+            num_cpus=0,
+            max_concurrency=1000 + 2 * config.num_env_runners,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(
+                ray.get_runtime_context().get_node_id(), soft=False
+            ),
+        )
         .remote(dispatcher, config.max_staleness, config.drop_uniform_groups)
     )
 
