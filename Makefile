@@ -5,8 +5,10 @@ PYTHON ?= python3.11
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRA ?= cpu
+# Per target of tests/fuzz.
+FUZZ_SECONDS ?= 600
 
-.PHONY: setup train test test-slow lint bench warm-start docs clean
+.PHONY: setup train test test-slow fuzz lint bench warm-start docs clean
 
 setup: $(STAMP)
 
@@ -32,6 +34,16 @@ test: $(STAMP)
 # Faults with real signals, disks and kills; .ci/run leaves them out.
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# What reached new code is kept in .fuzz; so is the input of a finding.
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
+	mkdir -p .fuzz
+	set -e; for target in tool_calls chat_format yaml checkpoint endpoint results; do \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $$target .fuzz/$$target \
+	    -max_total_time=$(FUZZ_SECONDS) -timeout=20 -max_len=8192 -rss_limit_mb=6000 \
+	    -artifact_prefix=.fuzz/$$target-; \
+	done
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

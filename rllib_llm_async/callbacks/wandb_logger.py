@@ -7,10 +7,17 @@ Use it with `rllib train file FILE --wandb PROJECT`, or in Python as a callback 
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import numpy as np
-from ray.air.integrations.wandb import WandbLoggerCallback, _WandbLoggingActor
+import ray
+from ray.air.integrations.wandb import (
+    WANDB_ENV_VAR,
+    WandbLoggerCallback,
+    _WandbLoggingActor,
+)
+from ray.air.util.node import _force_on_current_node
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.core import NUM_RATIO_BINS, RATIO_BIN_EDGES
@@ -49,6 +56,20 @@ class WandbLogger(WandbLoggerCallback):
         super().__init__(project=project, **kwargs)
         self._logger_actor_cls = _LoggingActor
 
+    def _start_logging_actor(self, trial, exclude_results, **wandb_init_kwargs):
+        if not self._remote_logger_class:
+            # Ray's own puts the key into the actor's runtime_env, which Ray logs.
+            self._remote_logger_class = ray.remote(
+                num_cpus=0,
+                max_restarts=-1,
+                max_task_retries=-1,
+                **_force_on_current_node(),
+            )(self._logger_actor_cls)
+        key = os.environ.get(WANDB_ENV_VAR)
+        super()._start_logging_actor(
+            trial, exclude_results, api_key=key, **wandb_init_kwargs
+        )
+
     def log_trial_result(self, iteration, trial, result):
         if "evaluation" in result:
             result = {**result, _DIALOGUES: _newest_dialogues(trial)}
@@ -79,6 +100,11 @@ class _LoggingActor(_WandbLoggingActor):
     _is_defined = False
     _num_resets = 0.0
     _version = 0.0
+
+    def __init__(self, *args: Any, api_key: str | None, **kwargs: Any) -> None:
+        if api_key:
+            os.environ[WANDB_ENV_VAR] = api_key
+        super().__init__(*args, **kwargs)
 
     def _handle_result(self, result: dict) -> tuple[dict, dict]:
         if not self._is_defined:

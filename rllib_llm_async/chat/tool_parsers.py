@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from rllib_llm_async.chat.closing_tags import ClosingTags
 from rllib_llm_async.chat.harmony import parse_harmony
+from rllib_llm_async.chat.nesting import Nesting
 from rllib_llm_async.chat.vllm_parsers import VLLMToolParser, vllm_parser_names
 from rllib_llm_async.envs.agent_env import ToolSchema
 
@@ -33,6 +34,7 @@ class CallMarks(NamedTuple):
 
     start: re.Pattern
     end: str
+    nesting: Nesting
     tags: ClosingTags | None = None
 
 
@@ -165,6 +167,9 @@ class _WithMalformed:
         end, tags = self._marks.end, self._marks.tags
         if not starts and not (end and end in text):
             return text, []
+        if self._marks.nesting.is_too_deep(text):
+            first = starts[0] if starts else 0
+            return text[:first], [Call("", text[first:].strip())]
         said, calls = self._parser(text, tools)
         if not starts:  # that of the first was left out, which some parsers forgive
             if not calls:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rllib_llm_async.chat.closing_tags import CLOSING_TAG, ClosingTags
 from rllib_llm_async.chat.harmony import HARMONY_CALL
+from rllib_llm_async.chat.nesting import Nesting
 from rllib_llm_async.chat.reasoning import make_reasoning
 from rllib_llm_async.chat.template import MARKER, ChatTemplate
 from rllib_llm_async.chat.tool_parsers import (
@@ -107,9 +108,9 @@ class TurnParser:
     def _find_marks(self, tokenizer: Any, template: ChatTemplate) -> CallMarks:
         own_call = template.own_call
         if own_call is None:
-            return CallMarks(re.compile("<tool_call>"), "")
+            return CallMarks(re.compile("<tool_call>"), "", Nesting("", ""))
         if self.name == "openai":
-            return CallMarks(re.compile(re.escape(HARMONY_CALL)), "")
+            return CallMarks(re.compile(re.escape(HARMONY_CALL)), "", Nesting("", ""))
         # The template may put a thought before it, whether thoughts are told or not.
         thoughts = make_reasoning("auto", tokenizer, tokenizer.chat_template)
         opened = thoughts.is_opened_by(template.prompt)
@@ -118,7 +119,8 @@ class TurnParser:
         )
         opening = _OPENING.search(call)
         if opening is None or opening.group() == "{":
-            return CallMarks(re.compile(r"\A\s*(?:\{|<\|python_tag\|>)"), "")
+            start_of_json = re.compile(r"\A\s*(?:\{|<\|python_tag\|>)")
+            return CallMarks(start_of_json, "", Nesting("", ""))
         start = opening.group()
         text = template.turn({"role": "assistant", "content": MARKER})
         end = text.partition(MARKER)[2]
@@ -128,10 +130,12 @@ class TurnParser:
             written = template.turn(turn).removesuffix(end)
             return start + written.partition(start)[2]
 
-        closing = CLOSING_TAG.findall(call.removesuffix(end).partition(MARKER)[2])
+        before, _, after = call.removesuffix(end).partition(MARKER)
+        closing = CLOSING_TAG.findall(after)
         return CallMarks(
             re.compile(re.escape(start)),
             closing[-1] if closing else "",
+            Nesting(before, after),
             ClosingTags(write),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 from rllib_llm_async.cli.reaper import reaper
 from rllib_llm_async.monitoring.owned_folders import (
@@ -34,16 +35,29 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         else:
-            ray.init(
-                num_cpus=num_logical_cpus(),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-                object_spilling_directory=spilled_objects,
-                _node_ip_address="127.0.0.1",
-            )
+            with _loopback_is_taken_at_its_word():
+                ray.init(
+                    num_cpus=num_logical_cpus(),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    object_spilling_directory=spilled_objects,
+                    _node_ip_address="127.0.0.1",
+                )
         try:
             yield
         finally:
             ray.shutdown()
             remove_abandoned_folders()
+
+
+@contextmanager
+def _loopback_is_taken_at_its_word() -> Iterator[None]:
+    """Lets Ray listen on 127.0.0.1, in whose place it puts the machine's own address.
+
+    All of its servers would then listen on every network, where whoever reaches them
+    can run code.
+    """
+    name = "ray._private.services.resolve_ip_for_localhost"
+    with patch(name, lambda host: host):
+        yield

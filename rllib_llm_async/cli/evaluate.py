@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
 import click
 
+from rllib_llm_async.cli.checkpoint import Checkpoint, open_checkpoint
 from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.envs.registry import make_suite
@@ -26,6 +26,11 @@ from rllib_llm_async.envs.registry import make_suite
     metavar="DIR",
     help="Write all dialogues: DIR/index.html to read, DIR/dialogues.jsonl as data.",
 )
+@click.option(
+    "--trust-checkpoint",
+    is_flag=True,
+    help="Run code that its settings name, send keys where they say.",
+)
 def evaluate(
     checkpoint: Path,
     env: str | None,
@@ -33,6 +38,7 @@ def evaluate(
     num_trials: int,
     num_tasks: int | None,
     transcripts: Path | None,
+    trust_checkpoint: bool,
 ) -> None:
     """Run every task of a split several times with the agent of CHECKPOINT.
 
@@ -40,14 +46,11 @@ def evaluate(
     successes (avg@k), the probability that one (pass@k) or all (pass^k) of k trials
     succeed.
     """
-    if not (checkpoint / "rllib_checkpoint.json").is_file():
-        raise InputError(
-            f"{checkpoint}: not a checkpoint directory (rllib_checkpoint.json is "
-            "missing); `rllib train` prints the path of its checkpoint at the end"
-        )
     if num_trials < 1:
         raise InputError(f"--num-trials {num_trials}: must be 1 or more")
-    config = _evaluation_config(checkpoint, env)
+    trained = open_checkpoint(checkpoint, trust=trust_checkpoint)
+    config = _evaluation_config(trained, env)
+    weights = trained.weights()
     try:
         make_suite(config.env, config.env_config).tasks(split)
     except ValueError as error:
@@ -61,7 +64,10 @@ def evaluate(
         click.echo("starting the engine ...", err=True)
         algorithm = config.build_algo()
         try:
-            algorithm.restore_from_path(str(checkpoint.resolve()))
+            try:
+                algorithm.load_weights(weights, trained.policy_version)
+            except ValueError as error:
+                raise InputError(f"{checkpoint}: {error}") from error
             click.echo("running the tasks ...", err=True)
             summary = algorithm.evaluate_tasks(
                 split=split,
@@ -83,20 +89,11 @@ def evaluate(
     click.echo(json.dumps(summary["domains"]))
 
 
-def _evaluation_config(checkpoint: Path, env: str | None) -> Any:
+def _evaluation_config(checkpoint: Checkpoint, env: str | None) -> Any:
     """The checkpoint's own config, without the actors that only training needs."""
-    from ray.rllib.algorithms.algorithm import Algorithm
-
-    file = checkpoint / Algorithm.CLASS_AND_CTOR_ARGS_FILE_NAME
-    # RLlib's own format, which `Algorithm.from_checkpoint` unpickles as well.
-    info = pickle.loads(file.read_bytes())
-    (state,), _ = info["ctor_args_and_kwargs"]
-    config = info["class"].get_default_config().from_state(state)
-    config = config.copy(copy_frozen=False)
+    config = checkpoint.config(env).copy(copy_frozen=False)
     config.evaluation(evaluation_interval=None)
     config.learners(num_learners=0)
-    if env is not None:
-        config.environment(env, env_config={})
     return config
 
 
@@ -107,7 +104,8 @@ def _write_transcripts(
 
     dialogues.write_jsonl(directory / dialogues.FILE_NAME, episodes)
     page = directory / "index.html"
-    page.write_text(dialogues.render_html(episodes, f"Dialogues of {checkpoint}"))
+    html = dialogues.render_html(episodes, f"Dialogues of {checkpoint}")
+    page.write_text(html, encoding="utf-8", errors="replace")
     click.echo(f"dialogues: {page}", err=True)
 
 

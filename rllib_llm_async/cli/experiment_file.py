@@ -66,13 +66,24 @@ def load_experiments(path: Path) -> list[Experiment]:
         InputError: If the file is missing, is not YAML or has another shape.
     """
     try:
-        document = read_yaml(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"{path}: {error.strerror}; `rllib example list` names the bundled files"
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from error
+    return read_experiments(path, text)
+
+
+def read_experiments(path: Path, text: str) -> list[Experiment]:
+    """The experiments in the text of a tuned YAML.
+
+    Raises:
+        InputError: As `load_experiments`; begins with ``path``.
+    """
+    try:
+        document = read_yaml(text)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
     if not isinstance(document, dict) or not document:
@@ -177,7 +188,12 @@ def build_config(experiment: Experiment) -> Any:
     except ValueError as error:
         raise InputError(error) from error
     for key, value in experiment.config.items():
-        _check_setting(config, key, value)
+        check_setting(key, value)
+        for candidate in candidates(key, value):
+            try:
+                config.copy().update_from_dict({key: candidate})
+            except (TypeError, ValueError) as error:
+                raise InputError(f"config: {key}: {error}") from error
     values = {key: candidates(key, v) for key, v in experiment.config.items()}
     first = {key: of_key[0] for key, of_key in values.items()}
     trials = [first]
@@ -192,8 +208,12 @@ def build_config(experiment: Experiment) -> Any:
     return candidate_config
 
 
-def _check_setting(config: Any, key: str, value: Any) -> None:
-    """Checks a key, and of its values each that a trial may have."""
+def check_setting(key: Any, value: Any) -> None:
+    """Checks a key, and of its values each that a trial may have.
+
+    Raises:
+        InputError: Names the key and, where there is one, the nearest valid key.
+    """
     try:
         check_key(key)
         for candidate in candidates(key, value):
@@ -201,8 +221,3 @@ def _check_setting(config: Any, key: str, value: Any) -> None:
         check_fractions(key, value)
     except ValueError as error:
         raise InputError(f"config: {error}") from error
-    for candidate in candidates(key, value):
-        try:
-            config.copy().update_from_dict({key: candidate})
-        except (TypeError, ValueError) as error:
-            raise InputError(f"config: {key}: {error}") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from rllib_llm_async.cli.checkpoint import open_checkpoint
 from rllib_llm_async.cli.errors import InputError
 
 
@@ -17,23 +18,28 @@ from rllib_llm_async.cli.errors import InputError
     is_flag=True,
     help="The LoRA adapter alone, as PEFT and vLLM load it beside the base model.",
 )
-def export(checkpoint: Path, out: Path, adapter: bool) -> None:
+@click.option(
+    "--trust-checkpoint", is_flag=True, help="Run code that its settings name."
+)
+def export(checkpoint: Path, out: Path, adapter: bool, trust_checkpoint: bool) -> None:
     """Write the agent of CHECKPOINT as transformers and vLLM load it.
 
     Weights (LoRA merged into the base model), tokenizer and chat template.
     """
-    module_dir = checkpoint / "learner_group" / "learner" / "rl_module"
-    if not (module_dir / "default_policy").is_dir():
-        raise InputError(
-            f"{checkpoint}: not a checkpoint directory (no {module_dir.name} in it); "
-            "`rllib train` prints the path of its checkpoint at the end"
-        )
+    trained = open_checkpoint(checkpoint, trust=trust_checkpoint)
     if out.exists() and any(out.iterdir()):
         raise InputError(f"--out {out}: not empty")
-    from ray.rllib.core.rl_module.rl_module import RLModule
     from transformers import AutoTokenizer
 
-    module = RLModule.from_checkpoint(str((module_dir / "default_policy").resolve()))
+    from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
+
+    spec = trained.config().get_default_rl_module_spec()
+    spec.observation_space = spec.action_space = TOKENS_SPACE
+    module = spec.build()
+    try:
+        module.set_state(trained.weights())
+    except ValueError as error:
+        raise InputError(f"{checkpoint}: {error}") from error
     lm = module.policy.lm
     is_lora = hasattr(lm, "peft_config")
     if adapter and not is_lora:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -35,12 +36,29 @@ def report(run_dirs: tuple[Path, ...], out: Path) -> None:
             raise InputError(f"{directory}: no such directory")
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise InputError(f"--out {out}: not a file in an existing directory")
+    page, num_runs = make_page(run_dirs)
+    # A model's half of a surrogate pair can stand in JSON, but in no file of text.
+    out.write_text(page, encoding="utf-8", errors="replace")
+    plural = "" if num_runs == 1 else "s"
+    click.echo(f"{out}: {num_runs} run{plural}, open it in a browser")
+
+
+def make_page(run_dirs: Sequence[Path]) -> tuple[str, int]:
+    """The page about the runs in some directories, and how many there are.
+
+    Raises:
+        InputError: If there is none, or their results are damaged.
+    """
     from rllib_llm_async.report import find_runs, group_runs, render_page
 
     try:
         runs = find_runs(run_dirs)
     except ValueError as error:
         raise InputError(error) from error
-    out.write_text(render_page(group_runs(runs)), encoding="utf-8")
-    plural = "" if len(runs) == 1 else "s"
-    click.echo(f"{out}: {len(runs)} run{plural}, open it in a browser")
+    try:
+        return render_page(group_runs(runs)), len(runs)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+        raise InputError(
+            f"{', '.join(map(str, run_dirs))}: results that are damaged, or of another "
+            f"version of this package ({type(e).__name__}: {e})"
+        ) from e

@@ -18,6 +18,7 @@ from rllib_llm_async import result_keys
 from rllib_llm_async.algorithms.async_decoupled_ppo.checkpoints import read_metrics
 from rllib_llm_async.cli.experiment_file import Experiment
 from rllib_llm_async.cli.interruption import SaveAndEnd, StopSignals
+from rllib_llm_async.cli.own_files import check_own
 from rllib_llm_async.cli.progress import Progress, one_line
 from rllib_llm_async.cli.resume import Changes, prepare_resume
 from rllib_llm_async.cli.search_space import param_space
@@ -128,6 +129,7 @@ def _make_tuner(
     if options.wandb_project:
         callbacks.append(_wandb_callback(options.wandb_project, experiment.name, path))
     if changes is not None:
+        check_own(Path(path))
         prepare_resume(
             path,
             experiment,

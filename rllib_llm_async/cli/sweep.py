@@ -115,5 +115,6 @@ def report_sweep(path: Path, swept: Sequence[str]) -> None:
         )
     Console().print(table)
     page = path / "report.html"
-    page.write_text(render_page(group_runs(runs)), encoding="utf-8")
+    html = render_page(group_runs(runs))
+    page.write_text(html, encoding="utf-8", errors="replace")
     print(f"report: {page}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -33,8 +34,8 @@ class ChatEndpointSettings(BaseModel):
 
     model: str
     #: The provider that the `openai` client takes by itself, if null.
-    base_url: str | None = None
-    api_key_env: str | None = "OPENAI_API_KEY"
+    base_url: str | None = Field(None, repr=False)
+    api_key_env: str | None = Field("OPENAI_API_KEY", repr=False)
     #: Of one attempt, from the request to the end of the answer.
     timeout_seconds: float = Field(60.0, gt=0)
     #: Per call, at growing intervals, after a time-out, a lost connection, a passing
@@ -60,6 +61,16 @@ class ChatEndpointSettings(BaseModel):
                 raise ValueError("must be a URL such as http://localhost:8000/v1")
             if parts.username or parts.password:
                 raise ValueError("must hold no password; use api_key_env")
+        return value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _check_api_key_env(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ValueError(
+                "must be the name of the environment variable that holds the key, "
+                "not the key"
+            )
         return value
 
 
@@ -175,7 +186,8 @@ class ChatEndpoint:
         seconds = self._settings.timeout_seconds
         try:
             async with self._places, asyncio.timeout(seconds):
-                completion = await self._post(messages, tools)
+                body = await self._post(messages, tools)
+            message, usage = read_answer(body)
         except TimeoutError:
             text = self._describe(f"timed out: no answer within {seconds} s")
             raise PassingError(text, of_endpoint=True) from None
@@ -190,14 +202,18 @@ class ChatEndpoint:
             ) from None
         except (APIConnectionError, ValidationError) as error:
             raise PassingError(self._describe(error), of_endpoint=True) from None
+        except ValueError as error:  # an empty answer
+            raise PassingError(self._describe(error)) from None
+        if usage is not None:
+            self._count_tokens(usage)
         try:
-            return read(completion.choices[0].message.as_dict())
+            return read(message)
         except ValueError as error:
             raise PassingError(self._describe(error)) from None
 
     async def _post(
         self, messages: list[Message], tools: list[ToolSchema] | None
-    ) -> _Completion:
+    ) -> str:
         import httpx2
 
         settings = self._settings
@@ -217,10 +233,7 @@ class ChatEndpoint:
                 **settings.extra_body,
             },
         )
-        completion = _Completion.model_validate_json(response.text)
-        if completion.usage is not None:
-            self._count_tokens(completion.usage)
-        return completion
+        return response.text
 
     def _count_tokens(self, usage: _Usage) -> None:
         settings, totals = self._settings, self._totals
@@ -296,3 +309,13 @@ class _Usage(BaseModel):
 class _Completion(BaseModel):
     choices: Annotated[list[_Choice], Field(min_length=1)]
     usage: _Usage | None = None
+
+
+def read_answer(body: str) -> tuple[Message, _Usage | None]:
+    """The message in an endpoint's answer, whatever that is.
+
+    Raises:
+        ValueError: If there is no message in it, or an empty one.
+    """
+    completion = _Completion.model_validate_json(body)
+    return completion.choices[0].message.as_dict(), completion.usage

@@ -74,20 +74,20 @@ def _read_run(result_file: Path) -> Run:
     config: dict[str, Any] = {}
     for row in read_json_lines(result_file):
         config = row.pop("config", config)
-        if "training_iteration" in row:
+        if type(row.get("training_iteration")) is int:
             # An interrupted run repeats the iterations since its last checkpoint.
             rows[row["training_iteration"]] = dict(_flatten(row))
     directory = result_file.parent
     try:
-        settings = json.loads((directory / "params.json").read_text())
-    except (OSError, ValueError):
-        settings = {}
+        settings = json.loads((directory / "params.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        settings = None
     return Run(
         directory,
         [rows[iteration] for iteration in sorted(rows)],
-        settings,
+        settings if isinstance(settings, dict) else {},
         config,
-        list(read_json_lines(directory / DIALOGUES_FILE)),
+        list(filter(_is_dialogue, read_json_lines(directory / DIALOGUES_FILE))),
     )
 
 
@@ -102,18 +102,31 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
         for line in lines:
             try:
                 value = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(value, dict):
                 yield value
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number."""
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
+    """Whether it is a number that a float can be."""
+    try:
+        return (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+        )
+    except OverflowError:  # 10**400
+        return False
+
+
+def _is_dialogue(value: dict[str, Any]) -> bool:
+    """Whether its shape is that of a `DialogueRecord`, as far as the page needs."""
+    messages = value.get("messages")
+    return isinstance(messages, list) and all(
+        isinstance(message, dict)
+        and all(isinstance(call, dict) for call in message.get("tool_calls") or ())
+        for message in messages
     )
 
 

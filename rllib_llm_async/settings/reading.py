@@ -60,4 +60,6 @@ def first_fault(
         return refused(key, settings[name], described)
     key = prefix + ".".join(map(str, fault["loc"]))
     message = fault["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    if not cls.model_fields[name].repr:  # may be a secret in the wrong place
+        return ValueError(f"{key}: {message}")
     return ValueError(f"{key}: got {fault['input']!r}, {message}")

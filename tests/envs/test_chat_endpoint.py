@@ -6,11 +6,15 @@ import logging
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from rllib_llm_async.envs import retries
 from rllib_llm_async.envs.agent_env import EpisodeError
 from rllib_llm_async.envs.chat_model import make_chat_model
 from tests.envs.chat_stub import ChatStub, say
+from tests.fuzz.properties import answer_is_read_or_refused
 
 SECRET = "sk-not-to-be-seen"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -365,3 +369,50 @@ def test_what_cannot_be_read_is_asked_for_again(chat_stub, make_model):
     chat_stub.answers = [say("seven")]
     with pytest.raises(EpisodeError, match="invalid literal"):
         ask(make_model(max_retries=2), read=number)
+
+
+@hypothesis_settings(deadline=None)
+@given(
+    st.text()
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        *("choices", "message", "content", "tool_calls", "usage"),
+                        *("id", "function", "name", "arguments", "prompt_tokens"),
+                    ]
+                ),
+                inner,
+            )
+        ),
+        max_leaves=20,
+    ).map(json.dumps)
+)
+def test_any_answer_is_a_message_or_refused(body):
+    answer_is_read_or_refused(body)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "<think>" * 20_000, "\\ud83d"])
+def test_long_and_broken_answers(content):
+    answer_is_read_or_refused(
+        f'{{"choices": [{{"message": {{"content": "{content}"}}}}]}}'
+    )
+    answer_is_read_or_refused(content)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"api_key_env": SECRET},
+        {"base_url": f"http://user:{SECRET}@host/v1"},
+        {"api_key": SECRET},
+        {"extra_header": SECRET},
+    ],
+)
+def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(settings):
+    with pytest.raises(ValueError, match=r"env_config\.user\.") as error:
+        make_chat_model({"model": "m", **settings}, "env_config.user")
+    assert SECRET not in f"{error.value!r} {error.value.__cause__!r}"

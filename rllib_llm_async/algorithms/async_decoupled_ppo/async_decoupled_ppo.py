@@ -13,9 +13,10 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import ray
 from pyarrow.fs import LocalFileSystem
 from ray.actor import ActorHandle
@@ -420,11 +421,31 @@ class AsyncDecoupledPPO(Algorithm):
     @override(Algorithm)
     def restore_from_path(self, path, *args, **kwargs) -> None:
         # Not Algorithm's: that one would push weights through the driver.
+        with self._other_weights():
+            Checkpointable.restore_from_path(self, path, *args, **kwargs)
+
+    def load_weights(self, weights: Mapping[str, np.ndarray], version: int) -> None:
+        """Goes on with weights of a checkpoint alone, as `HFCausalLM.get_state` gives.
+
+        Args:
+            weights: Of the policy, by parameter.
+            version: Theirs.
+        """
+        with self._other_weights():
+            results = self.learner_group.foreach_learner(
+                lambda learner: learner.load_weights(weights, version)
+            )
+            for result in results:
+                result.get()
+
+    @contextlib.contextmanager
+    def _other_weights(self) -> Iterator[None]:
+        """Forgets what the weights of before have sampled, and publishes the new."""
         self._ask_coordinator("forget_episodes")
         self._trained_in = 0
         if self._old_logit_pool is not None:
             self._old_logit_pool.forget()
-        Checkpointable.restore_from_path(self, path, *args, **kwargs)
+        yield
         # Runners wait for these weights before they start anything.
         self._publish_weights()
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -64,6 +65,7 @@ from rllib_llm_async.old_logprobs import (
     SourceSettings,
     SourcesInUse,
 )
+from rllib_llm_async.settings.saved import saved_settings
 
 Batch = dict[str, Tensor]
 
@@ -452,3 +454,14 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         super().set_state(state)
         if ASYNC_STATE in state:
             set_async_state(self, state[ASYNC_STATE])
+
+    @override(TorchLearner)
+    def get_metadata(self) -> dict[str, Any]:
+        """With what is needed to read the policy as data: version and settings."""
+        metadata = {**super().get_metadata(), **saved_settings(self.config)}
+        return {**metadata, "policy_version": self._version}
+
+    def load_weights(self, weights: Mapping[str, np.ndarray], version: int) -> None:
+        """Takes weights of the policy, see `AsyncDecoupledPPO.load_weights`."""
+        self.module[DEFAULT_MODULE_ID].unwrapped().set_state(weights)
+        self._version = version
