@@ -407,6 +407,7 @@ class AsyncDecoupledPPO(Algorithm):
                 self.env_runner_group,
                 self.config,
                 serial=self._ask_coordinator("newest_serial"),
+                coordinator=self._coordinator,
                 revive=lambda: self._collector.bring_back(self._coordinator),
                 say=self._say,
                 split=split,
