@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import ray
 
 pytestmark = pytest.mark.engine
 
@@ -22,9 +23,13 @@ def test_one_seed_gives_one_run_in_one_go_or_split_by_a_checkpoint(
     config = make_config(max_staleness=0)
     first = config.build_algo()
     try:
+        coordinator = first._coordinator
         in_one_go = []
         for iteration in range(4):
             if iteration == 2:
+                # Some groups of the next update are finished, others are not.
+                while not len(ray.get(coordinator.get_state.remote())["finished"]):
+                    pass
                 path = first.save_to_path(tmp_path / "checkpoint")
             in_one_go.append(figures(first.train()))
     finally:
