@@ -1,5 +1,7 @@
 """One seed, one run: at staleness 0, and across a checkpoint."""
 
+import time
+
 import numpy as np
 import pytest
 import ray
@@ -27,9 +29,11 @@ def test_one_seed_gives_one_run_in_one_go_or_split_by_a_checkpoint(
         in_one_go = []
         for iteration in range(4):
             if iteration == 2:
-                # Some groups of the next update are finished, others are not.
-                while not len(ray.get(coordinator.get_state.remote())["finished"]):
-                    pass
+                # The next update's groups start once they are asked for; the checkpoint
+                # then holds some that are finished, and others that are not.
+                assert not ray.get(coordinator.next_batch.remote(0)).groups
+                while not ray.get(coordinator.get_state.remote())["finished"]:
+                    time.sleep(0.05)
                 path = first.save_to_path(tmp_path / "checkpoint")
             in_one_go.append(figures(first.train()))
     finally:
