@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rllib_llm_async.coordination import coordinator_state
 from rllib_llm_async.coordination.dispatcher import Dispatcher
@@ -301,6 +302,19 @@ class Coordinator:
         """What a checkpoint keeps, see `coordinator_state.get_state`."""
         return await coordinator_state.get_state(self)
 
+    async def will(self) -> dict[str, Any]:
+        """What `set_state` of another coordinator takes, should this one die."""
+        return {
+            "version": self._dispatcher.learner_version,
+            "task_position": self._dispatcher.tasks.position,
+            "next_ticket": self._dispatcher.next_number,
+            "ledger": self._ledger.get_state_if_lost(),
+            "outcomes": [],
+            "dropped": {},
+            "finished": [],
+            "under_way": [],
+        }
+
     async def set_state(
         self, state: dict[str, Any], sampled: list[ray.ObjectRef] | None = None
     ) -> None:
@@ -386,7 +400,8 @@ class Coordinator:
         """Gives up what is too old, and looks whether more may start."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            self._dispatcher.give_up_late(self._now())
+            for runner in self._dispatcher.give_up_late(self._now()):
+                await self.lose_runner(runner)
             self._allot()
 
     def _waits_for(self) -> str:
@@ -416,6 +431,9 @@ def _ledger_episode(outcome: EpisodeOutcome) -> LedgerEpisode:
 def create_coordinator(config: Any) -> ray.actor.ActorHandle:
     """Starts the actor of a run; it holds references and takes no CPU of its own.
 
+    It lives on the driver's node, without which the run ends anyhow: no other node that
+    goes takes it along.
+
     Args:
         config: An `AsyncDecoupledPPOConfig`.
     """
@@ -429,7 +447,13 @@ def create_coordinator(config: Any) -> ray.actor.ActorHandle:
     return (
         ray.remote(Coordinator)
         # Waiting calls of all runners, and room for the short ones beside them.
-        .options(num_cpus=0, max_concurrency=1000 + 2 * config.num_env_runners)
+        .options(
+            num_cpus=0,
+            max_concurrency=1000 + 2 * config.num_env_runners,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(
+                ray.get_runtime_context().get_node_id(), soft=False
+            ),
+        )
         .remote(dispatcher, config.max_staleness, config.drop_uniform_groups)
     )
 

@@ -319,19 +319,28 @@ class Dispatcher:
         self._forget(ticket)
         return True
 
-    def give_up_late(self, now: float) -> None:
-        """Gives up what is older than it may get, and runners that are silent."""
-        for runner, known in list(self._runners.items()):
-            if now - known.heard_at > SILENCE_SECONDS:
-                self.lose(runner)
+    def give_up_late(self, now: float) -> list[int]:
+        """Gives up what is older than it may get, and runners that are silent.
+
+        Returns:
+            These runners.
+        """
+        silent = [
+            runner
+            for runner, known in self._runners.items()
+            if now - known.heard_at > SILENCE_SECONDS
+        ]
+        for runner in silent:
+            self.lose(runner)
         if self._ticket_timeout_s is None:
-            return
+            return silent
         for number, group in list(self._groups.items()):
             if (
                 now - group.started - group.excused > self._ticket_timeout_s
                 and group.finished_at_version is None
             ):
                 self.drop(number, "ticket_timeout")
+        return silent
 
     def take_dropped(self) -> list[tuple[Ticket, str]]:
         """Groups that will not be trained on, and why, since the last call."""

@@ -44,7 +44,7 @@ class Interruption:
         """A runner has stopped; it hands out what it sampled, or nothing as it died."""
         if runner in self.waiting_for:
             async with self.changed:
-                self.waiting_for.remove(runner)
+                self.waiting_for.discard(runner)  # may have been left out meanwhile
                 self.sampled += sampled
                 self.changed.notify_all()
 

@@ -13,6 +13,7 @@ Plain bookkeeping without clock, threads or Ray; every call costs what it names.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -261,6 +262,13 @@ class Ledger:
             "num_late": self._num_late,
             "groups": {number: asdict(group) for number, group in self._groups.items()},
         }
+
+    def get_state_if_lost(self) -> dict[str, Any]:
+        """What `get_state` will return should all that is in flight be `LOST`."""
+        heir = copy.copy(self)
+        heir._groups, heir._cells = dict(self._groups), dict(self._cells)
+        heir.lose_in_flight(LOST)
+        return heir.get_state()
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Restores what `get_state` returned, in place of what is held."""

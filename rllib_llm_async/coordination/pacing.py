@@ -18,7 +18,9 @@ anyhow, and it has longer until it is too old. The margin closes the
 loop: it grows by what the learner had to wait for episodes and shrinks while it does
 not. A learner that has enough episodes and waits for one that is due needs something
 else: the later in a version's time a group starts, the less time it has until it is too
-old. So these waits move starts back, but never beyond the publication before.
+old. So these waits move starts back, as far as the publication before. If that does
+not cure them, durations have a heavy tail: starts move on, towards what the bound alone
+would admit, since the slow groups of several updates are then waited for at once.
 
 Pure arithmetic on times that the caller gives, in seconds of any clock.
 """
@@ -40,7 +42,7 @@ SAFETY = 1.0
 #: Former groups and updates that expectations come from.
 NUM_GROUPS, NUM_UPDATES = 256, 8
 #: Share of its time that the learner may wait before the margin grows.
-ACCEPTED_WAIT = 0.02
+ACCEPTED_WAIT = 0.01
 #: Share of an update's time for which it is better to wait for a newer version.
 SOON = 0.1
 #: Shortest age of an expectation before it is worked out again, in updates.
@@ -116,10 +118,10 @@ class Pacing:
         update = self.update_seconds
         if self._wanted is not None and update is not None and not self._excused:
             enough_at = now if self._enough_at is None else self._enough_at
-            self.margin = _corrected(
-                self.margin, enough_at - self._wanted, update, self._horizon * update
-            )
-            self.slack = _corrected(self.slack, now - enough_at, update, update)
+            most = self._horizon * update
+            late = enough_at - self._wanted
+            self.margin = _corrected(self.margin, late, update, most)
+            self.slack = _corrected(self.slack, now - enough_at, update, most)
         self._excused = False
         self._wanted = self._enough_at = None
         self._began = now
@@ -164,7 +166,8 @@ class Pacing:
         # Versions are published when updates end.
         updates_before = math.ceil((self._first - start) / self._update)
         published = self._first - updates_before * self._update
-        return max(start - self.slack, published)
+        beyond = max(0.0, self.slack - self._update)
+        return max(start - self.slack, published) - beyond
 
     def started(self, num_episodes: int) -> None:
         """A group has started: so much less is missing, until the next plan."""

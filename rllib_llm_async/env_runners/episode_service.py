@@ -77,6 +77,7 @@ class EpisodeService:
         self._coordinator: Any = None
         self._handle: Any = None
         self._session: asyncio.Task | None = None
+        self._changing = asyncio.Lock()
         self._installed = asyncio.Condition()
         self._begin_session()
 
@@ -103,11 +104,14 @@ class EpisodeService:
             coordinator: Of the run.
             handle: Actor whose ``hand_out`` calls this object's.
         """
-        await self.stop()
-        self._coordinator = coordinator
-        self._handle = handle
-        self._session = asyncio.create_task(self._serve())
-        self._session.add_done_callback(self._session_ended)
+        # One after the other: a session that takes its time to end would be joined by
+        # two new ones.
+        async with self._changing:
+            await self.stop()
+            self._coordinator = coordinator
+            self._handle = handle
+            self._session = asyncio.create_task(self._serve())
+            self._session.add_done_callback(self._session_ended)
 
     async def stop(self) -> None:
         """Ends all episodes of training; nobody hears of them."""
@@ -226,7 +230,11 @@ class EpisodeService:
             # In a thread: gigabytes take seconds, and the loop has episodes to serve.
             await asyncio.to_thread(path.write_bytes, await published.weights)
             try:
-                await self._engine.install(published.version, path, published.expected)
+                # A session may end meanwhile. An engine whose weights are exchanged by
+                # half would die at its next step.
+                await _to_its_end(
+                    self._engine.install(published.version, path, published.expected)
+                )
             finally:
                 path.unlink()
             self._report.engine_version = published.version
@@ -376,3 +384,13 @@ def _first_leaf(error: BaseException | None) -> Any:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Awaits it; whoever cancels this waits for it as well."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise

@@ -9,6 +9,7 @@ weights never wait for one.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import threading
@@ -104,6 +105,8 @@ class LLMEnvRunner(EnvRunner):
             Path(self._weights_dir.name),
             on_failure=self._fail,
         )
+        self._coordinator: ray.actor.ActorHandle | None = None
+        self._evaluation: concurrent.futures.Future | None = None
         self._failure: BaseException | None = None
         self._failure_is_reported = False
         self._num_env_failures = 0
@@ -132,8 +135,12 @@ class LLMEnvRunner(EnvRunner):
     def connect(self, coordinator: ray.actor.ActorHandle) -> None:
         """Follows a run's `Coordinator` as soon as the engine has started.
 
-        Returns at once: what fails later makes this runner unhealthy.
+        Returns at once: what fails later makes this runner unhealthy. One that it
+        follows already changes nothing.
         """
+        if coordinator == self._coordinator:
+            return
+        self._coordinator = coordinator
         handle = ray.get_runtime_context().current_actor
         asyncio.run_coroutine_threadsafe(self._serve(coordinator, handle), self._loop)
 
@@ -196,8 +203,13 @@ class LLMEnvRunner(EnvRunner):
             self._loop,
         )
 
-    def evaluation(self) -> tuple[int, Evaluated | None]:
-        """Of the evaluation under way: episodes that have ended, and all in the end."""
+    def evaluation(self) -> tuple[int, Evaluated | None] | None:
+        """Of the evaluation under way: episodes that have ended, and all in the end.
+
+        None if there is none.
+        """
+        if self._evaluation is None:
+            return None
         done = self._evaluated
         if not self._evaluation.done():
             return len(done.outcomes) + done.num_env_failures, None
@@ -230,14 +242,19 @@ class LLMEnvRunner(EnvRunner):
     def get_metrics(self) -> Any:
         return self._counters.take(self.engine, self.suite)
 
-    def healthy_metrics(self) -> Any:
+    def healthy_metrics(self, coordinator: ray.actor.ActorHandle) -> Any:
         """Metrics since the last call; after a failure once more, what it counted.
+
+        Args:
+            coordinator: To be followed: a runner that was restarted between two calls
+                knows of none, and nobody has noticed.
 
         Raises:
             RuntimeError: If engine or episodes have failed, and that has been reported.
         """
         if self._failure_is_reported:
             self.assert_healthy()
+        self.connect(coordinator)
         self._failure_is_reported = self._failure is not None
         return self.get_metrics()
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from rllib_llm_async.algorithms.async_decoupled_ppo import evaluation
 from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
     per_domain,
     summarise,
@@ -130,3 +131,90 @@ def test_failing_environments_are_counted(num_dialogues, kept):
         assert dialogue.messages[1]["tokens"] == ["<7>", "<8>"]
         assert dialogue.messages[1]["versions"] == [3, 4]
         assert dialogue.messages[1]["logp"] == [-0.5, -0.0]
+
+
+class FakeRunner:
+    """Plays a share in so many polls; may die, or be restarted unnoticed, once."""
+
+    def __init__(self, number, polls=2, fault=None):
+        self.worker_index = number
+        self.polls = polls
+        self.fault = fault
+        self.followed = []
+        self.left = None
+
+    def connect(self, coordinator):
+        self.followed.append(coordinator)
+
+    def begin_evaluation(self, *, tasks, **_):
+        self.tasks, self.left = tasks, self.polls
+
+    def assert_healthy(self):
+        pass
+
+    def evaluation(self):
+        if self.fault == "restarted" and self.left is not None:
+            self.fault, self.left = None, None
+        if self.left is None:
+            return None
+        self.left -= 1
+        if self.left:
+            return 1, None
+        played, self.left = Evaluated(), None
+        played.outcomes += [outcome(task.id, True) for task in self.tasks]
+        return len(self.tasks), played
+
+
+class FakeGroup:
+    def __init__(self, *runners):
+        self.runners = {runner.worker_index: runner for runner in runners}
+        self.dead = set()
+
+    def healthy_env_runner_ids(self):
+        return [number for number in self.runners if number not in self.dead]
+
+    def foreach_env_runner(self, call, *, remote_worker_ids, **_):
+        answers = []
+        for number in remote_worker_ids:
+            runner = self.runners[number]
+            if runner.fault == "dies" and runner.left is not None:
+                runner.fault, runner.left = None, None
+                self.dead.add(number)
+            else:
+                answers.append(call(runner))
+        return answers
+
+    def revive(self):
+        self.dead.clear()
+
+
+@pytest.mark.parametrize("fault", [None, "dies", "restarted"])
+@pytest.mark.parametrize("num_runners", [1, 3])
+def test_every_task_is_evaluated_once_whatever_runners_do(
+    fault, num_runners, monkeypatch
+):
+    monkeypatch.setattr(evaluation, "POLL_SECONDS", 0.0)
+    tasks = [TaskRef("suite", str(number), "test") for number in range(7)]
+    suite = SimpleNamespace(tasks=lambda split: tasks)
+    monkeypatch.setattr(evaluation, "make_suite", lambda *_: suite)
+    group = FakeGroup(
+        FakeRunner(1, fault=fault), *(FakeRunner(n) for n in range(2, num_runners + 1))
+    )
+    said = []
+    result = evaluation.evaluate_on_runners(
+        group,
+        SimpleNamespace(env="e", env_config={}, evaluation_sample_timeout_s=20),
+        split="test",
+        num_trials=1,
+        num_tasks=None,
+        num_dialogues=0,
+        serial=3,
+        coordinator="the coordinator",
+        revive=group.revive,
+        say=said.append,
+    )
+    assert result["env_runners"]["num_episodes"] == 7
+    assert result["domains"]["airline"]["num_tasks"] == 7
+    assert said[-1] == "evaluation, 7 of 7 episodes"
+    # One that was restarted unnoticed follows nobody until it is asked.
+    assert all(set(r.followed) == {"the coordinator"} for r in group.runners.values())

@@ -339,3 +339,98 @@ def test_the_position_in_the_order_of_tasks_survives_a_checkpoint():
         await again.stop()
 
     run(main)
+
+
+def test_an_interruption_does_not_wait_for_a_runner_given_up_as_silent(monkeypatch):
+    async def main():
+        monkeypatch.setattr(dispatcher, "SILENCE_SECONDS", 1.0)
+        monkeypatch.setattr(module, "SWEEP_SECONDS", 0.1)
+        loop = Loop(num_runners=2)
+        await loop.start()
+        await asyncio.sleep(0.2)
+        await loop.services[1].stop()  # as a process that is stopped
+        while 1 in loop.coordinator._dispatcher._runners:
+            await asyncio.sleep(0.1)
+        monkeypatch.undo()  # the other one may take its time now
+        async with asyncio.timeout(20):
+            assert len(await loop.coordinator.interrupt(0)) == 1
+        await loop.stop()
+
+    run(main)
+
+
+def test_another_coordinator_goes_on_where_one_died():
+    async def main():
+        loop = Loop(group_size=1, episodes_per_update=2, max_staleness=2, capacity=3)
+        await loop.start()
+        await update(loop, 0)
+        will = await loop.coordinator.will()
+        before = loop.coordinator._ledger.metrics()
+        await loop.stop()
+        again = Loop(group_size=1, episodes_per_update=2, max_staleness=2, capacity=3)
+        await again.coordinator.set_state(will)
+        ledger = again.coordinator._ledger.metrics()
+        assert ledger["ledger/episodes/started"] == before["ledger/episodes/started"]
+        assert before["ledger/episodes/in_flight"] > 0
+        assert ledger["ledger/episodes/in_flight"] == 0
+        more_lost = ledger["ledger/episodes/dropped_lost"] - before.get(
+            "ledger/episodes/dropped_lost", 0
+        )
+        assert more_lost == before["ledger/episodes/in_flight"]
+        assert ledger["ledger/identity_error"] == 0
+        await again.start(version=1)
+        batch = await update(again, 1)
+        assert min(g.ticket.number for g in batch.groups) >= will["next_ticket"]
+        await again.stop()
+
+    run(main)
+
+
+def test_a_second_coordinator_waits_for_the_end_of_the_session_before():
+    """Two sessions used to begin when a runner was connected twice at such a time."""
+
+    async def main():
+        async def wait(task):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.3)  # takes its time to end
+
+        loop = Loop(wait=wait)
+        await loop.start()
+        await asyncio.sleep(0.2)
+        (service,) = loop.services
+        await asyncio.gather(
+            service.serve(loop.handle, loop.handles[0]),
+            service.serve(loop.handle, loop.handles[0]),
+        )
+        await asyncio.sleep(0.1)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        sessions = [t for t in others if t.get_coro().__name__ == "_serve"]
+        assert sessions == [service._session]
+        await loop.stop()
+
+    run(main)
+
+
+def test_a_session_that_ends_lets_an_installation_come_to_its_end():
+    """Cut off half-way it left an engine that died at its next step."""
+
+    async def main():
+        loop = Loop()
+        (engine,) = loop.engines
+        install, ended = engine.install, []
+
+        async def slow_install(version, path, expected):
+            await asyncio.sleep(0.3)
+            await install(version, path, expected)
+            ended.append(version)
+
+        engine.install = slow_install
+        await loop.start()
+        await asyncio.sleep(0.1)
+        assert ended == []
+        await loop.stop()
+        assert ended == [0]
+
+    run(main)

@@ -17,7 +17,7 @@ ENGINE = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config():
     """``make_config(**training)`` or ``make_config(PPOEWMAAsyncConfig, ...)``."""
 

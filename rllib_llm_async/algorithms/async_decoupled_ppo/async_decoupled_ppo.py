@@ -90,6 +90,8 @@ class AsyncDecoupledPPO(Algorithm):
     def setup(self, config) -> None:
         self._timeline = Timeline("driver")
         self._status_board = find_status_board()
+        #: `Coordinator.will` after the last update.
+        self._will: dict[str, Any] | None = None
         self._say("loading the model, starting engines")
         super().setup(config)
         self._trained_in = 0  # newest iteration with an update
@@ -113,6 +115,8 @@ class AsyncDecoupledPPO(Algorithm):
         """Starts a coordinator, and has everybody follow it; waits for no engine."""
         self._stop_coordination()
         coordinator = create_coordinator(self.config)
+        if self._will is not None:
+            ray.get(coordinator.set_state.remote(self._will))
         self._coordinator: ActorHandle = coordinator
         self._old_logit_pool: OldLogitPool | None = None
         if self.config.needs_old_logit_actors:
@@ -209,11 +213,11 @@ class AsyncDecoupledPPO(Algorithm):
                 learner_results = self._update(groups)
             self.metrics.aggregate(learner_results, key=LEARNER_RESULTS)
             self._log_accounts(ray.get(self._coordinator.consumed.remote()))
+            self._will = ray.get(self._coordinator.will.remote())
         except ActorDiedError as error:
             if not self._coordinator_has_died():
                 raise
-            logger.warning("the coordinator has died, starting another: %s", error)
-            self._start_coordination()
+            self._replace_coordinator(error)
             return False
         return bool(
             self.metrics.peek(
@@ -221,6 +225,18 @@ class AsyncDecoupledPPO(Algorithm):
                 default=0,
             )
         )
+
+    def _ask_coordinator(self, method: str, *arguments: Any) -> Any:
+        """Calls the coordinator, another one where it has died."""
+        try:
+            return ray.get(getattr(self._coordinator, method).remote(*arguments))
+        except ActorDiedError as error:
+            self._replace_coordinator(error)
+            return ray.get(getattr(self._coordinator, method).remote(*arguments))
+
+    def _replace_coordinator(self, error: ActorDiedError) -> None:
+        logger.warning("the coordinator has died, starting another: %s", error)
+        self._start_coordination()
 
     def _coordinator_has_died(self) -> bool:
         try:
@@ -385,12 +401,13 @@ class AsyncDecoupledPPO(Algorithm):
             episodes whose environment kept failing. ``dialogues``: see
             `DialogueRecord`.
         """
-        ray.get(self._coordinator.pause_training_episodes.remote(True))
+        self._ask_coordinator("pause_training_episodes", True)
         try:
             return evaluate_on_runners(
                 self.env_runner_group,
                 self.config,
-                serial=ray.get(self._coordinator.newest_serial.remote()),
+                serial=self._ask_coordinator("newest_serial"),
+                coordinator=self._coordinator,
                 revive=lambda: self._collector.bring_back(self._coordinator),
                 say=self._say,
                 split=split,
@@ -399,7 +416,7 @@ class AsyncDecoupledPPO(Algorithm):
                 num_dialogues=num_dialogues,
             )
         finally:
-            ray.get(self._coordinator.pause_training_episodes.remote(False))
+            self._ask_coordinator("pause_training_episodes", False)
 
     @override(Algorithm)
     def save(self, checkpoint_dir: str | None = None) -> Any:
@@ -447,7 +464,7 @@ class AsyncDecoupledPPO(Algorithm):
     @contextlib.contextmanager
     def _other_weights(self) -> Iterator[None]:
         """Forgets what the weights of before have sampled, and publishes the new."""
-        ray.get(self._coordinator.forget_episodes.remote())
+        self._ask_coordinator("forget_episodes")
         self._trained_in = 0
         if self._old_logit_pool is not None:
             self._old_logit_pool.forget()

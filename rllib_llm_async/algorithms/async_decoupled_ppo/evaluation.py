@@ -9,6 +9,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from ray.actor import ActorHandle
 from ray.rllib.utils.metrics import NUM_EPISODES
 
 from rllib_llm_async import result_keys
@@ -36,6 +37,7 @@ def evaluate_on_runners(
     num_trials: int,
     num_tasks: int | None,
     num_dialogues: int | None,
+    coordinator: ActorHandle,
     serial: int,
     revive: Callable[[], Any],
     say: Callable[[str], None],
@@ -46,6 +48,7 @@ def evaluate_on_runners(
     it is back.
 
     Args:
+        coordinator: Of the run.
         serial: Weights that runners wait for, `PublishedWeights.serial`.
         revive: Brings back restarted runners, where there are any.
         say: Writes on the status line.
@@ -57,9 +60,10 @@ def evaluate_on_runners(
     """
     tasks = list(make_suite(config.env, config.env_config).tasks(split))[:num_tasks]
     num_shares = max(1, len(env_runner_group.healthy_env_runner_ids()))
-    shares = [
+    shares: list[Callable[..., Any]] = [
         partial(
-            LLMEnvRunner.begin_evaluation,
+            _begin,
+            coordinator=coordinator,
             tasks=tasks[share::num_shares],
             num_trials=num_trials,
             num_dialogues=None
@@ -69,9 +73,26 @@ def evaluate_on_runners(
         )
         for share in range(num_shares)
     ]
+    results = _play_shares(
+        env_runner_group,
+        shares,
+        time.monotonic() + config.evaluation_sample_timeout_s,
+        revive,
+        lambda done: say(f"evaluation, {done} of {len(tasks) * num_trials} episodes"),
+    )
+    return summarise(results, tasks, num_trials, config.evaluation_sample_timeout_s)
+
+
+def _play_shares(
+    env_runner_group,
+    shares: list[Callable],
+    deadline: float,
+    revive: Callable[[], Any],
+    say: Callable[[int], None],
+) -> list[Evaluated]:
+    """Has runners play all shares, one each at a time; what a dead one had, again."""
     results: list[Evaluated] = []
-    playing: dict[int, partial] = {}
-    deadline = time.monotonic() + config.evaluation_sample_timeout_s
+    playing: dict[int, Callable] = {}
     while (shares or playing) and time.monotonic() < deadline:
         healthy = env_runner_group.healthy_env_runner_ids()
         for runner in set(playing).difference(healthy):
@@ -81,18 +102,18 @@ def evaluate_on_runners(
                 playing[runner] = shares.pop()
                 _on(env_runner_group, [runner], playing[runner])
         num_done = sum(len(result.outcomes) for result in results)
-        for runner, (num_ended, result) in _on(
-            env_runner_group, list(playing), _how_far
-        ):
+        for runner, num_ended, result in _on(env_runner_group, [*playing], _how_far):
             num_done += num_ended
             if result is not None:
                 results.append(result)
-                playing.pop(runner, None)
-        say(f"evaluation, {num_done} of {len(tasks) * num_trials} episodes")
+                del playing[runner]
+            elif num_ended < 0:  # it has died and is back, and knows of nothing
+                shares.append(playing.pop(runner))
+        say(max(num_done, 0))
         if playing or shares:
             time.sleep(POLL_SECONDS)
             revive()
-    return summarise(results, tasks, num_trials, config.evaluation_sample_timeout_s)
+    return results
 
 
 def _on(env_runner_group, runners: list[int], call: Callable) -> list:
@@ -106,10 +127,16 @@ def _on(env_runner_group, runners: list[int], call: Callable) -> list:
     )
 
 
-def _how_far(runner: LLMEnvRunner) -> tuple:
-    """On a runner: its number, and `LLMEnvRunner.evaluation`."""
+def _begin(runner: LLMEnvRunner, coordinator: ActorHandle, **share: Any) -> None:
+    """On a runner, which may have been restarted without anybody having noticed."""
+    runner.connect(coordinator)
+    runner.begin_evaluation(**share)
+
+
+def _how_far(runner: LLMEnvRunner) -> tuple[int, int, Evaluated | None]:
+    """On a runner: its number, and `LLMEnvRunner.evaluation`; -1 if there is none."""
     runner.assert_healthy()
-    return runner.worker_index, runner.evaluation()
+    return runner.worker_index, *(runner.evaluation() or (-1, None))
 
 
 def summarise(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray
@@ -128,7 +129,9 @@ class GroupCollector:
             # A function, not its name: a runner that raises in it ends, and is
             # restarted.
             for metrics in self._runners.foreach_env_runner_async_fetch_ready(
-                LLMEnvRunner.healthy_metrics, tag="metrics", timeout_seconds=0.0
+                partial(LLMEnvRunner.healthy_metrics, coordinator=coordinator),
+                tag="metrics",
+                timeout_seconds=0.0,
             ):
                 self._metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
         manager = self._runners._worker_manager

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, ObjectLostError
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
@@ -95,7 +95,7 @@ class WeightPublisher:
         # Without a coordinator all that was under way is lost anyhow.
         with contextlib.suppress(ActorDiedError):
             sampled = ray.get(self._coordinator.interrupt.remote(version))
-            sequences = [s for reference in sampled for s in ray.get(reference)]
+            sequences = [s for reference in sampled for s in _get(reference)]
             share = sequences[self._rank :: self._num_learners]
             scores = ray.put(self._score(share, source.outgoing))
             for reference in ray.get(
@@ -192,3 +192,11 @@ def _probe(policy: CausalLMPolicy) -> tuple[list[int], np.ndarray]:
         policy.temperature = temperature
         policy.train(was_training)
     return tokens.tolist(), logp.cpu().numpy()
+
+
+def _get(sampled: ray.ObjectRef) -> list[dict[str, np.ndarray]]:
+    """What a runner has sampled; nothing if that went down with the runner."""
+    try:
+        return ray.get(sampled)
+    except ObjectLostError:
+        return []
