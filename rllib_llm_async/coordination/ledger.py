@@ -158,7 +158,9 @@ class Ledger:
         if group is None:
             return
         self._sample(group, num_tokens - group.num_tokens)
-        self._drop_unfinished(group, 0, group.num_tokens - num_tokens, reason)
+        num_lost = group.num_tokens - num_tokens
+        if num_lost:
+            self._drop_unfinished(group, 0, num_lost, reason)
         group.num_tokens = group.num_sampled = num_tokens
         group.num_lost = 0
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from ray.exceptions import ActorDiedError
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
@@ -35,7 +34,7 @@ from rllib_llm_async.engine.vllm_engine import VLLMEngine
 from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
 from rllib_llm_async.env_runners.episodes import EpisodePlayer
 from rllib_llm_async.env_runners.replay import Replay, record_of
-from rllib_llm_async.env_runners.transcript import Progress, Transcript
+from rllib_llm_async.env_runners.transcript import Progress, sampled_under
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
 
 #: A runner with nothing new reports after this long what it waits for.
@@ -374,32 +373,6 @@ class EpisodeService:
             for num_tokens, reason in progress.lost_tries:
                 self._report.lost_tries.append(LostTry(number, num_tokens, reason))
             progress.lost_tries.clear()
-
-
-def sampled_under(
-    version: int, transcripts: dict[int, Transcript]
-) -> list[dict[str, np.ndarray]]:
-    """Token columns of all episodes with tokens of a version, finished or not.
-
-    Args:
-        version: The version.
-        transcripts: By `columns.EPISODE_KEY`.
-    """
-    sequences = []
-    for key, transcript in transcripts.items():
-        versions = np.asarray(transcript.versions, dtype=np.int64)
-        # What comes after the version's last token is not needed to score it.
-        end = int((versions == version).nonzero()[0].max(initial=-1)) + 1
-        if end:
-            sequences.append(
-                {
-                    columns.TOKENS: np.asarray(transcript.tokens[:end], np.int64),
-                    columns.POSITION_IDS: np.arange(end),
-                    columns.LOSS_MASK: versions[:end] == version,
-                    columns.EPISODE_KEYS: np.full(end, key, np.int64),
-                }
-            )
-    return sequences
 
 
 def _keys(members: Sequence[Progress]) -> list[int]:

@@ -6,6 +6,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from rllib_llm_async.batch import columns
 from rllib_llm_async.engine.engine_output import EngineOutput
 
 
@@ -62,3 +65,29 @@ class Progress:
         self.lost_tries.append((self.num_tokens - self.num_lost_tokens, reason))
         self.num_lost_tokens = self.num_tokens
         self.now(f"played again after {reason}")
+
+
+def sampled_under(
+    version: int, transcripts: dict[int, Transcript]
+) -> list[dict[str, np.ndarray]]:
+    """Token columns of all episodes with tokens of a version, finished or not.
+
+    Args:
+        version: The version.
+        transcripts: By `columns.EPISODE_KEY`.
+    """
+    sequences = []
+    for key, transcript in transcripts.items():
+        versions = np.asarray(transcript.versions, dtype=np.int64)
+        # What comes after the version's last token is not needed to score it.
+        end = int((versions == version).nonzero()[0].max(initial=-1)) + 1
+        if end:
+            sequences.append(
+                {
+                    columns.TOKENS: np.asarray(transcript.tokens[:end], np.int64),
+                    columns.POSITION_IDS: np.arange(end),
+                    columns.LOSS_MASK: versions[:end] == version,
+                    columns.EPISODE_KEYS: np.full(end, key, np.int64),
+                }
+            )
+    return sequences

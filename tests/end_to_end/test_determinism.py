@@ -1,7 +1,10 @@
 """One seed, one run: at staleness 0, and across a checkpoint."""
 
+import time
+
 import numpy as np
 import pytest
+import ray
 
 pytestmark = pytest.mark.engine
 
@@ -22,9 +25,15 @@ def test_one_seed_gives_one_run_in_one_go_or_split_by_a_checkpoint(
     config = make_config(max_staleness=0)
     first = config.build_algo()
     try:
+        coordinator = first._coordinator
         in_one_go = []
         for iteration in range(4):
             if iteration == 2:
+                # The next update's groups start once they are asked for; the checkpoint
+                # then holds some that are finished, and others that are not.
+                assert not ray.get(coordinator.next_batch.remote(0)).groups
+                while not ray.get(coordinator.get_state.remote())["finished"]:
+                    time.sleep(0.05)
                 path = first.save_to_path(tmp_path / "checkpoint")
             in_one_go.append(figures(first.train()))
     finally:

@@ -9,7 +9,6 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from rllib_llm_async.batch import columns
 from rllib_llm_async.connectors.learner import PackEpisodes
 from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
-from rllib_llm_async.env_runners.episode_service import sampled_under
 from rllib_llm_async.env_runners.saved_episodes import (
     episode_from_plain,
     episode_to_plain,
@@ -17,6 +16,7 @@ from rllib_llm_async.env_runners.saved_episodes import (
     outcome_to_plain,
     transcript_of,
 )
+from rllib_llm_async.env_runners.transcript import sampled_under
 from rllib_llm_async.envs.agent_env import TaskRef
 
 

@@ -15,7 +15,6 @@ from ray.exceptions import RayError
 
 from rllib_llm_async.coordination.messages import FinishedGroup
 from rllib_llm_async.coordination.staleness_gate import Ticket
-from rllib_llm_async.env_runners.episode_service import sampled_under
 from rllib_llm_async.env_runners.saved_episodes import (
     episode_from_plain,
     episode_to_plain,
@@ -23,6 +22,7 @@ from rllib_llm_async.env_runners.saved_episodes import (
     outcome_to_plain,
     transcript_of,
 )
+from rllib_llm_async.env_runners.transcript import sampled_under
 
 #: Component of the checkpoint.
 COORDINATION = "coordination"
