@@ -257,6 +257,7 @@ class Dispatcher:
         self._dropped.append((ticket, reason))
         if not self._gate.is_delivered(number):
             self.pacing.group_ended(0.0, kept=False)
+        self.pacing.group_dropped()
         self._gate.consume([number])
         self._forget(ticket)
         return True

@@ -99,6 +99,10 @@ class Pacing:
         if kept:
             self._durations.append(seconds)
 
+    def group_dropped(self) -> None:
+        """A group, finished or not, is missing: what was expected is void."""
+        self._plan_ends = -math.inf
+
     def learner_wants(self, now: float, *, enough: bool) -> None:
         """The learner asks for its next batch; asking again changes nothing.
 
