@@ -184,7 +184,7 @@ class Pacing:
         num_running = len(ages) * state.group_size
         if update is None or typical is None:
             # Nothing is known: one batch, at once.
-            missing = self._batch - state.num_ready - num_running
+            missing: float = self._batch - state.num_ready - num_running
             self._plan = [_Need(now, now, missing, 1.0, 0, 1.0)] if missing > 0 else []
             self._plan_ends = now + 0.1
             return
