@@ -34,7 +34,18 @@ def test_news_in_any_order_keeps_the_bound_and_the_books(bound, order):
     for _ in range(150):
         now += order.random()
         action = order.choice(
-            "register lose places allot finish drop late begin end pause".split()
+            [
+                "register",
+                "lose",
+                "places",
+                "allot",
+                "finish",
+                "drop",
+                "late",
+                "begin",
+                "end",
+                "pause",
+            ]
         )
         runner, number = order.randrange(2), order.randrange(dispatcher.next_number + 2)
         if action == "register":
