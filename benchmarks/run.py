@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import (
+    admission,
+    coordinator_scale,
     generation_vs_raw_vllm,
     learner_vs_bare_torch,
     slow_users,
@@ -28,6 +30,8 @@ ROWS = {
     "snapshot_old_vs_recompute": snapshot_old_vs_recompute.run,
     "ewma_update_vs_copy": weights.ewma_update_vs_copy,
     "snapshot_window_vs_copy": weights.snapshot_window_vs_copy,
+    "admission_staleness": admission.run,
+    "coordinator_cpu_per_update_at_512_runners": coordinator_scale.run,
 }
 
 

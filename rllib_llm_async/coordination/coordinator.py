@@ -338,10 +338,14 @@ class Coordinator:
             num_returns=1 + len(numbers)
         ).remote(numbers)
         await has_come
+        # A restored coordinator numbers groups like the one before.
+        if self._dispatcher.session(report.runner, report.session, self._now()) is None:
+            return
         for group, reference in zip(report.finished, episodes, strict=True):
             self._take(replace(group, episodes=reference), self._now())
         self._batch_news.set()
-        self._allot()
+        if self._drop_uniform_groups:
+            self._allot()
 
     def _take(self, group: FinishedGroup, now: float) -> None:
         """A finished group, unless nobody waits for it any more."""
@@ -364,6 +368,7 @@ class Coordinator:
             self._age.gone(ticket.number)
             self._ready.pop(ticket.number, None)
             self._dropped[reason] += ticket.num_episodes
+            self._batch_news.set()  # nobody waits for it any more
 
     def _interruption_of(self, runner: int, answered: int) -> int | None:
         current = self._interruption

@@ -81,10 +81,12 @@ class Dispatcher:
         self._ticket_timeout_s = ticket_timeout_s
         self._runners: dict[int, Runner] = {}
         #: Runners with room for a group, each once, who waits longest first.
-        self._with_room: deque[int] = deque()
+        self._with_room: dict[int, None] = {}
         self._groups: dict[int, UnderWay] = {}
         #: Groups of a checkpoint that no runner has been given yet.
         self._adopted: deque[Ticket] = deque()
+        #: When the groups that are not finished were admitted.
+        self._running: dict[int, float] = {}
         self.next_number = self._next_session = 0
         self._paused = False
         self._published_at = 0.0
@@ -115,8 +117,7 @@ class Dispatcher:
         known = self._runners.pop(runner, None)
         if known is None:
             return
-        if runner in self._with_room:
-            self._with_room.remove(runner)
+        self._with_room.pop(runner, None)
         for number in known.groups:
             if not self._gate.is_delivered(number):
                 self.drop(number, "lost")
@@ -167,6 +168,8 @@ class Dispatcher:
         """When `allot` may give more although nothing has happened; None: never."""
         if self._paused:
             return None
+        if self._held_by == "pacing":
+            return max(self._start_at(now), now)
         admitted = [
             version
             for version in {self._runners[r].engine_version for r in self._with_room}
@@ -184,24 +187,19 @@ class Dispatcher:
         gate = self._gate
         return LoopState(
             gate.num_delivered_episodes,
-            [
-                (self._groups[number].started, ticket.num_episodes)
-                for number, ticket in gate.outstanding.items()
-                if not gate.is_delivered(number)
-            ],
+            [*self._running.values()],
+            self._group_size,
             sum(known.capacity for known in self._runners.values()),
         )
 
     def _admit_next(self, now: float) -> Ticket | None:
-        for _ in range(len(self._with_room)):
-            runner = self._with_room[0]
+        for runner in self._with_room:
             known = self._runners[runner]
             version = known.engine_version
             assert version is not None
             if now < self._usable_from(version) or not self._gate.admits(
                 version, self._group_size
             ):
-                self._with_room.rotate(-1)
                 continue
             ticket = Ticket(
                 self.next_number,
@@ -213,6 +211,7 @@ class Dispatcher:
             self.next_number += 1
             self._gate.admit(ticket)
             self._groups[ticket.number] = UnderWay(now)
+            self._running[ticket.number] = now
             self.pacing.started(ticket.num_episodes)
             self._give(ticket)
             return ticket
@@ -220,7 +219,7 @@ class Dispatcher:
 
     def _give_adopted(self) -> list[Ticket]:
         """The next group of a checkpoint, if it has not gone, for who waits longest."""
-        ticket = replace(self._adopted.popleft(), runner=self._with_room[0])
+        ticket = replace(self._adopted.popleft(), runner=next(iter(self._with_room)))
         if ticket.number not in self._groups:
             return []
         self._gate.hand_over(ticket)
@@ -228,8 +227,9 @@ class Dispatcher:
         return [ticket]
 
     def _give(self, ticket: Ticket) -> None:
-        """To the runner that waits longest."""
-        known = self._runners[self._with_room.popleft()]
+        """To its runner, which waits longest of those that may have it."""
+        known = self._runners[ticket.runner]
+        del self._with_room[ticket.runner]
         known.groups.add(ticket.number)
         known.num_given += ticket.num_episodes
         self._note_room(ticket.runner)
@@ -247,12 +247,8 @@ class Dispatcher:
 
     def _note_room(self, runner: int) -> None:
         known = self._runners[runner]
-        if (
-            known.engine_version is not None
-            and known.num_free >= self._group_size
-            and runner not in self._with_room
-        ):
-            self._with_room.append(runner)
+        if known.engine_version is not None and known.num_free >= self._group_size:
+            self._with_room.setdefault(runner)
 
     def pause(self, paused: bool) -> None:
         """Stops (or resumes) starting groups, for an evaluation."""
@@ -291,6 +287,7 @@ class Dispatcher:
         )
         if finished_at_version is None:
             self._adopted.append(ticket)
+            self._running[ticket.number] = now
         else:
             self._gate.deliver(ticket.number)
         return True
@@ -299,7 +296,7 @@ class Dispatcher:
 
     def finish(self, number: int, now: float) -> bool:
         """A group is finished; False if nobody waits for it any more."""
-        if number not in self._groups or self._gate.is_delivered(number):
+        if self._running.pop(number, None) is None:
             return False
         group = self._groups[number]
         group.finished_at_version = self._gate.learner_version
@@ -315,6 +312,7 @@ class Dispatcher:
         self._dropped.append((ticket, reason))
         if not self._gate.is_delivered(number):
             self.pacing.group_ended(0.0, kept=False)
+        self.pacing.group_dropped()
         self._gate.consume([number])
         self._forget(ticket)
         return True
@@ -349,6 +347,7 @@ class Dispatcher:
 
     def _forget(self, ticket: Ticket) -> None:
         self._groups.pop(ticket.number, None)
+        self._running.pop(ticket.number, None)
         known = self._runners.get(ticket.runner)
         if known is not None and ticket.number in known.groups:
             known.groups.discard(ticket.number)
@@ -408,6 +407,7 @@ class Dispatcher:
         self._gate.forget()
         self._groups.clear()
         self._adopted.clear()
+        self._running.clear()
         self._runners.clear()
         self._with_room.clear()
         self.pacing.learner_pauses()

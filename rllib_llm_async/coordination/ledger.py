@@ -13,6 +13,7 @@ Plain bookkeeping without clock, threads or Ray; every call costs what it names.
 
 from __future__ import annotations
 
+import bisect
 import copy
 import math
 from collections import defaultdict
@@ -322,7 +323,7 @@ class Ledger:
 
 def length_bin(num_tokens: int) -> str:
     """Name of the bin of an episode with so many agent tokens."""
-    return LENGTH_BINS[sum(num_tokens > most for most in _LENGTHS)]
+    return LENGTH_BINS[bisect.bisect_left(_LENGTHS, num_tokens)]
 
 
 def reward_bin(episode_return: float) -> str:

@@ -28,6 +28,7 @@ Pure arithmetic on times that the caller gives, in seconds of any clock.
 from __future__ import annotations
 
 import math
+import statistics
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,13 +54,14 @@ PLAN_LIFETIME = 0.02
 class LoopState:
     """What there is to go by.
 
-    ``num_ready``: finished episodes that wait for an update. ``under_way``: when each
-    running group started, and its episodes. ``num_places``: episodes that all engines
-    together play at once.
+    ``num_ready``: finished episodes that wait for an update. ``started``: when each
+    running group, of ``group_size`` episodes, started. ``num_places``: episodes that
+    all engines together play at once.
     """
 
     num_ready: int
-    under_way: list[tuple[float, int]]
+    started: list[float]
+    group_size: int
     num_places: int
 
 
@@ -77,6 +79,8 @@ class Pacing:
         self._durations: deque[float] = deque(maxlen=NUM_GROUPS)
         self._sorted = np.zeros(0)
         self._updates: deque[float] = deque(maxlen=NUM_UPDATES)
+        #: U above; None before the first update has ended.
+        self.update_seconds: float | None = None
         self._began: float | None = None
         self._wanted: float | None = None
         self._enough_at: float | None = None
@@ -94,7 +98,10 @@ class Pacing:
         self._kept += (kept - self._kept) / 32
         if kept:
             self._durations.append(seconds)
-            self._plan_ends = -math.inf
+
+    def group_dropped(self) -> None:
+        """A group, finished or not, is missing: what was expected is void."""
+        self._plan_ends = -math.inf
 
     def learner_wants(self, now: float, *, enough: bool) -> None:
         """The learner asks for its next batch; asking again changes nothing.
@@ -106,6 +113,7 @@ class Pacing:
         """
         if self._began is not None:
             self._updates.append(now - self._began)
+            self.update_seconds = statistics.median(self._updates)
             self._began = None
         if self._wanted is None:
             self._wanted = now
@@ -132,11 +140,6 @@ class Pacing:
         self._wanted = self._began = self._enough_at = None
         self._excused = True
         self._plan_ends = -math.inf
-
-    @property
-    def update_seconds(self) -> float | None:
-        """U above; None before the first update has ended."""
-        return float(np.median(self._updates)) if self._updates else None
 
     @property
     def group_seconds(self) -> float | None:
@@ -177,11 +180,11 @@ class Pacing:
 
     def _make_plan(self, now: float, state: LoopState) -> None:
         update, typical = self.update_seconds, self.group_seconds
-        starts = np.array(state.under_way, np.float64).reshape(-1, 2)
-        ages, sizes = now - starts[:, 0], starts[:, 1]
+        ages = now - np.array(state.started, np.float64)
+        num_running = len(ages) * state.group_size
         if update is None or typical is None:
             # Nothing is known: one batch, at once.
-            missing = self._batch - state.num_ready - sizes.sum()
+            missing: float = self._batch - state.num_ready - num_running
             self._plan = [_Need(now, now, missing, 1.0, 0, 1.0)] if missing > 0 else []
             self._plan_ends = now + 0.1
             return
@@ -195,14 +198,14 @@ class Pacing:
             ahead = max(self._began + update - now, SOON * update)
         self._first, self._update = now + ahead, update
         self._plan = []
-        idle = self._batch - state.num_ready - sizes.sum()
+        idle = self._batch - state.num_ready - num_running
         if self._began is None and idle > 0:
             # Whatever was expected: the learner would wait for ever.
             self._plan.append(_Need(now, now, idle, 1.0, state.num_places, rate))
         for number in range(self._horizon):
             seconds = ahead + number * update
             weight = self._kept * self._share_below(seconds)
-            expected, variance = self._expected(seconds, ages, sizes)
+            expected, variance = self._expected(seconds, ages, state.group_size)
             missing = (
                 (number + 1) * self._batch
                 + SAFETY * math.sqrt(variance)
@@ -219,10 +222,10 @@ class Pacing:
                 )
 
     def _expected(
-        self, seconds: float, ages: np.ndarray, sizes: np.ndarray
+        self, seconds: float, ages: np.ndarray, group_size: int
     ) -> tuple[float, float]:
         """Mean and variance of the episodes that end within so many seconds."""
-        if not len(sizes):
+        if not len(ages):
             return 0.0, 0.0
         longer = 1.0 - self._share_below(ages)
         within = self._share_below(ages + seconds) - self._share_below(ages)
@@ -232,9 +235,9 @@ class Pacing:
             within / np.maximum(longer, 1e-9),
             np.minimum(seconds / np.maximum(ages, 1e-9), 1.0),
         )
-        return float((share * sizes).sum()), float(
-            (share * (1 - share) * sizes**2).sum()
-        )
+        return float(share.sum()) * group_size, float(
+            (share * (1 - share)).sum()
+        ) * group_size**2
 
     def _share_below(self, seconds):
         return np.searchsorted(self._sorted, seconds, side="right") / len(self._sorted)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -61,7 +61,7 @@ class StalenessGate:
     def admits(self, engine_version: int, num_episodes: int) -> bool:
         """Whether a group may start at an engine of that version."""
         return self._feasible(
-            self._due + Counter({engine_version: num_episodes}),
+            {**self._due, engine_version: self._due[engine_version] + num_episodes},
             self._next_update_version,
         )
 
@@ -164,7 +164,7 @@ class StalenessGate:
             return max(self.learner_version, self._training_version + 1)
         return self.learner_version
 
-    def _feasible(self, due: Counter[int], version: int) -> bool:
+    def _feasible(self, due: Mapping[int, int], version: int) -> bool:
         """Whether all meet their deadlines, the next update being at ``version``."""
         num_due = 0
         for born in sorted(due):

@@ -62,6 +62,14 @@ class Watched(Simulation):
             coordinator.dispatcher.pacing.start_at = lambda now, look: -math.inf
         return coordinator
 
+    def try_update(self):
+        was_training = self.training
+        super().try_update()
+        waiting = self.coordinator.dispatcher._gate._delivered.values()
+        if self.training and not was_training and waiting:
+            youngest = max(ticket.born for ticket in self.training)
+            assert youngest <= min(ticket.born for ticket in waiting)
+
     def _publish(self, fates):
         super()._publish(fates)
         self.check()

@@ -45,7 +45,7 @@ class Faults:
         runner = rng.choice(simulation.runners)
         runner.die()
         clock = simulation.clock
-        comes_back = rng.uniform(0, 5)
+        comes_back = rng.choice([rng.uniform(0, 0.3), rng.uniform(0, 5)])
         if rng.random() < 0.5:
             clock.after(
                 rng.random() * comes_back,
