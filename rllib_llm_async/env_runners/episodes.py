@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -305,7 +305,9 @@ class EpisodePlayer:
         seed: int | None,
     ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         env = self._suite.make()
-        key = random.getrandbits(62)
+        # Not of `random`: vLLM seeds that, and a restarted runner would give its
+        # episodes the keys of those before, with their scores.
+        key = secrets.randbits(62)
         transcript = self.transcripts[key] = Transcript()
         try:
             episode = SingleAgentEpisode(len_lookback_buffer=0)
