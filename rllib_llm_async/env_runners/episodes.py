@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
+import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
@@ -178,8 +178,9 @@ class EpisodePlayer:
         replay: Replay | None,
     ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         env = self._suite.make()
-        # Learners may have scores of a replayed episode, by its key.
-        key = replay.key if replay else random.getrandbits(62)
+        # Learners may have scores of a replayed episode, by its key. Not of `random`:
+        # vLLM seeds that, and a restarted runner would use the keys of before again.
+        key = replay.key if replay else secrets.randbits(62)
         transcript = self.transcripts[key] = progress.transcript = Transcript(key)
         try:
             episode = SingleAgentEpisode(len_lookback_buffer=0)

@@ -64,10 +64,11 @@ class FaultyEnv(MiniEnv):
 
     async def reset(self, task):
         self._is_booked = task.split == "train"
-        self._write(BEGUN)
         return await super().reset(task)
 
     async def step(self, message):
+        if self._num_turns == 0:  # a runner that starts resets one without playing it
+            self._write(BEGUN)
         if self._is_booked and self._suite.book.take(HANG):
             await asyncio.Event().wait()
         step = await super().step(message)

@@ -1,6 +1,7 @@
 """How episodes share the loop; no engine."""
 
 import asyncio
+import random
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -49,6 +50,24 @@ def test_episodes_asked_for_together_start_in_turns_with_others():
     assert all(isinstance(r, StartedError) for r in asyncio.run(main()))
     assert events.count("start") == 8
     assert ("start", "start") not in pairwise(events)
+
+
+def test_a_restarted_process_gives_episodes_other_keys():
+    """vLLM seeds `random` whenever an engine starts, every time alike."""
+    keys = set()
+
+    def started(_, episode, env):
+        keys.add(episode.custom_data[columns.EPISODE_KEY])
+        raise StartedError
+
+    for _ in range(3):
+        random.seed(0)
+        player = EpisodePlayer(
+            Suite(), None, None, None, on_event=started, on_env_failure=None
+        )
+        with pytest.raises(StartedError):
+            asyncio.run(player.play(TaskRef("suite", "0", "train")))
+    assert len(keys) == 3
 
 
 class LongSuite(Suite):
