@@ -34,7 +34,7 @@ class MeasuredRunner(LLMEnvRunner):
 
     def start(self) -> None:
         """Waits for the engine."""
-        self._engine_started.result()
+        self.wait_until_started()
         self._tasks_to_play = list(self.suite.tasks("train"))[:NUM_EPISODES]
         self._recorded: list[Turns] = []
 
@@ -44,9 +44,9 @@ class MeasuredRunner(LLMEnvRunner):
         turns_by_task: dict[asyncio.Task, Turns] = defaultdict(list)
         generate = type(self.engine).generate
 
-        async def recording(context, on_piece):
+        async def recording(context, on_piece, **kwargs):
             prompt = list(context)  # the transcript grows
-            output = await generate(self.engine, context, on_piece)
+            output = await generate(self.engine, context, on_piece, **kwargs)
             turns_by_task[asyncio.current_task()].append(
                 (prompt, len(output.token_ids))
             )
@@ -54,7 +54,8 @@ class MeasuredRunner(LLMEnvRunner):
 
         self.engine.generate = recording
         start = time.perf_counter()
-        self.evaluate_tasks(self._tasks_to_play, num_trials=1)
+        self.begin_evaluation(self._tasks_to_play, num_trials=1)
+        self._evaluation.result()
         seconds = time.perf_counter() - start
         self._recorded = list(turns_by_task.values())
         return self._num_tokens() / seconds

@@ -29,7 +29,7 @@ class WatchedRunner(LLMEnvRunner):
 
     def start(self) -> None:
         """Waits for the engine."""
-        self._engine_started.result()
+        self.wait_until_started()
         self._longest_stall = 0.0
         self._call(self._watch())
 
@@ -41,7 +41,7 @@ class WatchedRunner(LLMEnvRunner):
                 stall = time.perf_counter() - before - 0.01
                 self._longest_stall = max(self._longest_stall, stall)
 
-        self._spawn(tick())
+        self._ticking = asyncio.create_task(tick())
 
     def play(self, user_seconds: float) -> float:
         """Tokens per second of `NUM_CONCURRENT` episodes at a time."""
