@@ -13,6 +13,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class EpisodeService:
         self._finished: dict[int, list[SingleAgentEpisode]] = {}
         #: Members of finished groups, until the groups are settled.
         self._kept: dict[int, list[Progress]] = {}
-        self._playing: set[asyncio.Task] = set()
+        self._playing: dict[int, asyncio.Task] = {}
         self._serial = self._installed_serial = 0
         self._newest: PublishedWeights | None = None
         self._weights_came = asyncio.Event()
@@ -190,7 +191,7 @@ class EpisodeService:
             for part in done:
                 part.result()
         finally:
-            tasks = [*parts, *self._playing]
+            tasks = [*parts, *self._playing.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -216,7 +217,8 @@ class EpisodeService:
             for ticket in orders.tickets:
                 records = orders.records.get(ticket.number)
                 self._play(
-                    self._run_group(ticket, records or [None] * ticket.num_episodes)
+                    ticket.number,
+                    self._run_group(ticket, records or [None] * ticket.num_episodes),
                 )
 
     async def _install_weights(self) -> None:
@@ -255,16 +257,18 @@ class EpisodeService:
     def _forget(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             self._player.forget(_keys(self._kept.pop(number, [])))
+            if number in self._playing:  # given up elsewhere: it only takes up places
+                self._playing[number].cancel()
 
     # --- Groups -------------------------------------------------------------------
 
-    def _play(self, group: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(group)
-        self._playing.add(task)
-        task.add_done_callback(self._group_ended)
+    def _play(self, number: int, group: Coroutine[Any, Any, None]) -> None:
+        task = self._playing[number] = asyncio.create_task(group)
+        task.add_done_callback(partial(self._group_ended, number))
 
-    def _group_ended(self, task: asyncio.Task) -> None:
-        self._playing.discard(task)
+    def _group_ended(self, number: int, task: asyncio.Task) -> None:
+        if self._playing.get(number) is task:
+            del self._playing[number]
         if not task.cancelled() and task.exception() is not None:
             # Not the environment's fault: the engine has died, or this code is wrong.
             self._on_failure(_first_leaf(task.exception()))
@@ -293,14 +297,15 @@ class EpisodeService:
                         )
                     )
         except* EpisodeError as errors:
-            # Members that had ended are of no use alone.
-            self._player.forget(_keys(members))
             reason = _first_leaf(errors).reason
             self._report.given_up.append(GivenUpGroup(ticket.number, reason))
         else:
             self._kept[ticket.number] = members
             self._deliver(ticket, [member.result() for member in played])
         finally:
+            if ticket.number not in self._kept:
+                # Members that had ended are of no use alone.
+                self._player.forget(_keys(members))
             self._note_lost_tries(ticket.number)
             del self._under_way[ticket.number]
             self._news.set()

@@ -117,9 +117,18 @@ def test_a_group_beyond_its_time_is_given_up_and_replaced():
             batch = await update(loop, version)
             dropped.update(batch.dropped)
         assert dropped == {"ticket_timeout": 2}
+        # Its places are free again, though nothing has answered.
+        (service,) = loop.services
+        while any(task == TASKS[0] for task, _ in service._under_way.values()):
+            await asyncio.sleep(0.05)
+        assert not service._player.transcripts.keys() - _keys_of_kept(service)
         await loop.stop()
 
     run(main)
+
+
+def _keys_of_kept(service):
+    return {p.transcript.key for kept in service._kept.values() for p in kept}
 
 
 def test_a_group_whose_environment_fails_is_dropped_with_its_reason():
