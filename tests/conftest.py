@@ -20,9 +20,13 @@ def ray_cluster():
     """A local cluster with more logical CPUs than a small machine has cores."""
     import ray
 
+    import rllib_llm_async
+
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+    # Tune forgets what was registered with the cluster.
+    rllib_llm_async._register()
 
 
 @pytest.fixture(scope="session")

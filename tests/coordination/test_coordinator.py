@@ -360,7 +360,7 @@ def test_an_interruption_does_not_wait_for_a_runner_given_up_as_silent(monkeypat
         await loop.services[1].stop()  # as a process that is stopped
         while 1 in loop.coordinator._dispatcher._runners:
             await asyncio.sleep(0.1)
-        monkeypatch.undo()  # the other one may take its time now
+        monkeypatch.setattr(dispatcher, "SILENCE_SECONDS", 60.0)  # for the other one
         async with asyncio.timeout(20):
             assert len(await loop.coordinator.interrupt(0)) == 1
         await loop.stop()

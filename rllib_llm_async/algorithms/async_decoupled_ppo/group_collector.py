@@ -29,6 +29,8 @@ from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 WAIT_SECONDS = 0.5
 #: How often runners are asked for their metrics, and with that for their health.
 METRICS_SECONDS = 2.0
+#: How long an update waits for those of its own.
+ANSWER_SECONDS = 0.2
 #: After so long the status line says which group everything waits for.
 PATIENCE_SECONDS = 10.0
 #: How long a dead runner is given to say that it lives again. Asked again and again, so
@@ -80,6 +82,8 @@ class GroupCollector:
             self._count(batch)
             self._look_after_runners(coordinator)
             if batch.groups:
+                # So that no update goes without the figures of its runners.
+                self._take_metrics(coordinator, ANSWER_SECONDS)
                 return batch.groups
             needed = self._config.episodes_per_update
             text = f"waiting for episodes, {batch.num_ready} of {needed} are there"
@@ -125,15 +129,7 @@ class GroupCollector:
     def _look_after_runners(self, coordinator: ray.actor.ActorHandle) -> None:
         """Takes over metrics, gives up what dead runners had, brings back new ones."""
         if time.monotonic() - self._asked_at > METRICS_SECONDS:
-            self._asked_at = time.monotonic()
-            # A function, not its name: a runner that raises in it ends, and is
-            # restarted.
-            for metrics in self._runners.foreach_env_runner_async_fetch_ready(
-                partial(LLMEnvRunner.healthy_metrics, coordinator=coordinator),
-                tag="metrics",
-                timeout_seconds=0.0,
-            ):
-                self._metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
+            self._take_metrics(coordinator, 0.0)
         manager = self._runners._worker_manager
         dead = set(manager.actor_ids()) - set(manager.healthy_actor_ids())
         for runner in dead - self._dead:
@@ -141,6 +137,17 @@ class GroupCollector:
         self._dead = dead
         if dead and not self.bring_back(coordinator) and dead == {*manager.actor_ids()}:
             self._check_that_some_runner_lives()
+
+    def _take_metrics(self, coordinator: ray.actor.ActorHandle, seconds: float) -> None:
+        """Of the runners that answer within this time; the others the next time."""
+        self._asked_at = time.monotonic()
+        # A function, not its name: a runner that raises in it ends, and is restarted.
+        for metrics in self._runners.foreach_env_runner_async_fetch_ready(
+            partial(LLMEnvRunner.healthy_metrics, coordinator=coordinator),
+            tag="metrics",
+            timeout_seconds=seconds,
+        ):
+            self._metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
 
     def bring_back(self, coordinator: ray.actor.ActorHandle) -> list[int]:
         """Connects the runners that Ray has restarted; never waits for one."""
