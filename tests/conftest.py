@@ -19,14 +19,16 @@ settings.register_profile("thorough", max_examples=1000, deadline=None)
 def ray_cluster():
     """A local cluster with more logical CPUs than a small machine has cores."""
     import ray
+    from ray.tune.registry import register_trainable
 
-    import rllib_llm_async
+    from rllib_llm_async import algorithms
 
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
     # Tune forgets what was registered with the cluster.
-    rllib_llm_async._register()
+    for cls in (algorithms.AsyncDecoupledPPO, algorithms.PPOEWMAAsync):
+        register_trainable(cls.__name__, cls)
 
 
 @pytest.fixture(scope="session")
