@@ -14,7 +14,8 @@ each has run already. What is missing has to start at the latest at
 with D the time of a typical group, ``places`` the episodes that all engines together
 play at once and ``rate`` how many of these end per second. A group that would start
 after t_i - U starts then: its tokens are of the version that is published at that time
-anyhow, and it has longer until it is too old. The margin closes the
+anyhow, and it has longer until it is too old; but for a small share of them, that keep
+engines at work while the version changes. The margin closes the
 loop: it grows by what the learner had to wait for episodes and shrinks while it does
 not. A learner that has enough episodes and waits for one that is due needs something
 else: the later in a version's time a group starts, the less time it has until it is too
@@ -46,6 +47,9 @@ NUM_GROUPS, NUM_UPDATES = 256, 8
 ACCEPTED_WAIT = 0.01
 #: Share of an update's time for which it is better to wait for a newer version.
 SOON = 0.1
+#: Share of an update's episodes that start before its version is published: engines
+#: would stand idle at the end of each update otherwise, and all begin at once.
+OVERLAP = 0.15
 #: Shortest age of an expectation before it is worked out again, in updates.
 PLAN_LIFETIME = 0.02
 
@@ -220,6 +224,12 @@ class Pacing:
                 self._plan.append(
                     _Need(latest, time - update, missing, weight, places, rate)
                 )
+                early = missing - (1 - OVERLAP) * self._batch
+                if number and early > 0:
+                    before = time - update - 0.5 * min(typical, update)
+                    self._plan.append(
+                        _Need(latest, before, early, weight, places, rate)
+                    )
 
     def _expected(
         self, seconds: float, ages: np.ndarray, group_size: int
