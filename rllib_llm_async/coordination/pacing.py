@@ -47,8 +47,8 @@ NUM_GROUPS, NUM_UPDATES = 256, 8
 ACCEPTED_WAIT = 0.01
 #: Share of an update's time for which it is better to wait for a newer version.
 SOON = 0.1
-#: Share of an update's episodes that start before its version is published: engines
-#: would stand idle at the end of each update otherwise, and all begin at once.
+#: Share of an update's episodes that start when its version is expected, though it may
+#: not be there: engines would stand idle while an update takes longer.
 OVERLAP = 0.15
 #: Shortest age of an expectation before it is worked out again, in updates.
 PLAN_LIFETIME = 0.02
@@ -225,10 +225,11 @@ class Pacing:
                     _Need(latest, time - update, missing, weight, places, rate)
                 )
                 early = missing - (1 - OVERLAP) * self._batch
-                if number and early > 0:
-                    before = time - update - 0.5 * min(typical, update)
+                if number and early > 0 and self._began is not None:
+                    # Whether or not the version is there by then.
+                    expected_at = self._began + number * update
                     self._plan.append(
-                        _Need(latest, before, early, weight, places, rate)
+                        _Need(latest, expected_at, early, weight, places, rate)
                     )
 
     def _expected(
