@@ -49,7 +49,7 @@ ACCEPTED_WAIT = 0.01
 SOON = 0.1
 #: Share of an update's episodes that start when its version is expected, though it may
 #: not be there: engines would stand idle while an update takes longer.
-OVERLAP = 0.15
+OVERLAP = 0.1
 #: Shortest age of an expectation before it is worked out again, in updates.
 PLAN_LIFETIME = 0.02
 
