@@ -26,6 +26,7 @@ class RunnerMetrics:
         self._runner = runner
         self._lock = threading.RLock()
         self._reported_totals: dict[str, float] = {}
+        self._last: dict[str, list[float]] = {}
         self._callbacks = [cls() for cls in force_list(runner.config.callbacks_class)]
         #: When episodes began, of `time.monotonic`.
         self.began_at = time.monotonic()
@@ -83,8 +84,11 @@ class RunnerMetrics:
                 (result_keys.WEIGHT_SYNC_SECONDS, engine.sync_seconds),
                 (result_keys.WEIGHT_PROBE_ERROR, engine.probe_errors),
             ):
-                for value in values:
+                # RLlib makes a NaN of an update in which nothing arrived.
+                for value in values or self._last.get(key, []):
                     metrics.log_value(key, value, window=20)
-                values.clear()
+                if values:
+                    self._last[key] = values[-1:]
+                    values.clear()
             engine.timeline.log_to(metrics)
             return metrics.reduce()
