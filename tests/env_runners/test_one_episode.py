@@ -5,7 +5,6 @@ import contextlib
 
 import numpy as np
 import pytest
-from ray.rllib.core.columns import Columns
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.batch import columns
@@ -19,6 +18,7 @@ from rllib_llm_async.envs.agent_env import (
     Step,
     TaskRef,
 )
+from tests.coordination.in_process import from_output, to_tokens
 
 TASK = TaskRef("suite", "7", "train")
 
@@ -72,20 +72,6 @@ def goes_on():
 def ends(**info):
     info = {"success": True, "num_malformed_tool_calls": 3, **info}
     return Step([], reward=1.0, terminated=True, info=info)
-
-
-def to_tokens(*, batch, **_):
-    return {columns.NEW_TOKENS: [1, 2, 3]}
-
-
-def from_output(*, batch, **_):
-    output = batch[columns.ENGINE_OUTPUT]
-    return {
-        columns.ASSISTANT_MESSAGE: {"role": "assistant", "content": "so"},
-        Columns.ACTIONS: np.asarray(output.token_ids),
-        columns.EPISODE_BEHAVIOR_LOGP: output.logp,
-        columns.EPISODE_VERSIONS: output.versions,
-    }
 
 
 def play(*attempts, engine=None, times=1, deadlines=None):

@@ -119,11 +119,6 @@ class SimulatedRunner:
         self._report = SimulatedReport(self._job.episodes_per_runner)
         self._is_reporting = self._has_news = self._is_installing = False
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether it has a session."""
-        return self.session >= 0
-
     def hand_out(self, has_come: Callable[[], None]) -> None:
         """Finished episodes leave the runner, if it still lives by then."""
         self._later(2 * self._job.message_seconds(self._rng), has_come)
