@@ -33,7 +33,12 @@ def test_synchronous_bound_gives_unit_ratios_on_the_first_pass(
 def test_async_run_checkpoint_and_a_killed_runner(
     ray_cluster, make_config, learner_results, tmp_path
 ):
-    config = make_config(old_logprob_source="snapshot_old", max_staleness=3)
+    config = make_config(
+        old_logprob_source="snapshot_old", max_staleness=3, num_concurrent_episodes=48
+    ).environment(
+        # Users who take their time: some episodes are under way at every update.
+        env_config={"domains": ["airline"], "user_seconds": 0.3},
+    )
     algorithm = config.build_algo()
     try:
         results = [algorithm.train() for _ in range(4)]

@@ -65,6 +65,8 @@ def test_train_then_evaluate(tmp_path):
             *(RLLIB, "train", "file", TUNED, "--storage-path", results),
             *("--stop", "training_iteration=2", "--set", "evaluation_interval=2"),
             *("--set", "compare_sources=[snapshot_old]", "--wandb", "test", *SMALL),
+            # Users who take their time: phases last long enough to be seen.
+            *("--set", "env_config.user_seconds=0.2"),
         ],
         # As in a terminal, where there is a live view.
         env={**environment(tmp_path), "FORCE_COLOR": "1"},
@@ -74,7 +76,7 @@ def test_train_then_evaluate(tmp_path):
     )
     assert train.returncode == 0, train.stdout + train.stderr
     assert "held-out success" in train.stdout
-    assert "evaluation, for" in train.stdout  # others may be too short to be seen
+    assert re.search(r"evaluation, (\d+ of 16 episodes, )?for \d+ s", train.stdout)
     checkpoint = re.search(r"^checkpoint: (.*)$", train.stdout, re.MULTILINE).group(1)
 
     promised = {f"{g}/{key}" for g, keys in CONTRACT.items() for key in keys.split()}

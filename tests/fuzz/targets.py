@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -149,7 +150,6 @@ def checkpoint() -> Target:
 
 def results() -> Target:
     """A report of any lines of results; dialogues stand behind a NUL."""
-    page.get_plotlyjs = lambda: ""  # 5 MB that are the same for every input
     folder = Path(tempfile.mkdtemp()) / "experiment" / "trial"
     folder.mkdir(parents=True)
 
@@ -157,7 +157,9 @@ def results() -> Target:
         rows, _, dialogues = data.partition(b"\0")
         (folder / "result.json").write_bytes(rows)
         (folder / "dialogues.jsonl").write_bytes(dialogues)
-        properties.results_are_shown(folder)
+        # 5 MB that are the same for every input.
+        with mock.patch.object(page, "get_plotlyjs", lambda: ""):
+            properties.results_are_shown(folder)
 
     call = {"function": {"name": "f", "arguments": "<img src=x onerror=alert(1)>"}}
     message = {"role": "assistant", "content": "<script>", "tool_calls": [call]}
