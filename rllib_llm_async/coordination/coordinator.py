@@ -32,6 +32,7 @@ from rllib_llm_async.coordination.messages import (
     PublishedWeights,
     Report,
     Session,
+    UpdateEnded,
 )
 from rllib_llm_async.coordination.restored_groups import RestoredGroups
 from rllib_llm_async.coordination.staleness_gate import Ticket
@@ -262,19 +263,18 @@ class Coordinator:
             self._waits_for(),
         )
 
-    async def consumed(self) -> dict[str, float]:
-        """The update of the last batch has ended.
-
-        Returns:
-            `Ledger.metrics` and `TokenAge.metrics`.
-        """
+    async def consumed(self) -> UpdateEnded:
+        """The update of the last batch has ended."""
         for group in self._in_training:
             self._ledger.close(group.ticket.number)
         now = self._now()
         self._dispatcher.consume(group.ticket for group in self._in_training)
         self._in_training = []
         self._allot()
-        return self._ledger.metrics() | self._age.metrics(self._dispatcher.held, now)
+        return UpdateEnded(
+            self._ledger.metrics() | self._age.metrics(self._dispatcher.held, now),
+            coordinator_state.will(self),
+        )
 
     async def newest_serial(self) -> int:
         """`PublishedWeights.serial` of the newest weights."""
@@ -301,19 +301,6 @@ class Coordinator:
     async def get_state(self) -> dict[str, Any]:
         """What a checkpoint keeps, see `coordinator_state.get_state`."""
         return await coordinator_state.get_state(self)
-
-    async def will(self) -> dict[str, Any]:
-        """What `set_state` of another coordinator takes, should this one die."""
-        return {
-            "version": self._dispatcher.learner_version,
-            "task_position": self._dispatcher.tasks.position,
-            "next_ticket": self._dispatcher.next_number,
-            "ledger": self._ledger.get_state_if_lost(),
-            "outcomes": [],
-            "dropped": {},
-            "finished": [],
-            "under_way": [],
-        }
 
     async def set_state(
         self, state: dict[str, Any], sampled: list[ray.ObjectRef] | None = None

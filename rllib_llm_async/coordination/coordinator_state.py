@@ -56,6 +56,21 @@ async def get_state(coordinator: Coordinator) -> dict[str, Any]:
     }
 
 
+def will(coordinator: Coordinator) -> dict[str, Any]:
+    """What `set_state` of another coordinator takes, should this one die."""
+    dispatcher = coordinator._dispatcher
+    return {
+        "version": dispatcher.learner_version,
+        "task_position": dispatcher.tasks.position,
+        "next_ticket": dispatcher.next_number,
+        "ledger": coordinator._ledger.get_state_if_lost(),
+        "outcomes": [],
+        "dropped": {},
+        "finished": [],
+        "under_way": [],
+    }
+
+
 async def set_state(
     coordinator: Coordinator, state: dict[str, Any], sampled: list[ray.ObjectRef]
 ) -> None:

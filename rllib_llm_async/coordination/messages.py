@@ -131,3 +131,15 @@ class NextBatch:
     dropped: dict[str, int]
     num_ready: int
     waiting_for: str
+
+
+@dataclass(frozen=True)
+class UpdateEnded:
+    """What the driver learns when an update has ended.
+
+    ``accounts`` are figures under their result keys; ``will`` is what
+    `Coordinator.set_state` of another coordinator takes, should this one die.
+    """
+
+    accounts: dict[str, float]
+    will: dict[str, Any]

@@ -12,6 +12,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_llm_async.batch import columns
+from rllib_llm_async.engine.engine_output import EngineOutput
 from rllib_llm_async.engine.vllm_engine import VLLMEngine
 from rllib_llm_async.env_runners.deadlines import env_call, nothing_waited, within
 from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
@@ -21,6 +22,8 @@ from rllib_llm_async.envs.agent_env import (
     AgentEnv,
     BadRewardError,
     EpisodeError,
+    Start,
+    Step,
     TaskRef,
     TaskSuite,
     ToolSchema,
@@ -188,17 +191,9 @@ class EpisodePlayer:
             self._on_event("on_episode_created", episode, env)
             progress.now("the environment's start")
             start = await self._call(env.reset(task))
-            messages = list(start.messages)
             if keep_messages:
-                episode.custom_data[columns.EPISODE_MESSAGES] = messages
-            batch: dict[str, Any] = {
-                columns.MESSAGES: start.messages,
-                columns.TOOLS: start.tools,
-            }
-            transcript.see(self._to_tokens(batch, episode))
-            self._check_length(task, len(transcript.tokens))
-            episode.add_env_reset(np.asarray(transcript.tokens, dtype=np.int64))
-            self._on_event("on_episode_start", episode, env)
+                episode.custom_data[columns.EPISODE_MESSAGES] = list(start.messages)
+            self._begin(task, env, episode, start)
             while True:
                 progress.now(f"the engine, turn {len(episode) + 1}")
                 output = replay.next_turn(transcript) if replay else None
@@ -211,35 +206,11 @@ class EpisodePlayer:
                     )
                 transcript.turns.append(output)
                 progress.now(f"the environment's answer to turn {len(episode) + 1}")
-                batch = self._from_output(output, start.tools, episode)
-                step = await self._call(env.step(batch[columns.ASSISTANT_MESSAGE]))
-                if not is_reward(step.reward):
-                    raise BadRewardError(f"environment gave reward {step.reward!r}")
-                messages += [batch[columns.ASSISTANT_MESSAGE], *step.messages]
-                batch[columns.MESSAGES] = step.messages
-                done = step.terminated or step.truncated
-                new_tokens = [] if done else self._to_tokens(batch, episode)
-                transcript.see(new_tokens)
-                room = self._engine.max_model_len - len(transcript.tokens)
-                episode.add_env_step(
-                    observation=np.asarray(new_tokens, dtype=np.int64),
-                    action=batch[Columns.ACTIONS],
-                    reward=float(step.reward),
-                    terminated=step.terminated,
-                    truncated=step.truncated or (not done and room <= 0),
-                    extra_model_outputs={
-                        column: batch[column]
-                        for column in (
-                            columns.EPISODE_BEHAVIOR_LOGP,
-                            columns.EPISODE_VERSIONS,
-                        )
-                    },
-                )
-                self._on_event("on_episode_step", episode, env)
+                step = await self._answer(env, episode, output, start.tools)
                 if episode.is_done:
                     self._on_event("on_episode_end", episode, env)
                     info = {**start.info, **step.info}
-                    if not done:
+                    if not (step.terminated or step.truncated):
                         info["reason"] = "context_full"
                     return episode, EpisodeOutcome.of(task, episode, info)
         except BaseException:
@@ -247,6 +218,57 @@ class EpisodePlayer:
             raise
         finally:
             await self._close(env)
+
+    def _begin(
+        self, task: TaskRef, env: AgentEnv, episode: SingleAgentEpisode, start: Start
+    ) -> None:
+        """The task's first prompt."""
+        batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
+        transcript = self._transcript_of(episode)
+        transcript.see(self._to_tokens(batch, episode))
+        self._check_length(task, len(transcript.tokens))
+        episode.add_env_reset(np.asarray(transcript.tokens, dtype=np.int64))
+        self._on_event("on_episode_start", episode, env)
+
+    async def _answer(
+        self,
+        env: AgentEnv,
+        episode: SingleAgentEpisode,
+        output: EngineOutput,
+        tools: list[ToolSchema],
+    ) -> Step:
+        """The environment's answer to a turn of the agent; ends a full episode."""
+        batch = self._from_output(output, tools, episode)
+        step = await self._call(env.step(batch[columns.ASSISTANT_MESSAGE]))
+        if not is_reward(step.reward):
+            raise BadRewardError(f"environment gave reward {step.reward!r}")
+        if columns.EPISODE_MESSAGES in episode.custom_data:
+            episode.custom_data[columns.EPISODE_MESSAGES] += [
+                batch[columns.ASSISTANT_MESSAGE],
+                *step.messages,
+            ]
+        batch[columns.MESSAGES] = step.messages
+        done = step.terminated or step.truncated
+        new_tokens = [] if done else self._to_tokens(batch, episode)
+        transcript = self._transcript_of(episode)
+        transcript.see(new_tokens)
+        room = self._engine.max_model_len - len(transcript.tokens)
+        episode.add_env_step(
+            observation=np.asarray(new_tokens, dtype=np.int64),
+            action=batch[Columns.ACTIONS],
+            reward=float(step.reward),
+            terminated=step.terminated,
+            truncated=step.truncated or (not done and room <= 0),
+            extra_model_outputs={
+                column: batch[column]
+                for column in (columns.EPISODE_BEHAVIOR_LOGP, columns.EPISODE_VERSIONS)
+            },
+        )
+        self._on_event("on_episode_step", episode, env)
+        return step
+
+    def _transcript_of(self, episode: SingleAgentEpisode) -> Transcript:
+        return self.transcripts[episode.custom_data[columns.EPISODE_KEY]]
 
     async def _call(self, awaitable: Awaitable[T]) -> T:
         return await env_call(awaitable, self._turn_timeout_s, self.seconds_waited)
@@ -279,7 +301,7 @@ class EpisodePlayer:
             raise EpisodeError(f"messages of the environment: {error}") from error
 
     def _from_output(
-        self, output, tools: list[ToolSchema], episode: SingleAgentEpisode
+        self, output: EngineOutput, tools: list[ToolSchema], episode: SingleAgentEpisode
     ) -> dict[str, Any]:
         return self._module_to_env(
             rl_module=None,

@@ -39,7 +39,8 @@ class Handle:
             return await result if asyncio.iscoroutine(result) else result
 
         def remote(*args):
-            return asyncio.ensure_future(call(*args))
+            # Who stops waiting for an actor's answer does not stop the actor.
+            return asyncio.shield(asyncio.ensure_future(call(*args)))
 
         return SimpleNamespace(remote=remote, options=lambda **_: several(remote))
 

@@ -262,3 +262,43 @@ def test_what_is_kept_of_groups_under_way_is_plain():
         json.dumps(state, default=np.ndarray.tolist)  # raises on anything else
 
     run(main)
+
+
+def test_episodes_that_come_after_a_restore_are_not_taken_for_those_of_now():
+    """A restored coordinator numbers groups like the one before."""
+
+    async def main():
+        answers, asked, come = asyncio.Semaphore(1), asyncio.Event(), asyncio.Event()
+        loop = Loop(
+            wait=lambda task: answers.acquire(),
+            group_size=1,
+            episodes_per_update=1,
+            max_staleness=0,
+            capacity=1,
+        )
+        (service,) = loop.services
+
+        async def hand_out(numbers):
+            episodes = [None, *service.hand_out(numbers)]
+            asked.set()
+            await come.wait()
+            return episodes
+
+        loop.handles[0]._target.hand_out = hand_out
+        await loop.start()
+        await until(answers.locked)
+        state = await loop.coordinator.get_state()
+        answers.release()
+        await asked.wait()
+        await loop.coordinator.set_state(state)
+        await loop.publish(0)
+        await until(lambda: 0 in service._playing)
+        come.set()
+        assert (await loop.batch(0.2)).groups is None
+        for _ in range(2):
+            answers.release()
+        assert [g.ticket.number for g in (await loop.batch()).groups] == [0]
+        assert counts(loop, "episodes") == {"started": 1, "in_flight": 1}
+        await loop.stop()
+
+    run(main)

@@ -66,7 +66,7 @@ def test_the_ledger_knows_every_episode_while_the_loop_goes_round():
         for version in range(4):
             batch = await loop.batch()
             await loop.publish(version + 1)
-            metrics = await loop.coordinator.consumed()
+            metrics = (await loop.coordinator.consumed()).accounts
             assert metrics["ledger/identity_error"] == 0
         # Nobody settled them: there is no learner here.
         assert metrics["ledger/episodes/dropped_lost"] == 16
@@ -143,7 +143,7 @@ def test_a_group_whose_environment_fails_is_dropped_with_its_reason():
         dropped = Counter()
         for version in range(4):
             dropped.update((await update(loop, version)).dropped)
-        metrics = await loop.coordinator.consumed()
+        metrics = (await loop.coordinator.consumed()).accounts
         assert dropped["env_failure"] >= 2
         assert metrics["ledger/episodes/dropped_env_failure"] == dropped["env_failure"]
         assert metrics["ledger/identity_error"] == 0
@@ -373,7 +373,7 @@ def test_another_coordinator_goes_on_where_one_died():
         loop = Loop(group_size=1, episodes_per_update=2, max_staleness=2, capacity=3)
         await loop.start()
         await update(loop, 0)
-        will = await loop.coordinator.will()
+        will = (await loop.coordinator.consumed()).will
         before = loop.coordinator._ledger.metrics()
         await loop.stop()
         again = Loop(group_size=1, episodes_per_update=2, max_staleness=2, capacity=3)

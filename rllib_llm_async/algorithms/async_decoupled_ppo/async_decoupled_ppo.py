@@ -59,7 +59,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
     result_warnings,
 )
 from rllib_llm_async.coordination.coordinator import create_coordinator
-from rllib_llm_async.coordination.messages import FinishedGroup
+from rllib_llm_async.coordination.messages import FinishedGroup, UpdateEnded
 from rllib_llm_async.monitoring import dialogues
 from rllib_llm_async.monitoring.status_board import find_status_board
 from rllib_llm_async.monitoring.timeline import Span, Timeline, logged_spans
@@ -90,7 +90,7 @@ class AsyncDecoupledPPO(Algorithm):
     def setup(self, config) -> None:
         self._timeline = Timeline("driver")
         self._status_board = find_status_board()
-        #: `Coordinator.will` after the last update.
+        #: `UpdateEnded.will` of the last update.
         self._will: dict[str, Any] | None = None
         self._say("loading the model, starting engines")
         super().setup(config)
@@ -212,8 +212,9 @@ class AsyncDecoupledPPO(Algorithm):
             ):
                 learner_results = self._update(groups)
             self.metrics.aggregate(learner_results, key=LEARNER_RESULTS)
-            self._log_accounts(ray.get(self._coordinator.consumed.remote()))
-            self._will = ray.get(self._coordinator.will.remote())
+            ended: UpdateEnded = ray.get(self._coordinator.consumed.remote())
+            self._log_accounts(ended.accounts)
+            self._will = ended.will
         except ActorDiedError as error:
             if not self._coordinator_has_died():
                 raise
