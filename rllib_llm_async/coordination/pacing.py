@@ -47,8 +47,8 @@ NUM_GROUPS, NUM_UPDATES = 256, 8
 ACCEPTED_WAIT = 0.01
 #: Share of an update's time for which it is better to wait for a newer version.
 SOON = 0.1
-#: Share of an update's episodes that start when its version is expected, though it may
-#: not be there: engines would stand idle while an update takes longer.
+#: Share of an update's episodes that start before its version is expected, by half the
+#: time of a group: engines would stand idle while the weights change.
 OVERLAP = 0.1
 #: Shortest age of an expectation before it is worked out again, in updates.
 PLAN_LIFETIME = 0.02
@@ -226,11 +226,10 @@ class Pacing:
                 )
                 early = missing - (1 - OVERLAP) * self._batch
                 if number and early > 0 and self._began is not None:
-                    # Whether or not the version is there by then.
-                    expected_at = self._began + number * update
-                    self._plan.append(
-                        _Need(latest, expected_at, early, weight, places, rate)
-                    )
+                    # In the middle of them, early or late as it may be.
+                    published = self._began + number * update
+                    start = published - typical / 2
+                    self._plan.append(_Need(latest, start, early, weight, places, rate))
 
     def _expected(
         self, seconds: float, ages: np.ndarray, group_size: int
