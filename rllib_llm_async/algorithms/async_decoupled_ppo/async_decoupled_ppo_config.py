@@ -105,7 +105,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.evaluation_num_trials = 1
         self.evaluation_sample_timeout_s = 1800.0
         self.create_local_env_runner = False
-        # A runner that cannot live is an error after minutes, not after hours.
+        # A week has many faults; one that cannot live any more is an error within the
+        # hour.
         self.max_num_env_runner_restarts = 100
         self.delay_between_env_runner_restarts_s = 1.0
         self.gamma = 1.0
