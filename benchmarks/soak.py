@@ -132,6 +132,9 @@ def row(result: dict[str, Any], faults: list[str]) -> dict[str, Any]:
         "minutes": result["time_total_s"] / 60,
         "success": runners[result_keys.SUCCESS_RATE],
         "staleness": result["learners"]["default_policy"][result_keys.STALENESS_MEAN],
+        "multi_version_episodes": runners[
+            result_keys.NUM_MULTI_VERSION_EPISODES_LIFETIME
+        ],
         "memory_mb": memory / 2**20,
         "driver_mb": psutil.Process().memory_full_info().uss / 2**20,
         "threads": threads,

@@ -49,7 +49,7 @@ POLL_SECONDS = 5.0
 #: How often what has grown too old is looked for.
 SWEEP_SECONDS = 1.0
 #: Least time between two reports of a runner, for one runner and for a thousand.
-REPORT_SECONDS, REPORT_SECONDS_OF_1000 = 0.02, 1.0
+REPORT_SECONDS, REPORT_SECONDS_OF_1000 = 0.1, 1.0
 
 
 @dataclass

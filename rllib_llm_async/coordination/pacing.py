@@ -47,9 +47,10 @@ NUM_GROUPS, NUM_UPDATES = 256, 8
 ACCEPTED_WAIT = 0.01
 #: Share of an update's time for which it is better to wait for a newer version.
 SOON = 0.1
-#: Share of an update's episodes that start before its version is expected, by half the
-#: time of a group: engines would stand idle while the weights change.
-OVERLAP = 0.1
+#: Share of an update's episodes that start before its version is expected, and by what
+#: share of D: engines would stand idle while the weights change. Few at a time they end
+#: sooner than D, and not before the version is there.
+OVERLAP, OVERLAP_LEAD = 0.1, 0.25
 #: Shortest age of an expectation before it is worked out again, in updates.
 PLAN_LIFETIME = 0.02
 
@@ -228,7 +229,7 @@ class Pacing:
                 if number and early > 0 and self._began is not None:
                     # In the middle of them, early or late as it may be.
                     published = self._began + number * update
-                    start = published - typical / 2
+                    start = published - OVERLAP_LEAD * typical
                     self._plan.append(_Need(latest, start, early, weight, places, rate))
 
     def _expected(
