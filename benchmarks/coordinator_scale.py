@@ -110,8 +110,10 @@ async def cpu_per_update(
     seconds = []
     for version in range(num_updates + 1):
         started = time.process_time()
-        await _update(coordinator, runners, version, batch_size, update_seconds)
-        seconds.append(time.process_time() - started)
+        learners = await _update(
+            coordinator, runners, version, batch_size, update_seconds
+        )
+        seconds.append(time.process_time() - started - learners)
     for task in serving:
         task.cancel()
     await asyncio.gather(*serving, return_exceptions=True)
@@ -124,7 +126,8 @@ async def _update(
     version: int,
     batch_size: int,
     seconds: float,
-) -> None:
+) -> float:
+    """Goes round once; returns CPU seconds for what is the learners' to do."""
     num_finished, began = 0, time.perf_counter()
     while True:
         for number, runner in enumerate(runners):
@@ -137,15 +140,18 @@ async def _update(
         batch = await coordinator.next_batch(0.0)
         if batch.groups:
             break
+    started = time.process_time()
     fates = [
         EpisodeFate(group.ticket.number, outcome.key, outcome.num_tokens)
         for group in batch.groups
         for outcome in group.outcomes
     ]
+    learners = time.process_time() - started
     newest = PublishedWeights(version + 1, None, None)  # type: ignore[arg-type]
     await coordinator.publish([newest])
     await coordinator.settle(fates)
     await coordinator.consumed()
+    return learners
 
 
 def _hand_out(num_returns: int) -> SimpleNamespace:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -77,6 +78,8 @@ class Coordinator:
         max_staleness: int,
         drop_uniform_groups: bool = False,
     ) -> None:
+        # What is imported stays: no collection needs to look at it again and again.
+        gc.freeze()
         self._dispatcher = dispatcher
         self._weights = WeightBoard(max_staleness)
         self._ledger = Ledger()

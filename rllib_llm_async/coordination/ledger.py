@@ -58,7 +58,7 @@ REWARD_BINS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class LedgerEpisode:
     """A finished episode; ``num_tokens`` are the agent's, all of them trainable."""
 
@@ -201,8 +201,10 @@ class Ledger:
                 continue
             is_trained = fate.num_trained > 0
             bins = _bins(episode)
-            self._count(_Cell(*bins, TRAINED), is_trained, fate.num_trained)
-            self._count(_Cell(*bins, MASKED), not is_trained, fate.num_masked)
+            if is_trained:
+                self._count(_Cell(*bins, TRAINED), 1, fate.num_trained)
+            if fate.num_masked or not is_trained:
+                self._count(_Cell(*bins, MASKED), not is_trained, fate.num_masked)
 
     def close(self, number: int) -> None:
         """An update has consumed the group; what nobody settled is `LOST`."""

@@ -94,6 +94,8 @@ class Pacing:
         self.margin = self.slack = 0.0
         self._plan: list[_Need] = []
         self._plan_ends = -math.inf
+        #: When the next group has to start, by the plan; None: to be worked out.
+        self._next: float | None = None
         self._first = self._update = 0.0
 
     # --- What is observed ---------------------------------------------------------
@@ -164,7 +166,10 @@ class Pacing:
         """
         if now >= self._plan_ends:
             self._make_plan(now, look())
-        return min(map(self._with_slack, self._plan), default=math.inf)
+            self._next = None
+        if self._next is None:
+            self._next = min(map(self._with_slack, self._plan), default=math.inf)
+        return self._next
 
     def _with_slack(self, need: _Need) -> float:
         """When the first of what is missing should start, with time to spare."""
@@ -182,6 +187,7 @@ class Pacing:
         for need in self._plan:
             need.missing -= num_episodes * need.weight
         self._plan = [need for need in self._plan if need.missing > 0]
+        self._next = None
 
     def _make_plan(self, now: float, state: LoopState) -> None:
         update, typical = self.update_seconds, self.group_seconds
