@@ -13,7 +13,9 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -140,9 +142,8 @@ def row(result: dict[str, Any], faults: list[str]) -> dict[str, Any]:
         "threads": threads,
         "open_files": files,
         "processes": count,
-        "shared_memory_folders": len(
-            [name for name in os.listdir("/dev/shm") if name.startswith("rllib_llm")]
-        ),
+        "shared_memory_files": len(os.listdir("/dev/shm")),
+        "disk_mb": shutil.disk_usage(tempfile.gettempdir()).used / 2**20,
         "num_faults": len(faults),
         "identity_error": result[result_keys.LEDGER_IDENTITY_ERROR],
     }
