@@ -101,7 +101,7 @@ def test_snapshots_in_the_compute_dtype_are_small_and_exact(
     mask, versions = batch[columns.LOSS_MASK], batch[columns.VERSIONS]
     # On the same rows bit for bit; other rows, as below, sum in another order.
     for version, master in enumerate(masters):
-        stored = learner._source._parameters(version, "cpu")
+        stored = learner._source.store.get(version)
         assert torch.equal(
             learner._forward(batch, stored), learner._forward(batch, master)
         )
@@ -189,13 +189,15 @@ def test_a_batch_of_less_rows_than_steps_or_of_none_at_all(make_learner, make_ep
 def test_short_episodes_make_as_many_steps_as_long_ones(
     make_learner, make_episodes, minibatch_size, steps
 ):
-    """All 8 fit one row; minibatches are made of rows."""
+    """All 8 fit one row; minibatches are made of episodes, as many as asked for."""
     learner = make_learner(minibatch_size=minibatch_size)
-    tokens = []
+    tokens, numbers = [], []
     real = learner._step
 
     def step(minibatch, metrics):
-        tokens.append(int(minibatch[columns.LOSS_MASK].sum()))
+        mask = minibatch[columns.LOSS_MASK]
+        tokens.append(int(mask.sum()))
+        numbers.append(len(minibatch[columns.SEQUENCE_IDS][mask].unique()))
         return real(minibatch, metrics)
 
     learner._step = step
@@ -204,6 +206,7 @@ def test_short_episodes_make_as_many_steps_as_long_ones(
         training_data=TrainingData(episodes=episodes), minibatch_size=minibatch_size
     )
     assert len(tokens) == steps and min(tokens) > 0
+    assert sum(numbers) == 8 and max(numbers) <= minibatch_size
 
 
 def test_updates_raise_the_probability_of_what_was_rewarded(
