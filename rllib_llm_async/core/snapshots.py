@@ -116,15 +116,12 @@ class SnapshotStore:
                     f"no snapshot of version {version}; held: {self.versions}"
                 )
         tensors = _WalkingTensors(device)
-        in_memory = self._memory.keys() & {*versions}
         # `_spill` writes to disk what it walks through.
         on_disk = sorted(self._on_disk.keys() & {*versions}, reverse=True)
-        for version in sorted(self._memory, reverse=True) if in_memory else ():
+        for version in sorted(self._memory, reverse=True):
             tensors.step_to(self._memory[version])
-            if version in in_memory:
+            if version in versions:
                 yield version, tensors.settled()
-            if version == min(in_memory):
-                break
         for version in on_disk:
             tensors.step_to(_read(self._on_disk[version]))
             yield version, tensors.settled()

@@ -16,7 +16,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
 )
 from rllib_llm_async.batch import columns
 from rllib_llm_async.models.small_agent import small_agent_dir
-from tests.algorithms.conftest import SPACES
+from tests.algorithms.conftest import SPACES, Publisher
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 
@@ -116,6 +116,19 @@ def test_snapshots_in_the_compute_dtype_are_small_and_exact(
     if lora is None:
         one_copy = 2 * sum(p.numel() for p in learner._policy.parameters())
         assert one_copy < learner._source.nbytes < 1.5 * one_copy
+
+
+def test_engines_get_a_version_before_it_is_stored(make_learner, make_episodes):
+    """To tell the differences of two versions takes as long as to write one."""
+    learner = make_learner()
+    learner._publisher = Publisher()
+    stored = []
+    learner._publisher.publish = lambda version: stored.append(
+        (version, learner._source.store.versions)
+    )
+    episodes = make_episodes(np.random.default_rng(0), [0])
+    learner.update(training_data=TrainingData(episodes=episodes))
+    assert stored == [(1, [0])] and learner._source.store.versions == [0, 1]
 
 
 def test_lora_keeps_only_adapters(make_learner):
