@@ -28,8 +28,10 @@ ROWS = {
     "event_loop_stall": slow_users.event_loop_stall,
     "learner_vs_bare_torch": learner_vs_bare_torch.run,
     "snapshot_old_vs_recompute": snapshot_old_vs_recompute.run,
+    "snapshot_old_vs_recompute_two_versions": snapshot_old_vs_recompute.two_versions,
     "ewma_update_vs_copy": weights.ewma_update_vs_copy,
     "snapshot_window_vs_copy": weights.snapshot_window_vs_copy,
+    "snapshot_work_4_vs_1": weights.snapshot_work_4_vs_1,
     "admission_staleness": admission.run,
     "coordinator_cpu_per_update_at_512_runners": coordinator_scale.run,
 }

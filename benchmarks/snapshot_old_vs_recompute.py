@@ -1,7 +1,9 @@
 """What exactness costs: `snapshot_old` against `current_recompute` on one batch.
 
-The batch holds four versions, each sequence tokens of one of them, which is the case
-where the exact source needs no more tokens than the proxy.
+In one row each episode has one of four versions, where the exact source needs no more
+tokens than the proxy. In the other each was under way while a version was published,
+at a moment drawn evenly from its turns: the tokens up to there are computed under both
+versions, since the later one reads them too.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import time
 import numpy as np
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from benchmarks.learner_vs_bare_torch import demonstrated_episodes
 from benchmarks.row import Row, compare
@@ -26,16 +29,23 @@ MICRO_BATCH_TOKENS = 16384
 
 
 def run(repeats: int = 5) -> Row:
-    """Seconds of both, in turns."""
-    batch = PackEpisodes()(
-        rl_module=None, batch={}, episodes=demonstrated_episodes(), shared_data={}
-    )[DEFAULT_MODULE_ID]
-    sequences, mask = batch[columns.SEQUENCE_IDS], batch[columns.LOSS_MASK]
-    own_version = torch.from_numpy(
-        np.random.default_rng(0).integers(NUM_VERSIONS, size=int(sequences.max()) + 1)
-    )
-    batch[columns.VERSIONS] = torch.where(mask, own_version[sequences.clamp(min=0)], -1)
+    """Seconds of both, in turns; one version in each episode."""
+    return _compare("snapshot_old_vs_recompute", 1, repeats)
 
+
+def two_versions(repeats: int = 5) -> Row:
+    """Seconds of both, in turns; two versions in each episode."""
+    return _compare("snapshot_old_vs_recompute_two_versions", 2, repeats)
+
+
+def _compare(name: str, versions_per_episode: int, repeats: int) -> Row:
+    episodes = demonstrated_episodes()
+    rng = np.random.default_rng(0)
+    for episode in episodes:
+        _set_versions(episode, versions_per_episode, rng)
+    batch = PackEpisodes()(rl_module=None, batch={}, episodes=episodes, shared_data={})[
+        DEFAULT_MODULE_ID
+    ]
     policy = CausalLMPolicy(load_causal_lm(small_agent_dir()))
 
     def forward(rows, parameters):
@@ -52,13 +62,25 @@ def run(repeats: int = 5) -> Row:
 
     def seconds(name: str) -> float:
         start = time.perf_counter()
-        sources[name].old_logp(batch, forward, NUM_VERSIONS)
+        with torch.no_grad():
+            sources[name].old_logp(batch, forward, NUM_VERSIONS)
         return time.perf_counter() - start
 
     return compare(
-        "snapshot_old_vs_recompute",
+        name,
         "s",
         lambda: seconds("snapshot_old"),
         lambda: seconds("current_recompute"),
         repeats,
     )
+
+
+def _set_versions(
+    episode: SingleAgentEpisode, num_versions: int, rng: np.random.Generator
+) -> None:
+    """Gives its turns versions that rise by 1, ``num_versions - 1`` times."""
+    published = np.sort(rng.integers(0, len(episode), size=num_versions - 1))
+    version = rng.integers(NUM_VERSIONS - num_versions + 1)
+    versions = episode.extra_model_outputs[columns.EPISODE_VERSIONS].data
+    for turn, of_turn in enumerate(versions):
+        of_turn[:] = version + (published <= turn).sum()

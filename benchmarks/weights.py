@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -54,6 +55,39 @@ def snapshot_window_vs_copy() -> Row:
         one_copy,
         store.nbytes / one_copy,
     )
+
+
+def snapshot_work_4_vs_1(repeats: int = 5) -> Row:
+    """Seconds of an update's work on snapshots with four old versions against one.
+
+    That is to walk through those that score and to store the next one; bfloat16, steps
+    as above.
+    """
+    measures = [_snapshot_work(window) for window in (4, 1)]
+    return compare("snapshot_work_4_vs_1", "s", *measures, repeats)
+
+
+def _snapshot_work(window: int) -> Callable[[], float]:
+    master, store = _weights(torch.float32), SnapshotStore()
+
+    def step() -> dict[str, torch.Tensor]:
+        for tensor in master.values():
+            tensor += LEARNING_RATE * torch.randn_like(tensor).clamp(-1, 1)
+        return {name: tensor.bfloat16() for name, tensor in master.items()}
+
+    for version in range(window + 1):
+        store.put(version, step())
+
+    def work() -> float:
+        weights, newest = step(), store.versions[-1]
+        start = time.perf_counter()
+        for _ in store.walk(range(newest - window, newest)):
+            pass
+        store.evict_before(newest + 1 - window)
+        store.put(newest + 1, weights)
+        return time.perf_counter() - start
+
+    return work
 
 
 def _weights(dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -41,7 +41,6 @@ def pack_rows(
     sequences: Sequence[dict[str, np.ndarray]],
     *,
     min_row_tokens: int,
-    min_rows: int = 1,
 ) -> dict[str, np.ndarray]:
     """Packs ragged columns into ``[rows, length]``, first-fit by falling length.
 
@@ -49,8 +48,6 @@ def pack_rows(
         sequences: For each sequence its columns, all ``[tokens]`` and alike in names.
         min_row_tokens: Rows are as long as the longest sequence or this, whichever is
             more (less where no row needs that much).
-        min_rows: Rows that there are at least, if there are as many sequences; none
-            holds more than its share of their number.
 
     Returns:
         ``[rows, length]`` columns; no sequences give one row of padding, in every
@@ -59,11 +56,7 @@ def pack_rows(
     if not sequences:
         return {key: np.full((1, 2), padding) for key, padding in PADDING.items()}
     lengths = np.array([len(sequence[columns.TOKENS]) for sequence in sequences])
-    row, start = first_fit(
-        lengths,
-        max(int(lengths.max()), min_row_tokens),
-        max_sequences=max(1, len(lengths) // min_rows),
-    )
+    row, start = first_fit(lengths, max(int(lengths.max()), min_row_tokens))
     shape = int(row.max()) + 1, int((start + lengths).max())
     packed = {key: np.full(shape, PADDING[key]) for key in sequences[0]}
     for index, sequence in enumerate(sequences):
@@ -73,15 +66,12 @@ def pack_rows(
     return packed
 
 
-def first_fit(
-    lengths: np.ndarray, row_tokens: int, max_sequences: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def first_fit(lengths: np.ndarray, row_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """Places sequences into rows, the longest first, each where there is room.
 
     Args:
         lengths: int ``[sequences]``, none above ``row_tokens``.
         row_tokens: Room of a row.
-        max_sequences: In one row; None sets no limit.
 
     Returns:
         Row and first position of each sequence, int64 ``[sequences]``.
@@ -89,43 +79,107 @@ def first_fit(
     row = np.zeros(len(lengths), np.int64)
     start = np.zeros(len(lengths), np.int64)
     room: list[int] = []
-    held: list[int] = []  # sequences in each row
     for index in np.argsort(-lengths, kind="stable"):
         length = int(lengths[index])
-        fitting = next(
-            (
-                r
-                for r, free in enumerate(room)
-                if free >= length and (max_sequences is None or held[r] < max_sequences)
-            ),
-            None,
-        )
+        fitting = next((r for r, free in enumerate(room) if free >= length), None)
         if fitting is None:
             fitting = len(room)
             room.append(row_tokens)
-            held.append(0)
         row[index], start[index] = fitting, row_tokens - room[fitting]
         room[fitting] -= length
-        held[fitting] += 1
     return row, start
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Beginnings of sequences in a flattened batch; int64 ``[spans]``, on the host.
+
+    ``starts`` says where each begins, ``lengths`` how many tokens it has.
+    """
+
+    starts: np.ndarray
+    lengths: np.ndarray
+
+    def __getitem__(self, chosen: np.ndarray) -> Spans:
+        """Some of them."""
+        return Spans(self.starts[chosen], self.lengths[chosen])
+
+    def pack(self, row_tokens: int) -> np.ndarray:
+        """Packs them into rows of at most ``row_tokens``; none give a row of padding.
+
+        Returns:
+            int64 ``[rows, length]``, where in the flattened batch each place of the
+            rows is; -1 at padding.
+        """
+        if not len(self.starts):
+            return np.full((1, 2), -1)
+        row, start = first_fit(self.lengths, row_tokens)
+        index = np.full((int(row.max()) + 1, int((start + self.lengths).max())), -1)
+        for number, source in enumerate(self.starts):
+            place = slice(start[number], start[number] + self.lengths[number])
+            index[row[number], place] = np.arange(source, source + self.lengths[number])
+        return index
+
+
+def spans_up_to(batch: Mapping[str, Tensor], wanted: Tensor) -> Spans:
+    """The sequences that hold wanted tokens, each up to the last of them.
+
+    In the order of their numbers. The host waits for the device once.
+
+    Args:
+        batch: Row-packed columns.
+        wanted: bool ``[rows, length]``, none at padding.
+    """
+    place = wanted.flatten().nonzero().squeeze(1)
+    sequence, position, place = (
+        torch.stack(
+            [
+                batch[columns.SEQUENCE_IDS].flatten()[place],
+                batch[columns.POSITION_IDS].flatten()[place],
+                place,
+            ]
+        )
+        .cpu()
+        .numpy()
+    )
+    # Places of a sequence ascend: in reverse, the last is met first.
+    _, last = np.unique(sequence[::-1], return_index=True)
+    position, place = position[::-1][last], place[::-1][last]
+    return Spans(starts=place - position, lengths=position + 1)
+
+
+def take(batch: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+    """Columns whose places come from those of a batch.
+
+    Args:
+        batch: Row-packed columns.
+        index: int64 ``[rows, length]``, see `Spans.pack`.
+    """
+    is_padding = index < 0
+    source = index.clamp(min=0)
+    return {
+        key: column.flatten()[source].masked_fill_(
+            # Columns that a learner added hold 0 there.
+            is_padding,
+            PADDING[key].item() if key in PADDING else 0,
+        )
+        for key, column in batch.items()
+    }
 
 
 @dataclass(frozen=True)
 class Prefixes:
     """Beginnings of some sequences of a batch, packed anew.
 
-    ``batch`` holds tokens, position ids and the mask of the wanted tokens;
-    ``index`` int64 ``[wanted]`` says where in the flattened original each of them is,
-    in the order of the new mask's true elements.
+    ``batch`` holds tokens, position ids, sequence ids and the mask of the wanted
+    tokens; ``index`` int64 ``[wanted]`` says where in the flattened original each of
+    them is, in the order of the new mask's true elements; ``num_tokens`` is what a
+    pass over it computes, padding left out.
     """
 
     batch: dict[str, Tensor]
     index: Tensor
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that a pass over it computes, padding left out."""
-        return int((self.batch[columns.SEQUENCE_IDS] >= 0).sum())
+    num_tokens: int
 
 
 def select_prefixes(batch: Mapping[str, Tensor], wanted: Tensor) -> Prefixes:
@@ -133,33 +187,14 @@ def select_prefixes(batch: Mapping[str, Tensor], wanted: Tensor) -> Prefixes:
 
     Args:
         batch: Row-packed columns.
-        wanted: bool ``[rows, length]``, at least one true, none at padding.
+        wanted: bool ``[rows, length]``, none true at padding. Where none is at all, the
+            new batch is a row of padding.
     """
-    length = wanted.shape[1]
-    sequence = batch[columns.SEQUENCE_IDS].flatten()
-    position = batch[columns.POSITION_IDS].flatten()
-    chosen = wanted.flatten()
-    ends = torch.zeros(int(sequence.max()) + 1, dtype=torch.int64, device=wanted.device)
-    ends.scatter_reduce_(0, sequence[chosen], position[chosen] + 1, "amax")
-    row, start = first_fit(ends.cpu().numpy(), length)
-    base = torch.from_numpy(row * length + start).to(wanted.device)
-
-    kept = (sequence >= 0) & (position < ends[sequence.clamp(min=0)])
-    place = base[sequence[kept]] + position[kept]
-    shape = int(row.max()) + 1, length
-    packed = {
-        columns.TOKENS: batch[columns.TOKENS].flatten()[kept],
-        columns.POSITION_IDS: position[kept],
-        columns.LOSS_MASK: chosen[kept],
-        columns.SEQUENCE_IDS: sequence[kept],
+    spans = spans_up_to(batch, wanted)
+    index = torch.from_numpy(spans.pack(wanted.shape[1])).to(wanted.device)
+    seen = {
+        key: batch[key]
+        for key in (columns.TOKENS, columns.POSITION_IDS, columns.SEQUENCE_IDS)
     }
-    for key, values in packed.items():
-        column = torch.full(
-            shape, PADDING[key].item(), dtype=values.dtype, device=values.device
-        )
-        column.view(-1)[place] = values
-        packed[key] = column[:, : int((start + ends.cpu().numpy()).max())]
-    index = torch.full((shape[0] * length,), -1, device=wanted.device)
-    index[place] = kept.nonzero().squeeze(1)
-    in_order = index.view(shape)[:, : packed[columns.TOKENS].shape[1]]
-    return Prefixes(packed, in_order[packed[columns.LOSS_MASK]])
+    packed = take({**seen, columns.LOSS_MASK: wanted}, index)
+    return Prefixes(packed, index[packed[columns.LOSS_MASK]], int(spans.lengths.sum()))

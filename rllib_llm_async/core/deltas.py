@@ -61,9 +61,13 @@ def tensor_delta(of: Tensor, against: Tensor) -> Delta | None:
 
 def apply_delta_(tensor: Tensor, delta: Delta) -> None:
     """Turns a contiguous tensor, in place, into the one the delta was made of."""
-    blocks = torch.arange(len(delta.counts)).repeat_interleave(delta.counts.long())
-    index = blocks * _BLOCK + delta.offsets.long() + _BLOCK // 2
-    tensor.view(-1)[index.to(tensor.device)] = delta.values.to(tensor.device)
+    counts, offsets, values = (
+        part.to(tensor.device) for part in (delta.counts, delta.offsets, delta.values)
+    )
+    middles = torch.arange(len(counts), device=tensor.device) * _BLOCK + _BLOCK // 2
+    index = middles.repeat_interleave(counts, output_size=len(values)).add_(offsets)
+    # Each element once: nothing depends on the order of the writes.
+    tensor.view(-1).index_put_((index,), values)
 
 
 def bits(tensor: Tensor) -> Tensor:

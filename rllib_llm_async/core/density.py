@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -31,10 +33,18 @@ def ratio_density(
         Counts of several batches or learners add up.
     """
     mask = mask & ~(old_logp.isnan() | behavior_logp.isnan())
-    edges = torch.tensor(RATIO_BIN_EDGES, device=logp.device)
-    log_r_d = log_ratio(old_logp, behavior_logp, mask)[mask]
-    log_r_s = log_ratio(logp, old_logp, mask)[mask]
+    edges = _edges(logp.device)
+    log_r_d = log_ratio(old_logp, behavior_logp, mask)
+    log_r_s = log_ratio(logp, old_logp, mask)
     bins = torch.bucketize(log_r_d, edges, right=True) * NUM_RATIO_BINS
     bins += torch.bucketize(log_r_s, edges, right=True)
-    counts = torch.bincount(bins, minlength=NUM_RATIO_BINS**2)
+    # Not by `bincount`, which asks the device for the largest.
+    counts = mask.new_zeros(NUM_RATIO_BINS**2, dtype=torch.int64)
+    counts.scatter_add_(0, bins.flatten(), mask.flatten().long())
     return counts.view(NUM_RATIO_BINS, NUM_RATIO_BINS)
+
+
+@cache
+def _edges(device: torch.device) -> Tensor:
+    """`RATIO_BIN_EDGES` there: a copy from the host waits for the device."""
+    return torch.tensor(RATIO_BIN_EDGES, device=device)

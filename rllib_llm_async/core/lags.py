@@ -29,6 +29,7 @@ def ratio_metrics_by_lag(
     mask: Tensor,
     *,
     lags: Tensor,
+    max_lag: int | None = None,
     **bounds: Any,
 ) -> dict[str, Tensor]:
     """Metrics of the two token ratios, for each version lag apart.
@@ -40,18 +41,20 @@ def ratio_metrics_by_lag(
         advantages: A.
         mask: bool, true at agent tokens.
         lags: int64, learner's version minus the token's.
+        max_lag: None of the lags is larger; buckets beyond it are left out.
         **bounds: ``eps_ti``, ``eps_stale`` and so on.
 
     Returns:
-        ``{"lag_3_4/train_infer_mask": ...}`` and so on, for the lags that occur.
+        ``{"lag_3_4/train_infer_mask": ...}`` and so on; all are 0 for lags that do not
+        occur, the ``token_share`` too.
     """
     metrics: dict[str, Tensor] = {}
     for first, last in LAG_BUCKETS:
+        if max_lag is not None and first > max_lag:
+            break
         inside = mask & (lags >= first)
         if last is not None:
             inside &= lags <= last
-        if not inside.any():
-            continue
         _, of_bucket = decoupled_ppo_loss(
             logp, old_logp, behavior_logp, advantages, inside, **bounds
         )

@@ -28,9 +28,13 @@ def interpolate_logp(
     """
     dtype = at_least_float32(behavior_logp, logp)
     behavior_logp, logp = behavior_logp.to(dtype), logp.to(dtype)
-    alpha = torch.as_tensor(alpha, dtype=dtype, device=logp.device)
-    if not bool(((alpha >= 0) & (alpha <= 1)).all()):
+    in_range = (alpha >= 0) & (alpha <= 1)
+    # Of a number the host knows it without asking the device.
+    if not (in_range.all() if isinstance(in_range, Tensor) else in_range):
         raise ValueError("alpha must lie in [0, 1]")
+    if not isinstance(alpha, Tensor):
+        alpha = logp.new_full((), alpha)
+    alpha = alpha.to(logp.device, dtype)
     if space == "log":
         return alpha * behavior_logp + (1 - alpha) * logp
     if space == "probability":

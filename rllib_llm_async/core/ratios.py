@@ -44,12 +44,16 @@ def log_ratio(
 
 
 def _unit_mean(values: Tensor, mask: Tensor, unit_ids: Tensor) -> Tensor:
-    """Replaces each masked value by the mean over its unit."""
-    units, index = unit_ids[mask].unique(return_inverse=True)
-    selected = values[mask]
-    totals = selected.new_zeros(len(units)).index_add(0, index, selected)
-    counts = torch.bincount(index, minlength=len(units)).to(selected.dtype)
-    return torch.zeros_like(values).masked_scatter(mask, (totals / counts)[index])
+    """Replaces each masked value by the mean over its unit; the others are 0."""
+    # By sorting, not by `unique`: the host need not know how many units there are.
+    ids, order = torch.where(mask, unit_ids, -1).flatten().sort()
+    rank = (ids.diff(prepend=ids[:1]) != 0).cumsum(0)
+    unit = torch.empty_like(order).scatter_(0, order, rank)
+    zeros = values.new_zeros(values.numel())
+    totals = zeros.index_add(0, unit, values.flatten())
+    counts = zeros.index_add(0, unit, mask.flatten().to(values.dtype))
+    means = (totals / counts.clamp(min=1))[unit].view_as(values)
+    return torch.where(mask, means, 0.0)
 
 
 def train_infer_mask(log_r_d: Tensor, mask: Tensor, eps_ti: float) -> Tensor:

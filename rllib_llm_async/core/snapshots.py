@@ -2,12 +2,15 @@
 
 The newest version is kept whole, every older one as its difference from the next: a
 full copy per tensor where most elements changed (float32 weights, adapters), a few
-per cent of one where hardly any did (bfloat16 weights at a small learning rate).
+per cent of one where hardly any did (bfloat16 weights at a small learning rate). A
+version that memory has no room for is a file of whole tensors, read without any other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,9 @@ from torch import Tensor
 
 from rllib_llm_async.core.deltas import Delta, apply_delta_, tensor_delta
 from rllib_llm_async.core.ewma import NamedTensors
-from rllib_llm_async.monitoring.owned_folders import OwnedFolder
 
 #: A version's tensors: whole, or as the difference from the next stored version.
-Stored = dict[str, Tensor | Delta]
+Stored = Mapping[str, Tensor | Delta]
 
 
 class MissingSnapshotError(KeyError):
@@ -33,15 +35,22 @@ class SnapshotStore:
     """Bit-exact named tensors by version, in CPU memory and beyond that on disk.
 
     Args:
-        max_memory_bytes: When the stored versions take more, the oldest ones go to a
-            temporary directory; the newest always stays. None keeps all in memory.
+        max_memory_bytes: When the stored versions take more, the oldest ones go to
+            files; the newest always stays. None keeps all in memory.
+        directory: Where the files go, no other store's; None makes a temporary one.
     """
 
-    def __init__(self, max_memory_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        max_memory_bytes: int | None = None,
+        directory: str | os.PathLike[str] | None = None,
+    ) -> None:
         self._max_memory_bytes = max_memory_bytes
+        self._directory = directory
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        # Those on disk are older than all in memory.
         self._memory: dict[int, Stored] = {}
         self._on_disk: dict[int, Path] = {}
-        self._directory: OwnedFolder | None = None
 
     @torch.no_grad()
     def put(self, version: int, named_parameters: NamedTensors) -> None:
@@ -65,18 +74,13 @@ class SnapshotStore:
                 raise ValueError(f"names differ from version {newest}'s: {odd}")
             # Compared where the weights are: an accelerator does it at its memory's
             # speed, and only what changed travels back.
-            self._memory[newest] = {
-                name: _delta_or_whole(tensor, named_parameters[name].detach())
-                for name, tensor in self._memory[newest].items()
-                if isinstance(tensor, Tensor)
-            }
+            self._memory[newest] = _difference(self._memory[newest], named_parameters)
         self._memory[version] = {
             name: tensor.detach().to("cpu", copy=True).contiguous()
             for name, tensor in named_parameters.items()
         }
         self._spill()
 
-    @torch.no_grad()
     def get(self, version: int) -> dict[str, Tensor]:
         """Returns CPU tensors of a version, bit for bit as they were put.
 
@@ -85,24 +89,42 @@ class SnapshotStore:
         Raises:
             MissingSnapshotError: Names the version and those that are held.
         """
-        if version not in self.versions:
-            raise MissingSnapshotError(
-                f"no snapshot of version {version}; held: {self.versions}"
-            )
-        chain = [v for v in reversed(self.versions) if v >= version]
-        tensors: dict[str, Tensor] = {}
-        shared = set()  # names whose tensor is the stored one
-        for stored_version in chain:
-            for name, stored in self._load(stored_version).items():
-                if isinstance(stored, Tensor):
-                    tensors[name] = stored
-                    shared.add(name)
-                    continue
-                if name in shared:
-                    tensors[name] = tensors[name].clone()
-                    shared.remove(name)
-                apply_delta_(tensors[name], stored)
+        ((_, tensors),) = self.walk([version])
         return tensors
+
+    @torch.no_grad()
+    def walk(
+        self, versions: Collection[int], device: torch.device | str = "cpu"
+    ) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """Yields versions from the newest to the oldest, bit for bit as they were put.
+
+        Each difference on the way is applied once, on the device. What was yielded
+        turns into the next version in place: use it up before going on, and change
+        nothing in it.
+
+        Args:
+            versions: Which, in any order.
+            device: Of the tensors; one copy of the weights is held there.
+
+        Raises:
+            MissingSnapshotError: Before the first one; names a version that is not
+                held, and those that are.
+        """
+        for version in versions:
+            if version not in self.versions:
+                raise MissingSnapshotError(
+                    f"no snapshot of version {version}; held: {self.versions}"
+                )
+        tensors = _WalkingTensors(device)
+        # `_spill` writes to disk what it walks through.
+        on_disk = sorted(self._on_disk.keys() & {*versions}, reverse=True)
+        for version in sorted(self._memory, reverse=True):
+            tensors.step_to(self._memory[version])
+            if version in versions:
+                yield version, tensors.settled()
+        for version in on_disk:
+            tensors.step_to(_read(self._on_disk[version]))
+            yield version, tensors.settled()
 
     @property
     def versions(self) -> list[int]:
@@ -112,11 +134,7 @@ class SnapshotStore:
     @property
     def nbytes(self) -> int:
         """Bytes of all stored tensors in memory."""
-        return sum(
-            stored.nbytes
-            for snapshot in self._memory.values()
-            for stored in snapshot.values()
-        )
+        return sum(map(_nbytes, self._memory.values()))
 
     @property
     def nbytes_on_disk(self) -> int:
@@ -131,8 +149,15 @@ class SnapshotStore:
                 self._on_disk.pop(old).unlink()
 
     def state_dict(self) -> dict[int, Any]:
-        """The versions as they are stored, differences too: a copy in host memory."""
-        return {version: _to_plain(self._load(version)) for version in self.versions}
+        """The versions, the newest whole and all others as differences from the next,
+        those on disk too: a copy in host memory."""
+        state = {version: _to_plain(s) for version, s in self._memory.items()}
+        newer = self.get(min(self._memory)) if self._on_disk else {}
+        for version in sorted(self._on_disk, reverse=True):
+            own = _read(self._on_disk[version])
+            state[version] = _to_plain(_difference(own, newer))
+            newer = own
+        return dict(sorted(state.items()))
 
     def load_state_dict(self, state: Mapping[int, Any]) -> None:
         """Restores what `state_dict` returned, in place of what is held."""
@@ -143,27 +168,87 @@ class SnapshotStore:
         self._spill()
 
     def _spill(self) -> None:
+        """Writes the oldest versions to disk until the others fit."""
         if self._max_memory_bytes is None:
             return
+        leaving, excess = [], self.nbytes - self._max_memory_bytes
         for oldest in sorted(self._memory)[:-1]:
-            if self.nbytes <= self._max_memory_bytes:
-                return
-            if self._directory is None:
-                self._directory = OwnedFolder("snapshots")
-            path = Path(self._directory.name) / f"{oldest}.pt"
-            torch.save(_to_plain(self._memory.pop(oldest)), path)
-            self._on_disk[oldest] = path
+            if excess <= 0:
+                break
+            leaving.append(oldest)
+            excess -= _nbytes(self._memory[oldest])
+        for version, tensors in self.walk(leaving):
+            path = self._path(version)
+            torch.save(tensors, path)
+            self._on_disk[version] = path
+        for version in leaving:
+            del self._memory[version]
 
-    def _load(self, version: int) -> Stored:
-        if version in self._memory:
-            return self._memory[version]
-        return _from_plain(torch.load(self._on_disk[version], weights_only=True))
+    def _path(self, version: int) -> Path:
+        if self._directory is None:
+            self._temporary = tempfile.TemporaryDirectory()
+            self._directory = self._temporary.name
+        return Path(self._directory) / f"{version}.pt"
+
+
+class _WalkingTensors:
+    """Tensors on their way from one stored version to an older one.
+
+    Whole tensors that no wanted version needs are passed over without being copied.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = device
+        self._tensors: dict[str, Tensor] = {}
+        self._is_own: dict[str, bool] = {}  # or is it the store's
+        self._due: dict[str, list[Tensor | Delta]] = {}
+
+    def step_to(self, stored: Stored) -> None:
+        """Notes what leads to a version, from the next newer one."""
+        for name, value in stored.items():
+            if isinstance(value, Tensor):
+                self._due[name] = [value]
+            else:
+                self._due.setdefault(name, []).append(value)
+
+    def settled(self) -> dict[str, Tensor]:
+        """The tensors of the version that was noted last."""
+        for name, steps in self._due.items():
+            for step in steps:
+                if isinstance(step, Tensor):
+                    self._tensors[name] = step.to(self._device)
+                    self._is_own[name] = self._tensors[name] is not step
+                    continue
+                if not self._is_own[name]:
+                    self._tensors[name] = self._tensors[name].clone()
+                    self._is_own[name] = True
+                apply_delta_(self._tensors[name], step)
+        self._due.clear()
+        return self._tensors
+
+
+def _difference(older: Stored, newer: Mapping[str, Tensor]) -> Stored:
+    """What turns one version into the one before; both are whole."""
+    return {
+        name: _delta_or_whole(tensor, newer[name].detach())
+        for name, tensor in older.items()
+        if isinstance(tensor, Tensor)
+    }
 
 
 def _delta_or_whole(tensor: Tensor, newer: Tensor) -> Tensor | Delta:
     if (tensor.shape, tensor.dtype) != (newer.shape, newer.dtype):
         return tensor  # of a run that went on in another dtype
     return tensor_delta(of=tensor.to(newer.device), against=newer) or tensor
+
+
+def _nbytes(stored: Stored) -> int:
+    return sum(value.nbytes for value in stored.values())
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """What `SnapshotStore._spill` wrote; the bytes are read where they are used."""
+    return torch.load(path, weights_only=True, mmap=True)
 
 
 #: Tensors and tuples, which a file may hold without code being run on loading.

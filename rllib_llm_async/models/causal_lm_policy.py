@@ -129,30 +129,39 @@ class CausalLMPolicy(nn.Module):
             `PolicyOutput`, all ``[rows, length]`` and 0 outside the mask.
         """
         tokens, mask = batch[columns.TOKENS], batch[columns.LOSS_MASK]
-        check_lengths(self.causal_lm, batch[columns.POSITION_IDS])
-        self._settle_modes()
-        with self.numerics():
-            hidden = self._hidden(tokens, batch[columns.POSITION_IDS])
-        # Only the last position has no target.
-        target_mask = mask[:, 1:]
-        before = hidden[:, :-1][target_mask].to(dtype=self.compute_dtype)
+        before = self._hidden_before(batch)
         result = head_logprobs(
             before,
             self._head(),
-            tokens[:, 1:][target_mask],
+            tokens[:, 1:][mask[:, 1:]],
             temperature=self.temperature,
             chunk_tokens=self.chunk_tokens,
             with_entropy=with_entropy,
         )
         logp, entropy = result if with_entropy else (result, None)
-        values = (
-            None
-            if self.value_head is None
-            else self.value_head(before.float()).squeeze(-1)
-        )
         return PolicyOutput(
-            *(x if x is None else _scatter(x, mask) for x in (logp, entropy, values))
+            _scatter(logp, mask),
+            None if entropy is None else _scatter(entropy, mask),
+            None if self.value_head is None else self._values_at(before, mask),
         )
+
+    def values(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """`PolicyOutput.values` alone, for a policy with a value head: no logits."""
+        return self._values_at(self._hidden_before(batch), batch[columns.LOSS_MASK])
+
+    def _values_at(self, before: Tensor, mask: Tensor) -> Tensor:
+        assert self.value_head is not None
+        return _scatter(self.value_head(before.float()).squeeze(-1), mask)
+
+    def _hidden_before(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Hidden states ``[agent tokens, hidden]`` that each of them is told from."""
+        check_lengths(self.causal_lm, batch[columns.POSITION_IDS])
+        self._settle_modes()
+        with self.numerics():
+            hidden = self._hidden(batch[columns.TOKENS], batch[columns.POSITION_IDS])
+        # Only the last position has no target.
+        target_mask = batch[columns.LOSS_MASK][:, 1:]
+        return hidden[:, :-1][target_mask].to(dtype=self.compute_dtype)
 
     def _settle_modes(self) -> None:
         """No dropout, router noise and the like, whatever mode the module is in."""

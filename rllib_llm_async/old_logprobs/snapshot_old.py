@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import select_prefixes
+from rllib_llm_async.core.collectives import distinct_over_learners
 from rllib_llm_async.core.snapshots import SnapshotStore
+from rllib_llm_async.monitoring.owned_folders import OwnedFolder
 from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
 
 
@@ -25,13 +29,17 @@ class SnapshotOld(OldLogprobSource):
 
     def __init__(self, settings):
         super().__init__(settings)
-        self.store = SnapshotStore(settings.snapshot_memory_bytes)
+        bound = settings.snapshot_memory_bytes
+        # Removed even if this process is killed.
+        self._folder = None if bound is None else OwnedFolder("snapshots")
+        self.store = SnapshotStore(bound, self._folder and self._folder.name)
         #: Tokens that the last `old_logp` computed, and that one plain pass would.
         self.forward_tokens = self.one_pass_tokens = 0
 
     def on_publish(self, version, named_parameters):
-        self.store.put(version, self._as_computed_with(named_parameters))
+        # First, so that nothing goes to disk that is dropped right after.
         self.store.evict_before(version - self.settings.max_staleness)
+        self.store.put(version, self._as_computed_with(named_parameters))
 
     def _as_computed_with(self, named_parameters):
         """What `CausalLMPolicy` rounds its weights to before it uses them.
@@ -56,30 +64,25 @@ class SnapshotOld(OldLogprobSource):
         mask, versions = batch[columns.LOSS_MASK], batch[columns.VERSIONS]
         old_logp = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
         self.forward_tokens = 0
-        for own in versions[mask].unique().tolist():
+        # Those of other learners as well: sharded weights compute for all at once.
+        own_versions = {*distinct_over_learners(versions[mask])}
+        stored = own_versions - {version}
+        if self.settings.missing_snapshot == "drop":
+            lost = stored - {*self.store.versions}
+            old_logp[mask & torch.isin(versions, versions.new_tensor([*lost]))] = (
+                torch.nan
+            )
+            stored -= lost
+        weights = self.store.walk(stored, mask.device)
+        current = [(version, None)] if version in own_versions else []
+        for own, parameters in itertools.chain(weights, current):
             of_version = mask & (versions == own)
-            if self._is_lost(own, version):
-                old_logp[of_version] = torch.nan
-                continue
             prefixes = select_prefixes(batch, of_version)
-            parameters = None if own == version else self._parameters(own, mask.device)
             logp = forward(prefixes.batch, parameters)
             old_logp.view(-1)[prefixes.index] = logp[prefixes.batch[columns.LOSS_MASK]]
             self.forward_tokens += prefixes.num_tokens
         self.one_pass_tokens = int((batch[columns.SEQUENCE_IDS] >= 0).sum())
         return old_logp
-
-    def _is_lost(self, own: int, version: int) -> bool:
-        return (
-            self.settings.missing_snapshot == "drop"
-            and own != version
-            and own not in self.store.versions
-        )
-
-    def _parameters(self, version, device):
-        return {
-            name: tensor.to(device) for name, tensor in self.store.get(version).items()
-        }
 
     def metrics(self):
         return {

@@ -16,7 +16,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
 )
 from rllib_llm_async.batch import columns
 from rllib_llm_async.models.small_agent import small_agent_dir
-from tests.algorithms.conftest import SPACES
+from tests.algorithms.conftest import SPACES, Publisher
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 
@@ -101,7 +101,7 @@ def test_snapshots_in_the_compute_dtype_are_small_and_exact(
     mask, versions = batch[columns.LOSS_MASK], batch[columns.VERSIONS]
     # On the same rows bit for bit; other rows, as below, sum in another order.
     for version, master in enumerate(masters):
-        stored = learner._source._parameters(version, "cpu")
+        stored = learner._source.store.get(version)
         assert torch.equal(
             learner._forward(batch, stored), learner._forward(batch, master)
         )
@@ -116,6 +116,19 @@ def test_snapshots_in_the_compute_dtype_are_small_and_exact(
     if lora is None:
         one_copy = 2 * sum(p.numel() for p in learner._policy.parameters())
         assert one_copy < learner._source.nbytes < 1.5 * one_copy
+
+
+def test_engines_get_a_version_before_it_is_stored(make_learner, make_episodes):
+    """To tell the differences of two versions takes as long as to write one."""
+    learner = make_learner()
+    learner._publisher = Publisher()
+    stored = []
+    learner._publisher.publish = lambda version: stored.append(
+        (version, learner._source.store.versions)
+    )
+    episodes = make_episodes(np.random.default_rng(0), [0])
+    learner.update(training_data=TrainingData(episodes=episodes))
+    assert stored == [(1, [0])] and learner._source.store.versions == [0, 1]
 
 
 def test_lora_keeps_only_adapters(make_learner):
@@ -189,13 +202,15 @@ def test_a_batch_of_less_rows_than_steps_or_of_none_at_all(make_learner, make_ep
 def test_short_episodes_make_as_many_steps_as_long_ones(
     make_learner, make_episodes, minibatch_size, steps
 ):
-    """All 8 fit one row; minibatches are made of rows."""
+    """All 8 fit one row; minibatches are made of episodes, as many as asked for."""
     learner = make_learner(minibatch_size=minibatch_size)
-    tokens = []
+    tokens, numbers = [], []
     real = learner._step
 
     def step(minibatch, metrics):
-        tokens.append(int(minibatch[columns.LOSS_MASK].sum()))
+        mask = minibatch[columns.LOSS_MASK]
+        tokens.append(int(mask.sum()))
+        numbers.append(len(minibatch[columns.SEQUENCE_IDS][mask].unique()))
         return real(minibatch, metrics)
 
     learner._step = step
@@ -204,6 +219,7 @@ def test_short_episodes_make_as_many_steps_as_long_ones(
         training_data=TrainingData(episodes=episodes), minibatch_size=minibatch_size
     )
     assert len(tokens) == steps and min(tokens) > 0
+    assert sum(numbers) == 8 and max(numbers) <= minibatch_size
 
 
 def test_updates_raise_the_probability_of_what_was_rewarded(

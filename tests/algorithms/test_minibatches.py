@@ -1,9 +1,15 @@
-"""Shares of a batch: every row once per epoch, as many shares as asked for."""
+"""Shares of a batch: every episode once per epoch, as many shares as asked for."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
+    deal,
     minibatches,
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.update_metrics import (
@@ -12,38 +18,78 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.update_metrics import 
 from rllib_llm_async.batch import columns
 
 
-def batch_of(rows):
-    numbers = torch.arange(rows)[:, None].expand(rows, 3)
+def batch_of(lengths):
+    """One sequence in each row, all but its first token the agent's."""
+    rows, length = len(lengths), max(lengths)
+    positions = torch.arange(length).expand(rows, -1)
+    inside = positions < torch.tensor(lengths)[:, None]
+    numbers = torch.arange(rows)[:, None].expand(-1, length)
     return {
-        columns.TOKENS: numbers.clone(),
-        columns.LOSS_MASK: torch.ones(rows, 3, dtype=torch.bool),
+        columns.TOKENS: numbers.where(inside, 0),
+        columns.POSITION_IDS: positions.where(inside, 0),
+        columns.SEQUENCE_IDS: numbers.where(inside, -1),
+        columns.LOSS_MASK: inside & (positions > 0),
+        columns.OLD_LOGP: torch.randn(rows, length),
     }
 
 
+def episodes_of(share):
+    return share[columns.SEQUENCE_IDS][share[columns.LOSS_MASK]].unique().tolist()
+
+
 @pytest.mark.parametrize("seed", [None, (3, 0)])
-def test_every_row_comes_once_per_epoch(seed):
-    shares = list(
-        minibatches(batch_of(7), num_epochs=2, num_per_epoch=3, shuffle_seed=seed)
-    )
-    assert [len(share[columns.TOKENS]) for share in shares] == [3, 2, 2, 3, 2, 2]
-    epochs = [
-        torch.cat([share[columns.TOKENS][:, 0] for share in shares[i : i + 3]]).tolist()
-        for i in (0, 3)
-    ]
-    assert [sorted(epoch) for epoch in epochs] == [[*range(7)]] * 2
-    if seed is None:
-        assert epochs == [[*range(7)]] * 2
-    else:
-        assert epochs[0] != epochs[1]
-        again = minibatches(
-            batch_of(7), num_epochs=1, num_per_epoch=1, shuffle_seed=seed
-        )
-        assert next(again)[columns.TOKENS][:, 0].tolist() == epochs[0]
+def test_every_episode_comes_once_per_epoch(seed):
+    batch = batch_of([3] * 7)
+    shares = list(minibatches(batch, num_epochs=2, num_per_epoch=3, shuffle_seed=seed))
+    drawn = [episodes_of(share) for share in shares]
+    assert [sorted(map(len, drawn[i : i + 3])) for i in (0, 3)] == [[2, 2, 3]] * 2
+    for epoch in (drawn[:3], drawn[3:]):
+        assert sorted(itertools.chain(*epoch)) == [*range(7)]
+    assert (drawn[:3] == drawn[3:]) == (seed is None)
+    again = minibatches(batch, num_epochs=1, num_per_epoch=3, shuffle_seed=seed)
+    assert [episodes_of(share) for share in again] == drawn[:3]
 
 
-def test_a_share_without_rows_has_no_tokens_to_train_on():
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 500), max_size=60),
+    num_shares=st.integers(1, 9),
+    seed=st.none() | st.integers(0, 1000),
+)
+def test_shares_are_alike_in_episodes_and_in_tokens(lengths, num_shares, seed):
+    rng = None if seed is None else np.random.default_rng(seed)
+    shares = deal(np.array(lengths, np.int64), num_shares, rng)
+    assert len(shares) == num_shares
+    assert sorted(np.concatenate(shares)) == [*range(len(lengths))]
+    numbers = [len(share) for share in shares]
+    assert max(numbers) - min(numbers) <= 1
+    tokens = [sum(lengths[n] for n in share) for share in shares]
+    assert max(tokens) - min(tokens) <= max(lengths, default=0)
+
+
+def test_a_minibatch_holds_its_episodes_columns_and_nothing_else():
+    """Several short ones in a row; what has nothing to train on is not computed."""
+    batch = batch_of([90, 20, 30, 40, 10, 25])
+    batch[columns.LOSS_MASK][2] = False  # dropped
+    batch[columns.LOSS_MASK][3, 30:] = False  # and what follows has no loss
+    shares = [*minibatches(batch, num_epochs=1, num_per_epoch=2, shuffle_seed=(0,))]
+    assert sorted(itertools.chain(*map(episodes_of, shares))) == [0, 1, 3, 4, 5]
+    for share in shares:
+        assert len(share[columns.TOKENS]) < len(episodes_of(share))
+        for number in episodes_of(share):
+            own = share[columns.SEQUENCE_IDS] == number
+            original = batch[columns.SEQUENCE_IDS] == number
+            original &= batch[columns.POSITION_IDS] < (30 if number == 3 else 90)
+            for key, column in share.items():
+                assert torch.equal(column[own], batch[key][original]), key
+        padding = share[columns.SEQUENCE_IDS] < 0
+        assert not share[columns.LOSS_MASK][padding].any()
+        assert not share[columns.OLD_LOGP][padding].any()
+
+
+def test_a_share_without_episodes_has_no_tokens_to_train_on():
     shares = list(
-        minibatches(batch_of(1), num_epochs=1, num_per_epoch=2, shuffle_seed=None)
+        minibatches(batch_of([4]), num_epochs=1, num_per_epoch=2, shuffle_seed=None)
     )
     assert [int(share[columns.LOSS_MASK].sum()) for share in shares] == [3, 0]
 

@@ -1,7 +1,6 @@
 """Packing keeps every sequence whole and in order."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,13 +77,3 @@ def test_prefixes_hold_all_that_precedes_a_wanted_token(
         if of_sequence.any():
             total += int(batch[columns.POSITION_IDS][of_sequence].max()) + 1
     assert prefixes.num_tokens == total
-
-
-@pytest.mark.parametrize("min_rows", [1, 2, 3, 5, 10])
-def test_there_are_as_many_rows_as_asked_for(min_rows):
-    sequences = [{columns.TOKENS: np.arange(n + 1)} for n in range(10)]
-    tokens = pack_rows(sequences, min_row_tokens=512, min_rows=min_rows)[columns.TOKENS]
-    assert len(tokens) >= min_rows and (min_rows > 1 or len(tokens) == 1)
-    assert sorted(tokens[tokens > 0].tolist()) == sorted(
-        token for n in range(10) for token in range(1, n + 1)
-    )

@@ -10,6 +10,7 @@ import torch
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.batch import columns
+from rllib_llm_async.core import snapshots
 from rllib_llm_async.core.snapshots import MissingSnapshotError
 from rllib_llm_async.old_logprobs import (
     SourceComparison,
@@ -68,6 +69,35 @@ def run(name, up_to=3, **changes):
     for version in range(1, up_to + 1):
         trainer.advance(source, version)
     return source, trainer
+
+
+def test_snapshot_old_walks_through_the_versions_once(monkeypatch):
+    """Not from the newest to each of them: 1 + 2 + 3 differences."""
+    applied, real = [], snapshots.apply_delta_
+    monkeypatch.setattr(
+        snapshots, "apply_delta_", lambda *a: (applied.append(1), real(*a))
+    )
+    source, trainer = make_source("snapshot_old", settings()), Trainer()
+    table = torch.zeros(1000)
+    for version in range(4):
+        table[version] += 1
+        trainer.weights = {"w": torch.tensor(float(version)), "table": table}
+        source.on_publish(version, trainer.weights)
+    batch = make_batch()
+    batch[columns.VERSIONS][1] -= 3
+    passes = []
+
+    def forward(rows, parameters):
+        of_version = trainer.weights if parameters is None else parameters
+        passes.append(int(of_version["w"]))
+        assert of_version["table"].sum() == 1 + passes[-1]
+        return trainer.forward(rows, parameters)
+
+    old = source.old_logp(batch, forward, 3)
+    mask = batch[columns.LOSS_MASK]
+    expected = batch[columns.VERSIONS] * batch[columns.POSITION_IDS]
+    assert torch.equal(old[mask], expected[mask].float())
+    assert passes == [2, 1, 0, 3] and len(applied) == 3
 
 
 def test_snapshot_old_scores_every_token_under_its_own_version():

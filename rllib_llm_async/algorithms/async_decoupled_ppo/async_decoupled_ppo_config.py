@@ -95,6 +95,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         # Two steps per update at least: with one, r_s is 1 and the clip never acts.
         self.minibatch_size = 64
         self.shuffle_batch_per_epoch = True
+        # RLlib would ask the device twice for each gradient; the Learner asks once.
+        self.torch_skip_nan_gradients = True
         self.env_runner_cls = LLMEnvRunner
         self.num_env_runners = 1
         self.num_learners = 0
@@ -242,7 +244,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             old_logit_model: For the source of that name: ``num_actors`` (1) and their
                 ``num_cpus`` (1) and ``num_gpus`` (0) each.
             snapshot_memory_bytes: CPU memory for `snapshot_old` in each learner; older
-                versions beyond it go to a temporary directory. None sets no limit.
+                versions beyond it go to a temporary directory, each a whole copy of
+                the weights. None sets no limit.
             missing_snapshot: "error" or "drop": what happens to an episode with tokens
                 of a version that is not stored any more; drops are counted.
             max_staleness: Bound on the age of a token at its update, in versions;
@@ -433,11 +436,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         }
         if self.advantage_estimator in group_advantages:
             pipeline.append(group_advantages[self.advantage_estimator]())
-        pipeline.append(
-            PackEpisodes(
-                device=device, min_rows=self.steps_per_epoch(self.minibatch_size)
-            )
-        )
+        pipeline.append(PackEpisodes(device=device))
         if self.advantage_estimator == "gae":
             pipeline.append(
                 TurnAdvantages(

@@ -23,8 +23,7 @@ class PackEpisodes(ConnectorV2):
     Takes one advantage per episode from ``shared_data``, 0 without. Sequences are
     placed first-fit by falling length into rows of the longest sequence's length, or of
     ``min_row_tokens`` if that is longer: block-diagonal attention costs the square of
-    the row, padding costs what rows cannot fill. ``min_rows`` is the number of
-    minibatches that are made of the rows: each has to get some.
+    the row, padding costs what rows cannot fill.
     """
 
     def __init__(
@@ -33,12 +32,10 @@ class PackEpisodes(ConnectorV2):
         input_action_space=None,
         *,
         min_row_tokens: int = 512,
-        min_rows: int = 1,
         device: Any = None,
     ) -> None:
         super().__init__(input_observation_space, input_action_space)
         self.min_row_tokens = min_row_tokens
-        self.min_rows = min_rows
         self.device = device
 
     @override(ConnectorV2)
@@ -61,9 +58,7 @@ class PackEpisodes(ConnectorV2):
                 )
             first_turn += len(episode)
             sequences.append(sequence)
-        packed = pack_rows(
-            sequences, min_row_tokens=self.min_row_tokens, min_rows=self.min_rows
-        )
+        packed = pack_rows(sequences, min_row_tokens=self.min_row_tokens)
         return {
             DEFAULT_MODULE_ID: {
                 key: torch.from_numpy(value).to(self.device)

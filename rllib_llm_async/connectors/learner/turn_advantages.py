@@ -55,7 +55,7 @@ class TurnAdvantages(ConnectorV2):
         with torch.no_grad():
             token_values = torch.cat(
                 [
-                    policy(rows).values
+                    policy.values(rows)
                     for rows in micro_batches(packed, self.micro_batch_tokens)
                 ]
             )

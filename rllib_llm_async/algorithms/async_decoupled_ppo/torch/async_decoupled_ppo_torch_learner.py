@@ -111,9 +111,10 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
     @override(TorchLearner)
     def configure_optimizers_for_module(self, module_id, config=None) -> None:
         params = self.get_parameters(self._module[module_id])
-        optimizer = torch.optim.AdamW(
-            params, **{"weight_decay": 0.0, **config.optimizer}
-        )
+        arguments = {"weight_decay": 0.0, **config.optimizer}
+        if params[0].is_cuda and not arguments.get("foreach"):
+            arguments.setdefault("fused", True)
+        optimizer = torch.optim.AdamW(params, **arguments)
         self.register_optimizer(
             module_id=module_id,
             optimizer=optimizer,
@@ -432,9 +433,10 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                     seconds = self._publisher.score_outgoing(self._version, source)
                     self._log({result_keys.INTERRUPTION_SECONDS: seconds})
         self._version += 1
-        self._show_weights_to_sources()
+        # The engines first: they are busy with the old version for as long as it takes.
         if self._publisher is not None:
             self._publisher.publish(self._version)
+        self._show_weights_to_sources()
 
     def _show_weights_to_sources(self) -> None:
         self._sources.on_publish(self._version, self._policy.trainable_parameters())

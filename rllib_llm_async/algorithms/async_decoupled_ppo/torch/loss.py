@@ -82,7 +82,9 @@ def micro_batch_loss(
         normalizer=divisor,
     )
     lags = version - batch[columns.VERSIONS]
-    metrics |= ratio_metrics_by_lag(logp.detach(), *ratio_inputs, lags=lags, **bounds)
+    metrics |= ratio_metrics_by_lag(
+        logp.detach(), *ratio_inputs, lags=lags, max_lag=config.max_staleness, **bounds
+    )
     metrics[ENTROPY] = fwd_out[ENTROPY].detach().sum() / mask.sum().clamp(min=1)
     if columns.REFERENCE_LOGP in batch:
         penalty, metrics[result_keys.KL_TO_REFERENCE] = kl_penalty(

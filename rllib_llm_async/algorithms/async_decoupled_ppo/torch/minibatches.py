@@ -1,4 +1,4 @@
-"""A batch of rows to optimizer steps: the shares and their normaliser."""
+"""A batch of episodes to optimizer steps: the shares and their normaliser."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rllib_llm_async.batch import columns
+from rllib_llm_async.batch.packing import spans_up_to, take
 from rllib_llm_async.core.collectives import max_over_learners, sum_over_learners
 
 #: Advantages that deviate less are not blown up any further.
@@ -42,29 +43,58 @@ def minibatches(
     num_per_epoch: int,
     shuffle_seed: tuple[int, ...] | None,
 ) -> Iterator[dict[str, Tensor]]:
-    """Yields even shares of the rows, ``num_per_epoch`` for each epoch.
+    """Yields shares of the episodes, ``num_per_epoch`` for each epoch.
 
-    The number does not depend on the rows, so that all learners take as many steps.
+    They are alike in number of episodes and of tokens, see `deal`, and packed into rows
+    of their own. Episodes without an agent token to train on are left out. The number
+    of shares does not depend on the episodes, so that all learners take as many steps.
 
     Args:
         batch: Row-packed columns ``[rows, length]``.
-        num_epochs: Passes over the rows.
+        num_epochs: Passes over the episodes.
         num_per_epoch: Shares in each.
-        shuffle_seed: Each epoch draws its own order from this; None keeps the rows'.
+        shuffle_seed: Each epoch draws its own shares from this; None deals out the
+            same ones each time.
     """
-    rows = len(batch[columns.TOKENS])
+    mask = batch[columns.LOSS_MASK]
+    spans = spans_up_to(batch, mask)
     for epoch in range(num_epochs):
-        order = torch.arange(rows)
+        rng = None
         if shuffle_seed is not None:
             rng = np.random.default_rng((*shuffle_seed, epoch))
-            order = torch.from_numpy(rng.permutation(rows))
-        for share in torch.tensor_split(order, num_per_epoch):
-            # Other learners may have tokens where this one has no row left.
-            chosen = share if len(share) else order[:1]
-            minibatch = {key: column[chosen] for key, column in batch.items()}
-            if not len(share):
-                minibatch[columns.LOSS_MASK].zero_()
-            yield minibatch
+        for share in deal(spans.lengths, num_per_epoch, rng):
+            # One without an episode is a row of padding: other learners may have some.
+            index = spans[share].pack(mask.shape[1])
+            yield take(batch, torch.from_numpy(index).to(mask.device))
+
+
+def deal(
+    lengths: np.ndarray, num_shares: int, rng: np.random.Generator | None
+) -> list[np.ndarray]:
+    """Deals sequences out: to each share one of the longest, one of the next, ...
+
+    Their numbers differ by at most one, and their tokens by at most those of the
+    longest sequence: what is between two shares in one round they can lose in the
+    next, where all are shorter.
+
+    Args:
+        lengths: int64 ``[sequences]``.
+        num_shares: At least one.
+        rng: Who gets which in a round is drawn from it; None lets the order of the
+            shares alternate.
+
+    Returns:
+        Indices of the sequences of each share, int64.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    shares: list[list[int]] = [[] for _ in range(num_shares)]
+    for number, start in enumerate(range(0, len(order), num_shares)):
+        turns = np.arange(num_shares)[:: -1 if number % 2 else 1]
+        if rng is not None:
+            turns = rng.permutation(num_shares)
+        for share, sequence in zip(turns, order[start : start + num_shares]):
+            shares[share].append(sequence)
+    return [np.array(share, np.int64) for share in shares]
 
 
 def standardise_turns(batch: dict[str, Tensor]) -> None:

@@ -26,12 +26,15 @@ _SECOND_MOMENT = "discrepancy_ratio_square_mean"
 
 
 class TokenMeans:
-    """Means over tokens of metrics that come as means over micro-batches."""
+    """Means over tokens of metrics that come as means over micro-batches.
+
+    They stay on their device until the end: reading one there would have the host wait
+    for the micro-batch, and the device then for the host.
+    """
 
     def __init__(self) -> None:
-        self._num_tokens = 0.0
-        self._sums: dict[str, float] = defaultdict(float)
-        self._weights: dict[str, float] = defaultdict(float)
+        self._keys: list[tuple[str, ...]] = []
+        self._values: list[Tensor] = []
 
     def add(self, metrics: Mapping[str, Tensor], num_tokens: Tensor) -> None:
         """Adds a micro-batch's means, scalars, over ``num_tokens``.
@@ -39,17 +42,32 @@ class TokenMeans:
         Those of a version lag are means over that lag's share of them, and a
         ``ppo_clip_fraction`` is one over what the mask keeps.
         """
-        values = {key: float(value) for key, value in metrics.items()}
-        self._num_tokens += float(num_tokens)
-        for key, value in values.items():
-            bucket, slash, name = key.rpartition("/")
-            weight = float(num_tokens)
-            if bucket and name != result_keys.TOKEN_SHARE:
-                weight *= values[f"{bucket}/{result_keys.TOKEN_SHARE}"]
-            if name == result_keys.PPO_CLIP_FRACTION:
-                weight *= values[f"{bucket}{slash}{result_keys.TRAIN_INFER_MASK}"]
-            self._sums[key] += value * weight
-            self._weights[key] += weight
+        self._keys.append(tuple(metrics))
+        self._values.append(torch.stack([num_tokens.float(), *metrics.values()]))
+
+    def _sums(self) -> tuple[float, dict[str, float], dict[str, float]]:
+        """Tokens, and by metric its sum over them and the weight of that sum."""
+        num_tokens = 0.0
+        sums: dict[str, float] = defaultdict(float)
+        weights: dict[str, float] = defaultdict(float)
+        read = iter(torch.cat(self._values).tolist() if self._values else ())
+        for keys in self._keys:
+            tokens = next(read)
+            num_tokens += tokens
+            values = {key: next(read) for key in keys}
+            for key, value in values.items():
+                bucket, slash, name = key.rpartition("/")
+                share = values[f"{bucket}/{result_keys.TOKEN_SHARE}"] if bucket else 1.0
+                if not share:
+                    continue  # no token of that lag
+                weight = tokens
+                if name != result_keys.TOKEN_SHARE:
+                    weight *= share
+                if name == result_keys.PPO_CLIP_FRACTION:
+                    weight *= values[f"{bucket}{slash}{result_keys.TRAIN_INFER_MASK}"]
+                sums[key] += value * weight
+                weights[key] += weight
+        return num_tokens, sums, weights
 
     def means(self) -> dict[str, float]:
         """Means over the tokens of all learners, which have to call it together.
@@ -59,9 +77,7 @@ class TokenMeans:
         sums: dict[str, float] = defaultdict(float)
         weights: dict[str, float] = defaultdict(float)
         num_tokens = 0.0
-        for tokens, of_sums, of_weights in gather_from_learners(
-            (self._num_tokens, dict(self._sums), dict(self._weights))
-        ):
+        for tokens, of_sums, of_weights in gather_from_learners(self._sums()):
             num_tokens += tokens
             for key, total in of_sums.items():
                 sums[key] += total
