@@ -13,6 +13,7 @@ from rich.table import Table
 
 from benchmarks import (
     admission,
+    attention,
     coordinator_scale,
     generation_vs_raw_vllm,
     learner_vs_bare_torch,
@@ -31,6 +32,8 @@ ROWS = {
     "ewma_update_vs_copy": weights.ewma_update_vs_copy,
     "snapshot_window_vs_copy": weights.snapshot_window_vs_copy,
     "admission_staleness": admission.run,
+    "attention_packed_vs_rows": attention.time_packed_vs_rows,
+    "attention_packed_vs_rows_memory": attention.memory_packed_vs_rows,
     "coordinator_cpu_per_update_at_512_runners": coordinator_scale.run,
 }
 

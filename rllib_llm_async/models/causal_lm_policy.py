@@ -17,15 +17,15 @@ from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import micro_batches
 from rllib_llm_async.core import head_logprobs
 from rllib_llm_async.models import published_weights
-from rllib_llm_async.models.attention import apply_soft_caps
+from rllib_llm_async.models.attention import set_attention
 from rllib_llm_async.models.lm_head import decoder_name, head_of
 from rllib_llm_async.models.loading import load_causal_lm, recomputed_layers
 from rllib_llm_async.models.rounding import round_under_autocast
 from rllib_llm_async.models.self_check import check_policy
 from rllib_llm_async.models.sequence_layout import (
+    best_layout,
     check_lengths,
-    cuts_by_place_in_row,
-    hidden_one_sequence_per_row,
+    hidden_states,
 )
 
 
@@ -54,6 +54,7 @@ class CausalLMPolicy(nn.Module):
             embeddings too, as an engine of that dtype does.
         with_value_head: Adds a linear value head on the last hidden states; it starts
             at zero.
+        attn_implementation: "auto", or an attention of transformers by its name.
 
     Raises:
         ValueError: If the model or its adapters cannot be done right.
@@ -67,6 +68,7 @@ class CausalLMPolicy(nn.Module):
         chunk_tokens: int = 4096,
         compute_dtype: torch.dtype | None = None,
         with_value_head: bool = False,
+        attn_implementation: str = "auto",
     ) -> None:
         super().__init__()
         self.lm = lm
@@ -79,11 +81,11 @@ class CausalLMPolicy(nn.Module):
         self.temperature = temperature
         self.chunk_tokens = chunk_tokens
         self.compute_dtype = compute_dtype
-        apply_soft_caps(self.causal_lm)
+        set_attention(self.causal_lm, attn_implementation)
         if compute_dtype is not None:
             round_under_autocast(self.causal_lm, compute_dtype)
-        #: Whether packed sequences are laid out anew, see `sequence_layout`.
-        self.one_sequence_per_row = cuts_by_place_in_row(self.causal_lm)
+        #: How packed sequences pass through the decoder.
+        self.layout = best_layout(self.causal_lm)
         check_policy(self)
 
     @classmethod
@@ -108,6 +110,7 @@ class CausalLMPolicy(nn.Module):
             temperature=model_config.get("temperature", 1.0),
             compute_dtype=compute_dtype,
             with_value_head=model_config.get("with_value_head", False),
+            attn_implementation=model_config.get("attn_implementation", "auto"),
         )
 
     @property
@@ -163,17 +166,13 @@ class CausalLMPolicy(nn.Module):
     def _hidden(self, tokens: Tensor, position_ids: Tensor) -> Tensor:
         """Last hidden states ``[rows, length, hidden]`` of packed rows."""
         decoder = getattr(self.causal_lm, decoder_name(self.causal_lm))
-        if self.one_sequence_per_row:
-            return hidden_one_sequence_per_row(
-                lambda rows: decoder(input_ids=rows, use_cache=False).last_hidden_state,
-                tokens,
-                position_ids,
-            )
-        # No attention mask: transformers derives block-diagonal causal attention from
-        # the restarting position ids.
-        return decoder(
-            input_ids=tokens, position_ids=position_ids, use_cache=False
-        ).last_hidden_state
+
+        def decode(tokens: Tensor, **kwargs: Any) -> Tensor:
+            return decoder(
+                input_ids=tokens, use_cache=False, **kwargs
+            ).last_hidden_state
+
+        return hidden_states(self.layout, decode, tokens, position_ids)
 
     def _head(self) -> Callable[[Tensor], Tensor]:
         """Hidden states ``[tokens, hidden]`` to logits, in this policy's numerics."""

@@ -68,6 +68,7 @@ ELSEWHERE = {
     "model": "tests/models",
     "trust_remote_code": "tests/models/test_trust_remote_code.py",
     "gradient_checkpointing": "test_learner.py, memory alone",
+    "attn_implementation": "tests/models/test_attention.py, memory and time alone",
     "micro_batch_tokens": "below, nothing changes",
     "engine": "tests/env_runners, tests/settings",
     "chat_template_kwargs": "tests/chat",

@@ -60,6 +60,10 @@ TABLE = {
         [("bf16", "bfloat16"), (16, "bfloat16"), ("float16", "loss scaled")],
     ),
     "gradient_checkpointing": BOOL,
+    "attn_implementation": (
+        ["auto", "eager", "sdpa", "flex_attention", "flash_attention_2"],
+        says("one of auto, eager, sdpa", "packed", "flash", "", None, True, ["sdpa"]),
+    ),
     "engine": mapping("a mapping of arguments of vllm.AsyncEngineArgs"),
     "chat_template_kwargs": (
         [{}, {"enable_thinking": False}],

@@ -44,6 +44,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.lora: dict[str, Any] | None = None
         self.compute_dtype: str | None = None
         self.gradient_checkpointing = False
+        self.attn_implementation = "auto"
         self.engine: dict[str, Any] = {}
         self.chat_template_kwargs: dict[str, Any] = {}
         self.tool_parser = "auto"
@@ -133,6 +134,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         lora: dict[str, Any] | None = NotProvided,
         compute_dtype: str | None = NotProvided,
         gradient_checkpointing: bool | None = NotProvided,
+        attn_implementation: str | None = NotProvided,
         engine: dict[str, Any] | None = NotProvided,
         chat_template_kwargs: dict[str, Any] | None = NotProvided,
         tool_parser: str | None = NotProvided,
@@ -185,6 +187,9 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             gradient_checkpointing: Keep the layers' inputs only and compute the rest
                 anew in the backward pass: a third more time, for contexts whose
                 activations would not fit.
+            attn_implementation: Attention of the learner. "auto" takes one that never
+                looks from one packed sequence to another, where the model can have it;
+                else a name of transformers, e.g. "sdpa" or "flash_attention_2".
             engine: Arguments of `vllm.AsyncEngineArgs`, e.g. ``dtype``,
                 ``max_model_len``, ``tensor_parallel_size``.
             chat_template_kwargs: Further variables of the model's chat template, e.g.
@@ -353,6 +358,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 "temperature": self.temperature,
                 "compute_dtype": self.compute_dtype,
                 "gradient_checkpointing": self.gradient_checkpointing,
+                "attn_implementation": self.attn_implementation,
                 "with_value_head": self.advantage_estimator == "gae",
             },
         )
