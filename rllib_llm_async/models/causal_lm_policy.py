@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import micro_batches
 from rllib_llm_async.core import head_logprobs
+from rllib_llm_async.core.logprobs import LOGITS_MEMORY_BYTES, logit_chunk_tokens
 from rllib_llm_async.models import published_weights
 from rllib_llm_async.models.attention import set_attention
 from rllib_llm_async.models.lm_head import decoder_name, head_of
@@ -48,7 +49,7 @@ class CausalLMPolicy(nn.Module):
         lm: A `transformers` causal LM or a PEFT model around one.
         temperature: Sampling temperature of the behaviour policy; logits are divided
             by it, so that pi and mu are distributions over the same support.
-        chunk_tokens: Tokens per slice of the vocabulary projection.
+        logits_memory_bytes: What logits and their gradients may take.
         compute_dtype: Dtype of the forward pass, or None for the weights'. Every
             weight matrix is rounded to it before it is used (vectors are not), the
             embeddings too, as an engine of that dtype does.
@@ -65,7 +66,7 @@ class CausalLMPolicy(nn.Module):
         lm: nn.Module,
         *,
         temperature: float = 1.0,
-        chunk_tokens: int = 4096,
+        logits_memory_bytes: int = LOGITS_MEMORY_BYTES,
         compute_dtype: torch.dtype | None = None,
         with_value_head: bool = False,
         attn_implementation: str = "auto",
@@ -79,7 +80,7 @@ class CausalLMPolicy(nn.Module):
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
         self.temperature = temperature
-        self.chunk_tokens = chunk_tokens
+        self.logits_memory_bytes = logits_memory_bytes
         self.compute_dtype = compute_dtype
         set_attention(self.causal_lm, attn_implementation)
         if compute_dtype is not None:
@@ -111,6 +112,9 @@ class CausalLMPolicy(nn.Module):
             compute_dtype=compute_dtype,
             with_value_head=model_config.get("with_value_head", False),
             attn_implementation=model_config.get("attn_implementation", "auto"),
+            logits_memory_bytes=model_config.get(
+                "logits_memory_bytes", LOGITS_MEMORY_BYTES
+            ),
         )
 
     @property
@@ -144,7 +148,11 @@ class CausalLMPolicy(nn.Module):
             self._head(),
             tokens[:, 1:][target_mask],
             temperature=self.temperature,
-            chunk_tokens=self.chunk_tokens,
+            chunk_tokens=logit_chunk_tokens(
+                self.logits_memory_bytes,
+                self.causal_lm.config.get_text_config().vocab_size,
+                before.dtype,
+            ),
             with_entropy=with_entropy,
         )
         logp, entropy = result if with_entropy else (result, None)

@@ -59,6 +59,7 @@ class ModelSettings(BaseModel):
     temperature: float = says("a number above 0", gt=0)
     max_response_tokens: Count = says("a positive whole number of tokens")
     micro_batch_tokens: Count = says("a positive whole number of tokens")
+    logits_memory_bytes: Count = says("a positive whole number of bytes")
 
 
 class ObjectiveSettings(BaseModel):

@@ -70,6 +70,7 @@ ELSEWHERE = {
     "gradient_checkpointing": "test_learner.py, memory alone",
     "attn_implementation": "tests/models/test_attention.py, memory and time alone",
     "micro_batch_tokens": "below, nothing changes",
+    "logits_memory_bytes": "tests/core/test_logprobs.py, memory alone",
     "engine": "tests/env_runners, tests/settings",
     "chat_template_kwargs": "tests/chat",
     "tool_parser": "tests/chat",

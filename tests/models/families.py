@@ -9,6 +9,8 @@ from rllib_llm_async.batch import columns
 from rllib_llm_async.models.attention import plain_attention
 
 VOCABULARY = 100
+#: Memory for the logits of 16 tokens in float32, with their gradient.
+SIXTEEN_TOKENS = 16 * VOCABULARY * 8
 
 #: Large weights, so that an error of any part shows.
 COMMON = {

@@ -9,6 +9,7 @@ from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.models.sequence_layout import Layout
 from tests.models.families import (
     FAMILIES,
+    SIXTEEN_TOKENS,
     logp_of_model,
     packed,
     tiny_lm,
@@ -41,7 +42,7 @@ def sequences():
 
 
 def test_log_probabilities_and_gradients_are_those_of_the_model(family, sequences):
-    policy = CausalLMPolicy(tiny_lm(family), chunk_tokens=16)
+    policy = CausalLMPolicy(tiny_lm(family), logits_memory_bytes=SIXTEEN_TOKENS)
     if family in ONE_SEQUENCE_PER_ROW:
         assert policy.layout is Layout.SEQUENCE_PER_ROW
     else:

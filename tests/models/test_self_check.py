@@ -13,6 +13,7 @@ from rllib_llm_async.models.sequence_layout import Layout
 from tests.models.families import (
     COMMON,
     FAMILIES,
+    SIXTEEN_TOKENS,
     logp_of_model,
     packed,
     tiny_lm,
@@ -44,7 +45,7 @@ def test_what_a_model_does_after_its_head_is_done():
     bias = torch.linspace(-2.0, 2.0, 100)
     lm = with_forward("llama", lambda lm, tokens, logits: 0.5 * logits + bias)
     tokens = torch.arange(3, 40)
-    policy = CausalLMPolicy(lm, chunk_tokens=16)
+    policy = CausalLMPolicy(lm, logits_memory_bytes=SIXTEEN_TOKENS)
     logp = policy(packed([[tokens]])).logp[0, 1:]
     torch.testing.assert_close(logp, logp_of_model(lm, tokens), atol=1e-5, rtol=0.0)
 
@@ -187,7 +188,7 @@ def test_the_temperature_divides_what_the_model_makes_of_its_logits():
 
 def test_no_logits_are_kept_for_the_backward_pass(batch):
     lm = tiny_lm("gemma2", vocab_size=1000)
-    policy = CausalLMPolicy(lm, chunk_tokens=16)
+    policy = CausalLMPolicy(lm, logits_memory_bytes=10 * SIXTEEN_TOKENS)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor

@@ -80,6 +80,7 @@ TABLE = {
     "temperature": ([0.5, 1, 2.0], says("a number above 0", 0, -1, True, "1", None)),
     "max_response_tokens": count("a positive whole number of tokens"),
     "micro_batch_tokens": count("a positive whole number of tokens"),
+    "logits_memory_bytes": count("a positive whole number of bytes"),
     # The objective.
     "old_logprob_source": (
         ["snapshot_old"],

@@ -52,6 +52,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.temperature = 1.0
         self.max_response_tokens = 64
         self.micro_batch_tokens = 16384
+        self.logits_memory_bytes = 1_000_000_000
 
         # The objective.
         self.old_logprob_source = "current_recompute"
@@ -142,6 +143,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         temperature: float | None = NotProvided,
         max_response_tokens: int | None = NotProvided,
         micro_batch_tokens: int | None = NotProvided,
+        logits_memory_bytes: int | None = NotProvided,
         old_logprob_source: str | None = NotProvided,
         eps_ti: float | None = NotProvided,
         eps_stale: float | None = NotProvided,
@@ -202,6 +204,9 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             max_response_tokens: Upper bound of generated tokens in one turn.
             micro_batch_tokens: Tokens in one forward/backward pass of a learner;
                 gradients accumulate over the micro-batches of a minibatch.
+            logits_memory_bytes: What logits and their gradients may take in a learner;
+                as many tokens go through the vocabulary at a time. What a model makes
+                of its logits (a scale, a soft cap) comes on top.
             old_logprob_source: Where log pi_old comes from, see
                 `rllib_llm_async.old_logprobs`.
             eps_ti: Bound above 1 of the discrepancy ratio; tokens outside
@@ -359,6 +364,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 "compute_dtype": self.compute_dtype,
                 "gradient_checkpointing": self.gradient_checkpointing,
                 "attn_implementation": self.attn_implementation,
+                "logits_memory_bytes": self.logits_memory_bytes,
                 "with_value_head": self.advantage_estimator == "gae",
             },
         )
