@@ -13,6 +13,7 @@ from rich.table import Table
 
 from benchmarks import (
     admission,
+    attention,
     coordinator_scale,
     generation_vs_raw_vllm,
     learner_vs_bare_torch,
@@ -33,6 +34,8 @@ ROWS = {
     "snapshot_window_vs_copy": weights.snapshot_window_vs_copy,
     "snapshot_work_4_vs_1": weights.snapshot_work_4_vs_1,
     "admission_staleness": admission.run,
+    "attention_packed_vs_rows": attention.time_packed_vs_rows,
+    "attention_packed_vs_rows_memory": attention.memory_packed_vs_rows,
     "coordinator_cpu_per_update_at_512_runners": coordinator_scale.run,
 }
 

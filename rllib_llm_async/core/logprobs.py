@@ -1,17 +1,38 @@
 """Log-probabilities of given tokens without a [tokens x vocabulary] matrix.
 
 The projection onto the vocabulary, its softmax and their gradients are formed for
-``chunk_tokens`` tokens at a time; the backward pass recomputes a chunk instead of
-keeping it.
+some tokens at a time; the backward pass recomputes such a chunk instead of keeping it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
+
+#: Default of what the logits of one chunk and all that is made of them may take.
+LOGITS_MEMORY_BYTES = 1_000_000_000
+
+
+def logit_chunk_tokens(memory_bytes: int, vocabulary: int, dtype: torch.dtype) -> int:
+    """Tokens whose logits may exist at the same time; at least 1.
+
+    Args:
+        memory_bytes: Bytes for all that is ``[tokens, vocabulary]`` at the peak.
+        vocabulary: Size of the vocabulary.
+        dtype: Of the logits.
+    """
+    # At the peak, in the backward pass, there are the logits, their gradient in float32
+    # or wider and, if that is another dtype, the same as the head takes it.
+    wide = _wide(dtype)
+    per_logit = dtype.itemsize + wide.itemsize
+    if wide != dtype:
+        per_logit += dtype.itemsize
+    return max(1, memory_bytes // (vocabulary * per_logit))
 
 
 def token_logprobs(
@@ -20,7 +41,7 @@ def token_logprobs(
     targets: Tensor,
     *,
     temperature: float = 1.0,
-    chunk_tokens: int = 4096,
+    chunk_tokens: int | None = None,
     with_entropy: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Log-probability of each target token, with a head that is a matrix alone.
@@ -30,11 +51,12 @@ def token_logprobs(
         lm_head_weight: ``[vocabulary, hidden]``.
         targets: int64 ``[tokens]``.
         temperature: Logits are divided by it.
-        chunk_tokens: Tokens whose logits exist at the same time.
+        chunk_tokens: Tokens whose logits exist at the same time; None takes as many as
+            fit `LOGITS_MEMORY_BYTES`.
         with_entropy: Also return the entropy of each distribution, without gradient.
 
     Returns:
-        float32 ``[tokens]``; with ``with_entropy`` a pair of them.
+        float32 ``[tokens]`` (float64 of float64); with ``with_entropy`` a pair of them.
 
     Raises:
         ValueError: If shapes do not fit, or a setting is not positive.
@@ -55,7 +77,7 @@ def head_logprobs(
     targets: Tensor,
     *,
     temperature: float = 1.0,
-    chunk_tokens: int = 4096,
+    chunk_tokens: int | None = None,
     with_entropy: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """As `token_logprobs`, with any head.
@@ -66,11 +88,12 @@ def head_logprobs(
             calls it again, so it must not depend on what may have changed by then.
         targets: int64 ``[tokens]``.
         temperature: Logits are divided by it.
-        chunk_tokens: Tokens whose logits exist at the same time.
+        chunk_tokens: Tokens whose logits exist at the same time; None takes as many as
+            fit `LOGITS_MEMORY_BYTES`.
         with_entropy: Also return the entropy of each distribution, without gradient.
 
     Returns:
-        float32 ``[tokens]``; with ``with_entropy`` a pair of them.
+        float32 ``[tokens]`` (float64 of float64); with ``with_entropy`` a pair of them.
 
     Raises:
         ValueError: If shapes do not fit, or a setting is not positive.
@@ -80,42 +103,87 @@ def head_logprobs(
             "need hidden [tokens, hidden] and targets [tokens], got "
             f"{tuple(hidden.shape)} and {tuple(targets.shape)}"
         )
+    if chunk_tokens is None:
+        with torch.no_grad():
+            logits = head(hidden[:1])
+        chunk_tokens = logit_chunk_tokens(
+            LOGITS_MEMORY_BYTES, logits.shape[-1], logits.dtype
+        )
     if not temperature > 0 or chunk_tokens <= 0:
         raise ValueError(f"need positive {temperature=} and {chunk_tokens=}")
 
-    logps, entropies = [], []
-    for chunk, target in zip(
-        hidden.split(chunk_tokens), targets.split(chunk_tokens), strict=True
-    ):
-        logp, entropy = checkpoint(
-            _chunk_logprobs,
-            chunk,
-            head,
-            target,
-            temperature,
-            with_entropy,
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
-        logps.append(logp)
-        entropies.append(entropy)
+    def chunk_logprobs(chunk: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return _TargetLogprobs.apply(head(chunk), target, temperature, with_entropy)
+
+    logps, entropies = zip(
+        *(
+            checkpoint(
+                chunk_logprobs,
+                chunk,
+                target,
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+            for chunk, target in zip(
+                hidden.split(chunk_tokens), targets.split(chunk_tokens), strict=True
+            )
+        ),
+        strict=True,
+    )
     logp = torch.cat(logps)
     return (logp, torch.cat(entropies)) if with_entropy else logp
 
 
-def _chunk_logprobs(
-    hidden: Tensor,
-    head: Callable[[Tensor], Tensor],
-    targets: Tensor,
-    temperature: float,
-    with_entropy: bool,
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """What logits of a dtype are normalised in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+class _TargetLogprobs(torch.autograd.Function):
+    """Log-softmax at one token of each row, in one buffer of the logits' size.
+
+    With s = (logits - max) / T and Z = sum exp s, log p = s - log Z, the entropy is
+    log Z - sum s exp s / Z, and d log p(target) = (1[target] - exp s / Z) / T.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        targets: Tensor,
+        temperature: float,
+        with_entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
+        buffer, highest = _shifted(logits, temperature)
+        of_target = buffer.gather(-1, targets[:, None]).squeeze(-1)
+        total = buffer.exp_().sum(-1)
+        log_total = total.log()
+        entropy = of_target.new_zeros(0)
+        if with_entropy:
+            # -s exp s, and 0 where a head rules a token out, not NaN.
+            terms = torch.special.entr(buffer, out=buffer).sum(-1)
+            entropy = log_total + terms / total
+        ctx.save_for_backward(logits, targets, highest, total)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropy)
+        return of_target - log_total, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        logits, targets, highest, total = ctx.saved_tensors
+        grad = grad[:, None] / ctx.temperature
+        buffer, _ = _shifted(logits, ctx.temperature, highest)
+        buffer = buffer.exp_().mul_(-grad / total[:, None])
+        buffer.scatter_add_(-1, targets[:, None], grad)
+        return buffer.to(logits.dtype), None, None, None
+
+
+def _shifted(
+    logits: Tensor, temperature: float, highest: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    logits = head(hidden).float() / temperature
-    normaliser = logits.logsumexp(-1)
-    logp = logits.gather(-1, targets[:, None]).squeeze(-1) - normaliser
-    if not with_entropy:
-        return logp, logp.new_zeros(0)
-    with torch.no_grad():
-        # A token that the head rules out, at -inf, adds 0 and not NaN.
-        entropy = torch.special.entr((logits - normaliser[:, None]).exp_()).sum(-1)
-    return logp, entropy
+    """(logits - highest) / temperature in a buffer of its own, and ``highest``."""
+    if highest is None:
+        highest = logits.amax(-1, keepdim=True)
+    buffer = logits.to(_wide(logits.dtype), copy=True)
+    return buffer.sub_(highest).div_(temperature), highest

@@ -16,16 +16,17 @@ from torch import Tensor, nn
 from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import micro_batches
 from rllib_llm_async.core import head_logprobs
+from rllib_llm_async.core.logprobs import LOGITS_MEMORY_BYTES, logit_chunk_tokens
 from rllib_llm_async.models import published_weights
-from rllib_llm_async.models.attention import apply_soft_caps
+from rllib_llm_async.models.attention import set_attention
 from rllib_llm_async.models.lm_head import decoder_name, head_of
 from rllib_llm_async.models.loading import load_causal_lm, recomputed_layers
 from rllib_llm_async.models.rounding import round_under_autocast
 from rllib_llm_async.models.self_check import check_policy
 from rllib_llm_async.models.sequence_layout import (
+    best_layout,
     check_lengths,
-    cuts_by_place_in_row,
-    hidden_one_sequence_per_row,
+    hidden_states,
 )
 
 
@@ -48,12 +49,13 @@ class CausalLMPolicy(nn.Module):
         lm: A `transformers` causal LM or a PEFT model around one.
         temperature: Sampling temperature of the behaviour policy; logits are divided
             by it, so that pi and mu are distributions over the same support.
-        chunk_tokens: Tokens per slice of the vocabulary projection.
+        logits_memory_bytes: What logits and their gradients may take.
         compute_dtype: Dtype of the forward pass, or None for the weights'. Every
             weight matrix is rounded to it before it is used (vectors are not), the
             embeddings too, as an engine of that dtype does.
         with_value_head: Adds a linear value head on the last hidden states; it starts
             at zero.
+        attn_implementation: "auto", or an attention of transformers by its name.
 
     Raises:
         ValueError: If the model or its adapters cannot be done right.
@@ -64,9 +66,10 @@ class CausalLMPolicy(nn.Module):
         lm: nn.Module,
         *,
         temperature: float = 1.0,
-        chunk_tokens: int = 4096,
+        logits_memory_bytes: int = LOGITS_MEMORY_BYTES,
         compute_dtype: torch.dtype | None = None,
         with_value_head: bool = False,
+        attn_implementation: str = "auto",
     ) -> None:
         super().__init__()
         self.lm = lm
@@ -77,13 +80,13 @@ class CausalLMPolicy(nn.Module):
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
         self.temperature = temperature
-        self.chunk_tokens = chunk_tokens
+        self.logits_memory_bytes = logits_memory_bytes
         self.compute_dtype = compute_dtype
-        apply_soft_caps(self.causal_lm)
+        set_attention(self.causal_lm, attn_implementation)
         if compute_dtype is not None:
             round_under_autocast(self.causal_lm, compute_dtype)
-        #: Whether packed sequences are laid out anew, see `sequence_layout`.
-        self.one_sequence_per_row = cuts_by_place_in_row(self.causal_lm)
+        #: How packed sequences pass through the decoder.
+        self.layout = best_layout(self.causal_lm)
         check_policy(self)
 
     @classmethod
@@ -108,6 +111,10 @@ class CausalLMPolicy(nn.Module):
             temperature=model_config.get("temperature", 1.0),
             compute_dtype=compute_dtype,
             with_value_head=model_config.get("with_value_head", False),
+            attn_implementation=model_config.get("attn_implementation", "auto"),
+            logits_memory_bytes=model_config.get(
+                "logits_memory_bytes", LOGITS_MEMORY_BYTES
+            ),
         )
 
     @property
@@ -135,7 +142,11 @@ class CausalLMPolicy(nn.Module):
             self._head(),
             tokens[:, 1:][mask[:, 1:]],
             temperature=self.temperature,
-            chunk_tokens=self.chunk_tokens,
+            chunk_tokens=logit_chunk_tokens(
+                self.logits_memory_bytes,
+                self.causal_lm.config.get_text_config().vocab_size,
+                before.dtype,
+            ),
             with_entropy=with_entropy,
         )
         logp, entropy = result if with_entropy else (result, None)
@@ -172,17 +183,13 @@ class CausalLMPolicy(nn.Module):
     def _hidden(self, tokens: Tensor, position_ids: Tensor) -> Tensor:
         """Last hidden states ``[rows, length, hidden]`` of packed rows."""
         decoder = getattr(self.causal_lm, decoder_name(self.causal_lm))
-        if self.one_sequence_per_row:
-            return hidden_one_sequence_per_row(
-                lambda rows: decoder(input_ids=rows, use_cache=False).last_hidden_state,
-                tokens,
-                position_ids,
-            )
-        # No attention mask: transformers derives block-diagonal causal attention from
-        # the restarting position ids.
-        return decoder(
-            input_ids=tokens, position_ids=position_ids, use_cache=False
-        ).last_hidden_state
+
+        def decode(tokens: Tensor, **kwargs: Any) -> Tensor:
+            return decoder(
+                input_ids=tokens, use_cache=False, **kwargs
+            ).last_hidden_state
+
+        return hidden_states(self.layout, decode, tokens, position_ids)
 
     def _head(self) -> Callable[[Tensor], Tensor]:
         """Hidden states ``[tokens, hidden]`` to logits, in this policy's numerics."""

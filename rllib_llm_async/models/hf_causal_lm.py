@@ -21,7 +21,8 @@ class HFCausalLM(TorchRLModule):
 
     ``model_config``: ``model`` (directory or hub name), ``lora`` (dict or None),
     ``temperature`` (float), ``compute_dtype`` (name of a torch dtype or None),
-    ``with_value_head``, ``gradient_checkpointing``, ``trust_remote_code`` (bool).
+    ``attn_implementation`` (name), ``logits_memory_bytes`` (int), ``with_value_head``,
+    ``gradient_checkpointing``, ``trust_remote_code`` (bool).
     """
 
     @override(TorchRLModule)

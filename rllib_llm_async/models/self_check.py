@@ -1,7 +1,9 @@
 """Whether a policy is its model: tried on a few short sequences when it is built.
 
-- Log-probabilities, packed and alone, against ``lm(...).logits``; where packed
-  sequences see each other, the policy gives each a row of its own.
+- Log-probabilities, packed and alone, against ``lm(...).logits`` with the attention of
+  transformers; where packed sequences see each other, the policy lays them out in
+  another way, at last each in a row of its own. Sliding windows are shorter than the
+  sequences meanwhile.
 - Adapters, see `adapter_check`.
 
 A few passes over some 70 tokens; one adapted module at a time is held twice.
@@ -9,9 +11,11 @@ A few passes over some 70 tokens; one adapted module at a time is held twice.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from textwrap import shorten
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +28,12 @@ from rllib_llm_async.models.adapter_check import (
     check_tied_weights,
     disturbed,
 )
+from rllib_llm_async.models.attention import PLAIN, is_packed, plain_attention
+from rllib_llm_async.models.sequence_layout import (
+    Layout,
+    best_layout,
+    window_is_a_limit,
+)
 
 if TYPE_CHECKING:
     from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
@@ -32,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 # The middle one lies behind one sequence and before another in the packed row.
 _LENGTHS = (24, 9, 40)
+#: Of sliding windows.
+_WINDOW = 7
 
 
 class _Limit(NamedTuple):
@@ -51,17 +63,20 @@ _LEAK = _Limit(1e-4, 1e-3)
 
 @torch.no_grad()
 def check_policy(policy: CausalLMPolicy) -> None:
-    """Tries a policy; lays out its sequences one per row where that is needed.
+    """Tries a policy; lays out its sequences in another way where that is needed.
 
     Raises:
         ValueError: In one line, if the policy or what it publishes is not its model.
     """
     check_adapters_are_lora(policy.lm)
     name = type(policy.causal_lm).__name__
-    with disturbed(policy):
+    with disturbed(policy), _short_windows(policy.causal_lm):
         sequences = _sequences(policy)
         try:
-            with adapters_compared(policy.causal_lm, exact=_is_float32(policy)):
+            with (
+                plain_attention(policy.causal_lm),
+                adapters_compared(policy.causal_lm, exact=_is_float32(policy)),
+            ):
                 expected = [_logp_of_model(policy, tokens) for tokens in sequences]
         except RefusedAdapterError:
             raise
@@ -74,14 +89,45 @@ def check_policy(policy: CausalLMPolicy) -> None:
             ) from error
         check_tied_weights(policy.lm)
         fault = _fault(policy, sequences, expected)
-        if fault and not policy.one_sequence_per_row:
-            logger.info("%s: one sequence per row, since packed %s", name, fault)
-            policy.one_sequence_per_row = True
+        while fault and policy.layout is not Layout.SEQUENCE_PER_ROW:
+            _take_next_layout(policy)
+            logger.info("%s: %s, since %s", name, policy.layout.value, fault)
             fault = _fault(policy, sequences, expected)
         if fault:
             raise ValueError(
                 f"model: {name} is not computed right: {fault}; choose another model"
             )
+
+
+def _take_next_layout(policy: CausalLMPolicy) -> None:
+    """The layout to try where the present one is at fault."""
+    if is_packed(policy.causal_lm):
+        policy.causal_lm.set_attn_implementation(PLAIN)
+        policy.layout = best_layout(policy.causal_lm)
+    else:
+        policy.layout = Layout.SEQUENCE_PER_ROW
+
+
+@contextlib.contextmanager
+def _short_windows(causal_lm: Any) -> Iterator[None]:
+    """Within it sliding windows are so short that the sequences reach beyond them."""
+    config = causal_lm.config.get_text_config()
+    parts = {id(part): part for part in (causal_lm.config, config)}
+    for module in causal_lm.modules():
+        parts[id(module)] = module
+    windows = {
+        key: part.sliding_window
+        for key, part in parts.items()
+        if isinstance(getattr(part, "sliding_window", None), int)
+        and not window_is_a_limit(config)
+    }
+    try:
+        for key in windows:
+            parts[key].sliding_window = _WINDOW
+        yield
+    finally:
+        for key, window in windows.items():
+            parts[key].sliding_window = window
 
 
 def _is_float32(policy: CausalLMPolicy) -> bool:
@@ -161,7 +207,7 @@ def _fault(
         ("of packed sequences", packed, [*expected, expected[1]], _PACKED),
         ("within a row", packed[1:], others[1:], _LEAK),
     ):
-        if limit is _LEAK and policy.one_sequence_per_row:
+        if limit is _LEAK and policy.layout is Layout.SEQUENCE_PER_ROW:
             continue
         error = (torch.cat(logp) - torch.cat(right)).abs()
         size = float(error.max() if exact else error.mean())

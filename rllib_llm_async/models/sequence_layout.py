@@ -1,20 +1,67 @@
-"""How packed sequences pass through a decoder: side by side, or one per row.
+"""How packed sequences pass through a decoder, and back to where they were.
 
-Attention can be told by restarting position ids where a sequence begins. The state of
+Best is one row without padding, whose attention is told where sequences begin. Where it
+cannot be told, transformers derives a mask from position ids that restart. The state of
 linear attention or of a convolution runs on; for such decoders every sequence gets a
-row of its own, and its hidden states go back to where the sequence was.
+row of its own.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rllib_llm_async.models.attention import knows_boundaries
 
-def cuts_by_place_in_row(causal_lm: Any) -> bool:
+#: From tokens ``[rows, length]`` and further arguments of a decoder to hidden states.
+Decode = Callable[..., Tensor]
+
+
+class Layout(enum.Enum):
+    """What a decoder gets to see of packed rows, the cheapest first."""
+
+    #: All sequences one behind the other, without padding.
+    ONE_ROW = "one row"
+    #: The packed rows as they are.
+    ROWS = "rows"
+    SEQUENCE_PER_ROW = "one sequence per row"
+
+
+def hidden_states(
+    layout: Layout, decode: Decode, tokens: Tensor, position_ids: Tensor
+) -> Tensor:
+    """Last hidden states ``[rows, length, hidden]`` of packed rows.
+
+    Args:
+        layout: One that the decoder can do.
+        decode: The decoder.
+        tokens: int64 ``[rows, length]``.
+        position_ids: int64 ``[rows, length]``, from 0 at the start of each sequence
+            and 0 at all padding.
+    """
+    match layout:
+        case Layout.ONE_ROW:
+            return hidden_without_padding(decode, tokens, position_ids)
+        case Layout.ROWS:
+            # No attention mask: transformers derives block-diagonal causal attention
+            # from the restarting position ids.
+            return decode(tokens, position_ids=position_ids)
+        case Layout.SEQUENCE_PER_ROW:
+            return hidden_one_sequence_per_row(decode, tokens, position_ids)
+
+
+def best_layout(causal_lm: Any) -> Layout:
+    """The cheapest layout that a model can do by what it says of itself."""
+    if _cuts_by_place_in_row(causal_lm):
+        return Layout.SEQUENCE_PER_ROW
+    return Layout.ONE_ROW if knows_boundaries(causal_lm) else Layout.ROWS
+
+
+def _cuts_by_place_in_row(causal_lm: Any) -> bool:
     """Whether attention is cut where a row, not a sequence, reaches some length.
 
     The chunks of chunked attention are too long for the self-check to meet one.
@@ -42,7 +89,7 @@ def check_lengths(causal_lm: Any, position_ids: Tensor) -> None:
             "the rotary embedding of this model depends on what else is in a pass",
         ),
         (
-            config.sliding_window if config.model_type.startswith("cohere2") else None,
+            config.sliding_window if window_is_a_limit(config) else None,
             "vLLM and transformers take this model's sliding window differently",
         ),
     ):
@@ -51,6 +98,11 @@ def check_lengths(causal_lm: Any, position_ids: Tensor) -> None:
                 f"engine: max_model_len allows {int(position_ids.max()) + 1} tokens, "
                 f"but beyond {limit} {reason}; set max_model_len to at most {limit}"
             )
+
+
+def window_is_a_limit(config: Any) -> bool:
+    """Whether sequences beyond the sliding window are refused, see `check_lengths`."""
+    return config.model_type.startswith("cohere2")
 
 
 def _rope_limit(config: Any) -> int | None:
@@ -65,16 +117,56 @@ def _rope_limit(config: Any) -> int | None:
     return min(limits, default=None)
 
 
+def hidden_without_padding(
+    decode: Decode, tokens: Tensor, position_ids: Tensor
+) -> Tensor:
+    """Hidden states ``[rows, length, hidden]`` from one row of all sequences.
+
+    Args:
+        decode: From tokens ``[1, t]``, their position ids and, by the names of
+            transformers, the boundaries of the sequences to hidden states.
+        tokens: int64 ``[rows, length]``.
+        position_ids: int64 ``[rows, length]``, see `hidden_states`.
+
+    Returns:
+        The hidden states; 0 at padding and in sequences of one token.
+    """
+    places = _tokens_of_sequences(position_ids)
+    positions = position_ids.flatten()[places]
+    starts = (positions == 0).nonzero().squeeze(1)
+    boundaries = torch.cat([starts, starts.new_tensor([len(places)])])
+    longest = int(boundaries.diff().max())
+    boundaries = boundaries.int()
+    hidden = decode(
+        tokens.flatten()[places][None],
+        position_ids=positions[None],
+        cu_seq_lens_q=boundaries,
+        cu_seq_lens_k=boundaries,
+        max_length_q=longest,
+        max_length_k=longest,
+    )[0]
+    full = hidden.new_zeros((tokens.numel(), hidden.shape[-1]))
+    return full.index_copy(0, places, hidden).view(*tokens.shape, -1)
+
+
+def _tokens_of_sequences(position_ids: Tensor) -> Tensor:
+    """Flat indices of the tokens in sequences of two or more; never empty."""
+    inside = position_ids > 0
+    begins = torch.zeros_like(inside)
+    begins[:, :-1] = inside[:, 1:] & ~inside[:, :-1]
+    places = (inside | begins).flatten().nonzero().squeeze(1)
+    return places if len(places) else places.new_zeros(1)
+
+
 def hidden_one_sequence_per_row(
-    decode: Callable[[Tensor], Tensor], tokens: Tensor, position_ids: Tensor
+    decode: Decode, tokens: Tensor, position_ids: Tensor
 ) -> Tensor:
     """Hidden states ``[rows, length, hidden]`` of packed rows, each sequence alone.
 
     Args:
         decode: From tokens ``[n, l]``, one sequence in each row, to hidden states.
         tokens: int64 ``[rows, length]``.
-        position_ids: int64 ``[rows, length]``, from 0 at the start of each sequence
-            and at all padding.
+        position_ids: int64 ``[rows, length]``, see `hidden_states`.
 
     Returns:
         The hidden states; 0 at padding and in sequences of one token. No pass holds

@@ -15,6 +15,16 @@ Amount = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
 Level = Literal["token", "turn", "sequence"]
+#: "auto", and those of transformers that keep packed sequences apart.
+Attention = Literal[
+    "auto",
+    "eager",
+    "sdpa",
+    "flex_attention",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flash_attention_4",
+]
 Resources = dict[str, Amount]
 
 

@@ -6,12 +6,13 @@ RLlib's own settings are here where they act; the others are refused by name.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, Field
 
 from rllib_llm_async.settings.kinds import (
     Amount,
+    Attention,
     ClassOrPath,
     Count,
     Decay,
@@ -48,6 +49,7 @@ class ModelSettings(BaseModel):
         "bfloat16, or null for float32 (float16 would need its loss scaled)"
     )
     gradient_checkpointing: bool = boolean()
+    attn_implementation: Attention = one_of(*get_args(Attention))
     engine: Mapping = says("a mapping of arguments of vllm.AsyncEngineArgs")
     chat_template_kwargs: Mapping = says("a mapping of the template's variables")
     tool_parser: Name = says('"auto" or the name of a tool parser of vLLM')
@@ -57,6 +59,7 @@ class ModelSettings(BaseModel):
     temperature: float = says("a number above 0", gt=0)
     max_response_tokens: Count = says("a positive whole number of tokens")
     micro_batch_tokens: Count = says("a positive whole number of tokens")
+    logits_memory_bytes: Count = says("a positive whole number of bytes")
 
 
 class ObjectiveSettings(BaseModel):

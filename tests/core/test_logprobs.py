@@ -1,11 +1,16 @@
 """Log-probabilities through any head, chunk by chunk."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from rllib_llm_async.core import head_logprobs
+from rllib_llm_async.core import head_logprobs, token_logprobs
+from rllib_llm_async.core.logprobs import logit_chunk_tokens
+from tests.core import logits_memory
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 4, 100])
@@ -60,3 +65,43 @@ def test_what_a_head_rules_out_has_no_entropy():
         head_logprobs(
             torch.zeros(2, 4), head, torch.tensor([0, 2]), temperature=math.nan
         )
+
+
+@pytest.mark.parametrize("with_entropy", [False, True])
+@pytest.mark.parametrize("passes", ["forward", "backward"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_peak_of_memory_keeps_to_the_budget(dtype, passes, with_entropy):
+    output = subprocess.run(
+        [sys.executable, logits_memory.__file__, dtype, passes, str(int(with_entropy))],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    used = int(output.stdout)
+    assert used <= 1.2 * logits_memory.MEMORY_BYTES
+    # Nor is it so small that more tokens would have fitted.
+    if passes == "backward":
+        assert used >= 0.7 * logits_memory.MEMORY_BYTES
+
+
+def test_chunks_fill_the_budget():
+    # float32: the logits and their gradient, 8 bytes each; bfloat16: 2 + 4 + 2.
+    for dtype in (torch.float32, torch.bfloat16):
+        assert logit_chunk_tokens(10**9, 151_936, dtype) == 10**9 // (8 * 151_936)
+    assert logit_chunk_tokens(10**9, 151_936, torch.float64) == 10**9 // (16 * 151_936)
+    assert logit_chunk_tokens(1, 151_936, torch.float32) == 1
+
+
+def test_float64_stays_float64():
+    hidden, weight = (torch.randn(n, 6, dtype=torch.float64) for n in (9, 13))
+    targets = torch.arange(9)
+    hidden.requires_grad_()
+    logp, entropy = token_logprobs(hidden, weight, targets, with_entropy=True)
+    full = (hidden @ weight.T).log_softmax(-1)
+    torch.testing.assert_close(logp, full[torch.arange(9), targets])
+    torch.testing.assert_close(entropy, -(full.exp() * full).sum(-1))
+    assert torch.autograd.gradcheck(
+        lambda h: token_logprobs(h, weight, targets, chunk_tokens=4, temperature=0.7),
+        hidden,
+    )

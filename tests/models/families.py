@@ -6,8 +6,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rllib_llm_async.batch import columns
+from rllib_llm_async.models.attention import plain_attention
 
 VOCABULARY = 100
+#: Memory for the logits of 16 tokens in float32, with their gradient.
+SIXTEEN_TOKENS = 16 * VOCABULARY * 8
 
 #: Large weights, so that an error of any part shows.
 COMMON = {
@@ -132,7 +135,8 @@ def tiny_lm(family: str, seed: int = 0, **settings) -> torch.nn.Module:
 
 def logp_of_model(lm: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """log pi ``[tokens - 1]`` of one sequence, as transformers computes it."""
-    logits = lm(input_ids=tokens[None], use_cache=False).logits[0, :-1].float()
+    with plain_attention(lm):
+        logits = lm(input_ids=tokens[None], use_cache=False).logits[0, :-1].float()
     return logits.log_softmax(-1).gather(-1, tokens[1:, None]).squeeze(-1)
 
 

@@ -6,7 +6,14 @@ from safetensors import safe_open
 
 from rllib_llm_async.batch import columns
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
-from tests.models.families import FAMILIES, logp_of_model, packed, tiny_lm
+from rllib_llm_async.models.sequence_layout import Layout
+from tests.models.families import (
+    FAMILIES,
+    SIXTEEN_TOKENS,
+    logp_of_model,
+    packed,
+    tiny_lm,
+)
 
 #: Where what a sequence leaves behind would reach the next in its row.
 ONE_SEQUENCE_PER_ROW = {
@@ -15,10 +22,11 @@ ONE_SEQUENCE_PER_ROW = {
     "qwen3_5_moe_text",
     "falcon_h1",
     "lfm2",
-    "gpt_oss",  # Its masks do not see position ids.
-    "opt",  # Nor do those of this one.
+    "gpt_oss",  # Its masks do not see position ids, and it has sinks.
     "llama4_text",  # Chunked attention.
 }
+#: Where transformers masks what belongs to other sequences.
+MASKED_ROWS = {"gemma2"}  # Soft-capped scores.
 TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
 
 
@@ -34,8 +42,13 @@ def sequences():
 
 
 def test_log_probabilities_and_gradients_are_those_of_the_model(family, sequences):
-    policy = CausalLMPolicy(tiny_lm(family), chunk_tokens=16)
-    assert policy.one_sequence_per_row == (family in ONE_SEQUENCE_PER_ROW)
+    policy = CausalLMPolicy(tiny_lm(family), logits_memory_bytes=SIXTEEN_TOKENS)
+    if family in ONE_SEQUENCE_PER_ROW:
+        assert policy.layout is Layout.SEQUENCE_PER_ROW
+    else:
+        assert policy.layout is (
+            Layout.ROWS if family in MASKED_ROWS else Layout.ONE_ROW
+        )
     weight = torch.linspace(-1.0, 1.0, 103)
 
     batch = packed([sequences[:2], sequences[2:]])

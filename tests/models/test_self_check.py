@@ -9,7 +9,15 @@ from transformers import AutoModelForCausalLM, Gemma3Config, LlamaForCausalLM
 from rllib_llm_async.batch import columns
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.models.loading import load_causal_lm
-from tests.models.families import COMMON, FAMILIES, logp_of_model, packed, tiny_lm
+from rllib_llm_async.models.sequence_layout import Layout
+from tests.models.families import (
+    COMMON,
+    FAMILIES,
+    SIXTEEN_TOKENS,
+    logp_of_model,
+    packed,
+    tiny_lm,
+)
 
 
 @pytest.fixture
@@ -37,7 +45,8 @@ def test_what_a_model_does_after_its_head_is_done():
     bias = torch.linspace(-2.0, 2.0, 100)
     lm = with_forward("llama", lambda lm, tokens, logits: 0.5 * logits + bias)
     tokens = torch.arange(3, 40)
-    logp = CausalLMPolicy(lm, chunk_tokens=16)(packed([[tokens]])).logp[0, 1:]
+    policy = CausalLMPolicy(lm, logits_memory_bytes=SIXTEEN_TOKENS)
+    logp = policy(packed([[tokens]])).logp[0, 1:]
     torch.testing.assert_close(logp, logp_of_model(lm, tokens), atol=1e-5, rtol=0.0)
 
 
@@ -71,7 +80,7 @@ def test_a_model_whose_rows_leak_gets_one_sequence_per_row(batch):
     lm = tiny_lm("llama")
     lm.model.layers[0].mlp = Leaking(lm.model.layers[0].mlp)
     policy = CausalLMPolicy(lm)
-    assert policy.one_sequence_per_row
+    assert policy.layout is Layout.SEQUENCE_PER_ROW
     logp = policy(batch).logp
     for row, start, length in ((0, 0, 30), (0, 30, 12), (1, 0, 25)):
         tokens = batch[columns.TOKENS][row, start : start + length]
@@ -89,21 +98,22 @@ def test_a_model_that_counts_positions_along_the_row_gets_one_sequence_per_row()
     lm.model.embed_tokens.register_forward_hook(
         lambda _, inputs, embedded: embedded + table[: embedded.shape[1]]
     )
-    assert CausalLMPolicy(lm).one_sequence_per_row
+    assert CausalLMPolicy(lm).layout is Layout.SEQUENCE_PER_ROW
 
 
 @pytest.mark.parametrize("compute_dtype", [None, torch.bfloat16])
 def test_a_small_leak_is_seen_in_every_dtype(compute_dtype):
     lm = tiny_lm("llama")
     lm.model.layers[0].mlp = Leaking(lm.model.layers[0].mlp, share=0.01)
-    assert CausalLMPolicy(lm, compute_dtype=compute_dtype).one_sequence_per_row
+    policy = CausalLMPolicy(lm, compute_dtype=compute_dtype)
+    assert policy.layout is Layout.SEQUENCE_PER_ROW
 
 
 def test_chunked_attention_is_never_packed():
     # Its chunks are counted from the start of a row, and no check is that long.
     lm = tiny_lm("llama")
     lm.config.layer_types = ["chunked_attention", "full_attention"]
-    assert CausalLMPolicy(lm).one_sequence_per_row
+    assert CausalLMPolicy(lm).layout is Layout.SEQUENCE_PER_ROW
 
 
 def test_a_model_that_cannot_run_is_refused_in_one_line():
@@ -177,7 +187,8 @@ def test_the_temperature_divides_what_the_model_makes_of_its_logits():
 
 
 def test_no_logits_are_kept_for_the_backward_pass(batch):
-    policy = CausalLMPolicy(tiny_lm("gemma2", vocab_size=1000), chunk_tokens=16)
+    lm = tiny_lm("gemma2", vocab_size=1000)
+    policy = CausalLMPolicy(lm, logits_memory_bytes=10 * SIXTEEN_TOKENS)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor

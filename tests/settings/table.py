@@ -60,6 +60,10 @@ TABLE = {
         [("bf16", "bfloat16"), (16, "bfloat16"), ("float16", "loss scaled")],
     ),
     "gradient_checkpointing": BOOL,
+    "attn_implementation": (
+        ["auto", "eager", "sdpa", "flex_attention", "flash_attention_2"],
+        says("one of auto, eager, sdpa", "packed", "flash", "", None, True, ["sdpa"]),
+    ),
     "engine": mapping("a mapping of arguments of vllm.AsyncEngineArgs"),
     "chat_template_kwargs": (
         [{}, {"enable_thinking": False}],
@@ -76,6 +80,7 @@ TABLE = {
     "temperature": ([0.5, 1, 2.0], says("a number above 0", 0, -1, True, "1", None)),
     "max_response_tokens": count("a positive whole number of tokens"),
     "micro_batch_tokens": count("a positive whole number of tokens"),
+    "logits_memory_bytes": count("a positive whole number of bytes"),
     # The objective.
     "old_logprob_source": (
         ["snapshot_old"],

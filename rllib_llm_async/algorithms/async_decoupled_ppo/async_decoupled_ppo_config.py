@@ -44,6 +44,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.lora: dict[str, Any] | None = None
         self.compute_dtype: str | None = None
         self.gradient_checkpointing = False
+        self.attn_implementation = "auto"
         self.engine: dict[str, Any] = {}
         self.chat_template_kwargs: dict[str, Any] = {}
         self.tool_parser = "auto"
@@ -51,6 +52,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.temperature = 1.0
         self.max_response_tokens = 64
         self.micro_batch_tokens = 16384
+        self.logits_memory_bytes = 1_000_000_000
 
         # The objective.
         self.old_logprob_source = "current_recompute"
@@ -136,6 +138,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         lora: dict[str, Any] | None = NotProvided,
         compute_dtype: str | None = NotProvided,
         gradient_checkpointing: bool | None = NotProvided,
+        attn_implementation: str | None = NotProvided,
         engine: dict[str, Any] | None = NotProvided,
         chat_template_kwargs: dict[str, Any] | None = NotProvided,
         tool_parser: str | None = NotProvided,
@@ -143,6 +146,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         temperature: float | None = NotProvided,
         max_response_tokens: int | None = NotProvided,
         micro_batch_tokens: int | None = NotProvided,
+        logits_memory_bytes: int | None = NotProvided,
         old_logprob_source: str | None = NotProvided,
         eps_ti: float | None = NotProvided,
         eps_stale: float | None = NotProvided,
@@ -188,6 +192,9 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             gradient_checkpointing: Keep the layers' inputs only and compute the rest
                 anew in the backward pass: a third more time, for contexts whose
                 activations would not fit.
+            attn_implementation: Attention of the learner. "auto" takes one that never
+                looks from one packed sequence to another, where the model can have it;
+                else a name of transformers, e.g. "sdpa" or "flash_attention_2".
             engine: Arguments of `vllm.AsyncEngineArgs`, e.g. ``dtype``,
                 ``max_model_len``, ``tensor_parallel_size``.
             chat_template_kwargs: Further variables of the model's chat template, e.g.
@@ -200,6 +207,9 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             max_response_tokens: Upper bound of generated tokens in one turn.
             micro_batch_tokens: Tokens in one forward/backward pass of a learner;
                 gradients accumulate over the micro-batches of a minibatch.
+            logits_memory_bytes: What logits and their gradients may take in a learner;
+                as many tokens go through the vocabulary at a time. What a model makes
+                of its logits (a scale, a soft cap) comes on top.
             old_logprob_source: Where log pi_old comes from, see
                 `rllib_llm_async.old_logprobs`.
             eps_ti: Bound above 1 of the discrepancy ratio; tokens outside
@@ -357,6 +367,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 "temperature": self.temperature,
                 "compute_dtype": self.compute_dtype,
                 "gradient_checkpointing": self.gradient_checkpointing,
+                "attn_implementation": self.attn_implementation,
+                "logits_memory_bytes": self.logits_memory_bytes,
                 "with_value_head": self.advantage_estimator == "gae",
             },
         )
