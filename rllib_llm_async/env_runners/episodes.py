@@ -193,7 +193,7 @@ class EpisodePlayer:
             start = await self._call(env.reset(task))
             if keep_messages:
                 episode.custom_data[columns.EPISODE_MESSAGES] = list(start.messages)
-            self._begin(task, env, episode, start)
+            self._begin(task, env, episode, start, transcript)
             while True:
                 progress.now(f"the engine, turn {len(episode) + 1}")
                 output = replay.next_turn(transcript) if replay else None
@@ -206,7 +206,7 @@ class EpisodePlayer:
                     )
                 transcript.turns.append(output)
                 progress.now(f"the environment's answer to turn {len(episode) + 1}")
-                step = await self._answer(env, episode, output, start.tools)
+                step = await self._answer(env, episode, output, start.tools, transcript)
                 if episode.is_done:
                     self._on_event("on_episode_end", episode, env)
                     info = {**start.info, **step.info}
@@ -220,11 +220,15 @@ class EpisodePlayer:
             await self._close(env)
 
     def _begin(
-        self, task: TaskRef, env: AgentEnv, episode: SingleAgentEpisode, start: Start
+        self,
+        task: TaskRef,
+        env: AgentEnv,
+        episode: SingleAgentEpisode,
+        start: Start,
+        transcript: Transcript,
     ) -> None:
         """The task's first prompt."""
         batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
-        transcript = self._transcript_of(episode)
         transcript.see(self._to_tokens(batch, episode))
         self._check_length(task, len(transcript.tokens))
         episode.add_env_reset(np.asarray(transcript.tokens, dtype=np.int64))
@@ -236,6 +240,7 @@ class EpisodePlayer:
         episode: SingleAgentEpisode,
         output: EngineOutput,
         tools: list[ToolSchema],
+        transcript: Transcript,
     ) -> Step:
         """The environment's answer to a turn of the agent; ends a full episode."""
         batch = self._from_output(output, tools, episode)
@@ -250,7 +255,6 @@ class EpisodePlayer:
         batch[columns.MESSAGES] = step.messages
         done = step.terminated or step.truncated
         new_tokens = [] if done else self._to_tokens(batch, episode)
-        transcript = self._transcript_of(episode)
         transcript.see(new_tokens)
         room = self._engine.max_model_len - len(transcript.tokens)
         episode.add_env_step(
@@ -266,9 +270,6 @@ class EpisodePlayer:
         )
         self._on_event("on_episode_step", episode, env)
         return step
-
-    def _transcript_of(self, episode: SingleAgentEpisode) -> Transcript:
-        return self.transcripts[episode.custom_data[columns.EPISODE_KEY]]
 
     async def _call(self, awaitable: Awaitable[T]) -> T:
         return await env_call(awaitable, self._turn_timeout_s, self.seconds_waited)

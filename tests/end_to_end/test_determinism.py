@@ -25,7 +25,7 @@ def test_one_seed_gives_one_run_in_one_go_or_split_by_a_checkpoint(
     config = make_config(max_staleness=0)
     first = config.build_algo()
     try:
-        coordinator = first._coordinator
+        coordinator = first._coordination.coordinator
         in_one_go = []
         for iteration in range(4):
             if iteration == 2:

@@ -22,7 +22,7 @@ def test_old_logit_model_equals_snapshots_and_survives_its_death(
         for iteration in range(8):
             results.append(learner_results(algorithm.train()))
             if iteration == 3:
-                (actor,) = algorithm._old_logit_pool._actors
+                (actor,) = algorithm._coordination.old_logit_pool._actors
                 ray.kill(actor, no_restart=False)
         for result in results:
             # Both under each token's own weights, packed and sliced differently.

@@ -91,7 +91,9 @@ class Loop:
         return self.on_coordinator(lambda coordinator: os.getpid())
 
     def on_coordinator(self, call):
-        return ray.get(self.algorithm._coordinator.__ray_call__.remote(call))
+        return ray.get(
+            self.algorithm._coordination.coordinator.__ray_call__.remote(call)
+        )
 
     def restarts(self):
         return self.result["fault_tolerance"]["num_remote_worker_restarts"]
@@ -115,13 +117,17 @@ class Loop:
     def check_accounts(self):
         """The ledger against the book, once no episode is under way."""
         algorithm = self.algorithm
-        ray.get(algorithm._coordinator.pause_training_episodes.remote(True))
+        ray.get(
+            algorithm._coordination.coordinator.pause_training_episodes.remote(True)
+        )
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self.on_coordinator(lambda c: len(c._dispatcher._gate.under_way())):
             assert time.monotonic() < deadline
             time.sleep(0.1)
         metrics = self.on_coordinator(lambda c: c._ledger.metrics())
-        ray.get(algorithm._coordinator.pause_training_episodes.remote(False))
+        ray.get(
+            algorithm._coordination.coordinator.pause_training_episodes.remote(False)
+        )
         episodes = {
             key.removeprefix("ledger/episodes/"): int(value)
             for key, value in metrics.items()
@@ -218,10 +224,18 @@ def test_a_runner_is_killed(loop, when):
         ):
             time.sleep(0.2)
     if when == "idle":
-        ray.get(loop.algorithm._coordinator.pause_training_episodes.remote(True))
+        ray.get(
+            loop.algorithm._coordination.coordinator.pause_training_episodes.remote(
+                True
+            )
+        )
     loop.kill_runner()
     if when == "idle":
-        ray.get(loop.algorithm._coordinator.pause_training_episodes.remote(False))
+        ray.get(
+            loop.algorithm._coordination.coordinator.pause_training_episodes.remote(
+                False
+            )
+        )
     loop.train_until(lambda: loop.restarts() > before, f"runner, {when}")
 
 

@@ -259,3 +259,21 @@ def test_events_of_rllib_come_in_their_order():
         "on_episode_step",
         "on_episode_end",
     ]
+
+
+def test_an_episode_goes_on_when_its_transcript_has_been_given_up():
+    """As an evaluation's does where a session of training ends beside it."""
+
+    async def session_ends():
+        player.transcripts.clear()
+        return goes_on()
+
+    class Suite:
+        def make(self):
+            return Env([session_ends, ends()])
+
+    player = EpisodePlayer(
+        Suite(), Engine(), to_tokens, from_output, lambda *_: None, lambda _: None
+    )
+    _, outcome = asyncio.run(player.play(TASK))
+    assert outcome.success and outcome.num_turns == 2

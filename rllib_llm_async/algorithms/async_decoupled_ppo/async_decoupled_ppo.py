@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import ray
 from pyarrow.fs import LocalFileSystem
-from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER_GROUP, DEFAULT_MODULE_ID
@@ -43,6 +42,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.checkpoints import (
     answer_wish,
     save_whole,
 )
+from rllib_llm_async.algorithms.async_decoupled_ppo.coordination import Coordination
 from rllib_llm_async.algorithms.async_decoupled_ppo.coordination_state import (
     COORDINATION,
     get_coordination_state,
@@ -58,12 +58,10 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
     config_warnings,
     result_warnings,
 )
-from rllib_llm_async.coordination.coordinator import create_coordinator
-from rllib_llm_async.coordination.messages import FinishedGroup, UpdateEnded
+from rllib_llm_async.coordination.messages import FinishedGroup
 from rllib_llm_async.monitoring import dialogues
 from rllib_llm_async.monitoring.status_board import find_status_board
 from rllib_llm_async.monitoring.timeline import Span, Timeline, logged_spans
-from rllib_llm_async.old_logprobs.old_logit_actor import OldLogitPool
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +88,6 @@ class AsyncDecoupledPPO(Algorithm):
     def setup(self, config) -> None:
         self._timeline = Timeline("driver")
         self._status_board = find_status_board()
-        #: `UpdateEnded.will` of the last update.
-        self._will: dict[str, Any] | None = None
         self._say("loading the model, starting engines")
         super().setup(config)
         self._trained_in = 0  # newest iteration with an update
@@ -106,32 +102,12 @@ class AsyncDecoupledPPO(Algorithm):
             self._say,
             between=lambda: answer_wish(self),
         )
-        self._start_coordination()
+        self._coordination = Coordination(
+            self.config, self.learner_group, self._env_runner_actors
+        )
         self._say("waiting for the engines")
         # What fails here is raised, not retried.
         ray.get([r.wait_until_started.remote() for r in self._env_runner_actors()])
-
-    def _start_coordination(self) -> None:
-        """Starts a coordinator, and has everybody follow it; waits for no engine."""
-        self._stop_coordination()
-        coordinator = create_coordinator(self.config)
-        if self._will is not None:
-            ray.get(coordinator.set_state.remote(self._will))
-        self._coordinator: ActorHandle = coordinator
-        self._old_logit_pool: OldLogitPool | None = None
-        if self.config.needs_old_logit_actors:
-            self._old_logit_pool = OldLogitPool(self.config, coordinator)
-            ray.get(coordinator.score_with.remote(self._old_logit_pool))
-        self._publish_weights()
-        for runner in self._env_runner_actors():
-            runner.connect.remote(coordinator)
-
-    def _stop_coordination(self) -> None:
-        pool = getattr(self, "_old_logit_pool", None)
-        if pool is not None:
-            pool.stop()
-        if hasattr(self, "_coordinator"):
-            ray.kill(self._coordinator)
 
     def _say(self, text: str) -> None:
         """Writes on the `StatusBoard` of the command that runs this trial, if any."""
@@ -204,7 +180,7 @@ class AsyncDecoupledPPO(Algorithm):
                 self.metrics.log_time((TIMERS, SAMPLE_TIMER)),
                 self._phase("waiting for episodes"),
             ):
-                groups = self._collector.collect(self._coordinator)
+                groups = self._collector.collect(self._coordination.coordinator)
                 self._wait_for_scores(groups)
             with (
                 self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)),
@@ -212,13 +188,11 @@ class AsyncDecoupledPPO(Algorithm):
             ):
                 learner_results = self._update(groups)
             self.metrics.aggregate(learner_results, key=LEARNER_RESULTS)
-            ended: UpdateEnded = ray.get(self._coordinator.consumed.remote())
-            self._log_accounts(ended.accounts)
-            self._will = ended.will
+            self._log_accounts(self._coordination.end_update())
         except ActorDiedError as error:
-            if not self._coordinator_has_died():
+            if not self._coordination.has_died():
                 raise
-            self._replace_coordinator(error)
+            self._coordination.replace(error)
             return False
         return bool(
             self.metrics.peek(
@@ -226,25 +200,6 @@ class AsyncDecoupledPPO(Algorithm):
                 default=0,
             )
         )
-
-    def _ask_coordinator(self, method: str, *arguments: Any) -> Any:
-        """Calls the coordinator, another one where it has died."""
-        try:
-            return ray.get(getattr(self._coordinator, method).remote(*arguments))
-        except ActorDiedError as error:
-            self._replace_coordinator(error)
-            return ray.get(getattr(self._coordinator, method).remote(*arguments))
-
-    def _replace_coordinator(self, error: ActorDiedError) -> None:
-        logger.warning("the coordinator has died, starting another: %s", error)
-        self._start_coordination()
-
-    def _coordinator_has_died(self) -> bool:
-        try:
-            ray.get(self._coordinator.newest_serial.remote())
-        except ActorDiedError:
-            return True
-        return False
 
     def _update(self, groups: list[FinishedGroup]) -> Any:
         return self.learner_group.update(
@@ -297,7 +252,7 @@ class AsyncDecoupledPPO(Algorithm):
 
     def _wait_for_scores(self, groups: list[FinishedGroup]) -> None:
         """Old-logit actors that fall behind hold the loop up here, and it shows."""
-        if self._old_logit_pool is None:
+        if self._coordination.old_logit_pool is None:
             return
         start = time.monotonic()
         refs = [group.episodes for group in groups]
@@ -309,21 +264,12 @@ class AsyncDecoupledPPO(Algorithm):
     def _env_runner_actors(self) -> list[ray.actor.ActorHandle]:
         return list(self.env_runner_group._worker_manager.actors().values())
 
-    def _publish_weights(self) -> None:
-        """Lets the learners publish what they hold, at their current version."""
-        coordinator = self._coordinator
-        results = self.learner_group.foreach_learner(
-            lambda learner: learner.connect(coordinator)
-        )
-        for result in results:
-            result.get()
-
     @override(Algorithm)
     def restore_env_runners(self, env_runner_group) -> list[int]:
         # A restarted runner needs no state: it takes the current weights from the
         # coordinator. RLlib's own version would copy all weights through this process,
         # and wait for the runner.
-        return self._collector.bring_back(self._coordinator)
+        return self._collector.bring_back(self._coordination.coordinator)
 
     @override(Algorithm)
     def get_module(self, module_id=DEFAULT_MODULE_ID) -> Any:
@@ -402,14 +348,15 @@ class AsyncDecoupledPPO(Algorithm):
             episodes whose environment kept failing. ``dialogues``: see
             `DialogueRecord`.
         """
-        self._ask_coordinator("pause_training_episodes", True)
+        coordination = self._coordination
+        coordination.ask("pause_training_episodes", True)
         try:
             return evaluate_on_runners(
                 self.env_runner_group,
                 self.config,
-                serial=self._ask_coordinator("newest_serial"),
-                coordinator=self._coordinator,
-                revive=lambda: self._collector.bring_back(self._coordinator),
+                serial=coordination.ask("newest_serial"),
+                coordinator=coordination.coordinator,
+                revive=lambda: self._collector.bring_back(coordination.coordinator),
                 say=self._say,
                 split=split,
                 num_trials=num_trials,
@@ -417,7 +364,7 @@ class AsyncDecoupledPPO(Algorithm):
                 num_dialogues=num_dialogues,
             )
         finally:
-            self._ask_coordinator("pause_training_episodes", False)
+            coordination.ask("pause_training_episodes", False)
 
     @override(Algorithm)
     def save(self, checkpoint_dir: str | None = None) -> Any:
@@ -431,16 +378,18 @@ class AsyncDecoupledPPO(Algorithm):
         if self._check_component(COORDINATION, components, not_components):
             # One that has died holds nothing; the next step starts another.
             with contextlib.suppress(ActorDiedError):
-                state[COORDINATION] = get_coordination_state(self._coordinator)
+                state[COORDINATION] = get_coordination_state(
+                    self._coordination.coordinator
+                )
         return state
 
     @override(Algorithm)
     def set_state(self, state) -> None:
         super().set_state(state)
         if COORDINATION in state:
-            set_coordination_state(self._coordinator, state[COORDINATION])
+            set_coordination_state(self._coordination.coordinator, state[COORDINATION])
         if COMPONENT_LEARNER_GROUP in state:  # else `restore_from_path` publishes
-            self._publish_weights()
+            self._coordination.publish_weights()
 
     @override(Algorithm)
     def restore_from_path(self, path, *args, **kwargs) -> None:
@@ -465,15 +414,16 @@ class AsyncDecoupledPPO(Algorithm):
     @contextlib.contextmanager
     def _other_weights(self) -> Iterator[None]:
         """Forgets what the weights of before have sampled, and publishes the new."""
-        self._ask_coordinator("forget_episodes")
+        self._coordination.ask("forget_episodes")
         self._trained_in = 0
-        if self._old_logit_pool is not None:
-            self._old_logit_pool.forget()
+        if self._coordination.old_logit_pool is not None:
+            self._coordination.old_logit_pool.forget()
         yield
         # Runners wait for these weights before they start anything.
-        self._publish_weights()
+        self._coordination.publish_weights()
 
     @override(Algorithm)
     def cleanup(self) -> None:
         super().cleanup()
-        self._stop_coordination()
+        if hasattr(self, "_coordination"):  # else it failed on its way up
+            self._coordination.stop()

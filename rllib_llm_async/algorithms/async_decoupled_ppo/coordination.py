@@ -1,0 +1,101 @@
+"""The driver's hold on a run's `Coordinator`: started, asked, replaced if it dies."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError
+from ray.rllib.core.learner.learner_group import LearnerGroup
+
+from rllib_llm_async.coordination.coordinator import create_coordinator
+from rllib_llm_async.coordination.messages import UpdateEnded
+from rllib_llm_async.old_logprobs.old_logit_actor import OldLogitPool
+
+logger = logging.getLogger(__name__)
+
+
+class Coordination:
+    """Starts a coordinator and has everybody follow it; waits for no engine.
+
+    Args:
+        config: An `AsyncDecoupledPPOConfig`.
+        learner_group: RLlib's.
+        env_runners: Returns the handles of all env runners.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        learner_group: LearnerGroup,
+        env_runners: Callable[[], list[ActorHandle]],
+    ) -> None:
+        self._config = config
+        self._learner_group = learner_group
+        self._env_runners = env_runners
+        #: What a successor goes on from, `UpdateEnded.will` of the last update.
+        self._will: dict[str, Any] | None = None
+        self._start()
+
+    def _start(self) -> None:
+        self.coordinator: ActorHandle = create_coordinator(self._config)
+        if self._will is not None:
+            ray.get(self.coordinator.set_state.remote(self._will))
+        #: Actors of the source `old_logit_model`, if a run has any.
+        self.old_logit_pool: OldLogitPool | None = None
+        if self._config.needs_old_logit_actors:
+            self.old_logit_pool = OldLogitPool(self._config, self.coordinator)
+            ray.get(self.coordinator.score_with.remote(self.old_logit_pool))
+        self.publish_weights()
+        for runner in self._env_runners():
+            runner.connect.remote(self.coordinator)
+
+    def stop(self) -> None:
+        """Ends the coordinator and its old-logit actors."""
+        if self.old_logit_pool is not None:
+            self.old_logit_pool.stop()
+        ray.kill(self.coordinator)
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Calls the coordinator, another one where it has died."""
+        try:
+            return ray.get(getattr(self.coordinator, method).remote(*arguments))
+        except ActorDiedError as error:
+            self.replace(error)
+            return ray.get(getattr(self.coordinator, method).remote(*arguments))
+
+    def replace(self, error: ActorDiedError) -> None:
+        """Starts another coordinator, which goes on from the end of the last update."""
+        logger.warning("the coordinator has died, starting another: %s", error)
+        self.stop()
+        self._start()
+
+    def has_died(self) -> bool:
+        """Whether it is the coordinator that an `ActorDiedError` is about."""
+        try:
+            ray.get(self.coordinator.newest_serial.remote())
+        except ActorDiedError:
+            return True
+        return False
+
+    def end_update(self) -> dict[str, float]:
+        """Tells that the update of the last batch has ended; returns its accounts.
+
+        Raises:
+            ActorDiedError: If the coordinator has died.
+        """
+        ended: UpdateEnded = ray.get(self.coordinator.consumed.remote())
+        self._will = ended.will
+        return ended.accounts
+
+    def publish_weights(self) -> None:
+        """Lets the learners publish what they hold, at their current version."""
+        coordinator = self.coordinator
+        results = self._learner_group.foreach_learner(
+            lambda learner: learner.connect(coordinator)
+        )
+        for result in results:
+            result.get()
