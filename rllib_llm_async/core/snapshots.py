@@ -116,13 +116,11 @@ class SnapshotStore:
                     f"no snapshot of version {version}; held: {self.versions}"
                 )
         tensors = _WalkingTensors(device)
-        # `_spill` writes to disk what it walks through.
-        on_disk = sorted(self._on_disk.keys() & {*versions}, reverse=True)
         for version in sorted(self._memory, reverse=True):
             tensors.step_to(self._memory[version])
             if version in versions:
                 yield version, tensors.settled()
-        for version in on_disk:
+        for version in sorted(self._on_disk.keys() & {*versions}, reverse=True):
             tensors.step_to(_read(self._on_disk[version]))
             yield version, tensors.settled()
 
@@ -177,18 +175,19 @@ class SnapshotStore:
                 break
             leaving.append(oldest)
             excess -= _nbytes(self._memory[oldest])
-        for version, tensors in self.walk(leaving):
-            path = self._path(version)
-            torch.save(tensors, path)
-            self._on_disk[version] = path
-        for version in leaving:
-            del self._memory[version]
-
-    def _path(self, version: int) -> Path:
+        if not leaving:
+            return
         if self._directory is None:
             self._temporary = tempfile.TemporaryDirectory()
             self._directory = self._temporary.name
-        return Path(self._directory) / f"{version}.pt"
+        written = {}
+        for version, tensors in self.walk(leaving):
+            written[version] = Path(self._directory) / f"{version}.pt"
+            torch.save(tensors, written[version])
+        # All or none: one that stays may be a difference from one that leaves.
+        self._on_disk |= written
+        for version in written:
+            del self._memory[version]
 
 
 class _WalkingTensors:

@@ -88,6 +88,17 @@ def test_what_waits_is_seen():
     assert len(waits.names) == 4
 
 
+def test_gradients_are_not_looked_at_one_by_one(
+    make_learner, make_episodes, monkeypatch
+):
+    """`step_with` looks at all of them at once."""
+    learner, looked, real = make_learner(), [], torch.isfinite
+    monkeypatch.setattr(torch, "isfinite", lambda t: looked.append(t) or real(t))
+    episodes = make_episodes(np.random.default_rng(0), [0])
+    learner.update(training_data=TrainingData(episodes=episodes))
+    assert learner._version == 1 and not looked
+
+
 def test_values_are_computed_without_the_vocabulary(
     make_learner, make_episodes, monkeypatch
 ):

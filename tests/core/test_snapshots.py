@@ -188,6 +188,23 @@ def test_a_version_on_disk_is_read_without_any_other(share, monkeypatch, tmp_pat
     assert not any(tmp_path.iterdir())
 
 
+def test_a_disk_that_is_full_takes_no_version_away(monkeypatch, tmp_path):
+    state = SnapshotStore()
+    for version in range(4):
+        state.put(version, {"w": torch.arange(10_000) == version})
+    store, real = SnapshotStore(0, tmp_path), torch.save
+
+    def save(tensors, path):
+        if path.stem == "1":
+            raise OSError("no space left on device")
+        real(tensors, path)
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(OSError, match="no space left"):
+        store.load_state_dict(state.state_dict())
+    assert [store.get(v)["w"].nonzero().item() for v in range(4)] == [0, 1, 2, 3]
+
+
 def test_reading_a_version_leaves_the_others_as_they_were():
     store, weight = SnapshotStore(), torch.zeros(100_000)
     for version in range(3):
