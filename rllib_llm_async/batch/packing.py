@@ -110,6 +110,14 @@ def first_fit(
     return row, start
 
 
+_PREFIX_COLUMNS = (
+    columns.TOKENS,
+    columns.POSITION_IDS,
+    columns.LOSS_MASK,
+    columns.SEQUENCE_IDS,
+)
+
+
 @dataclass(frozen=True)
 class Prefixes:
     """Beginnings of some sequences of a batch, packed anew.
@@ -128,13 +136,26 @@ class Prefixes:
         return int((self.batch[columns.SEQUENCE_IDS] >= 0).sum())
 
 
+def _no_prefix(batch: Mapping[str, Tensor]) -> Prefixes:
+    """Nothing, as a batch that a pass can be made over."""
+    device = batch[columns.TOKENS].device
+    packed = {
+        key: torch.full((1, 2), PADDING[key].item(), device=device)
+        for key in _PREFIX_COLUMNS
+    }
+    return Prefixes(packed, torch.zeros(0, dtype=torch.int64, device=device))
+
+
 def select_prefixes(batch: Mapping[str, Tensor], wanted: Tensor) -> Prefixes:
     """What a pass has to see to score some tokens: their sequences up to the last one.
 
     Args:
         batch: Row-packed columns.
-        wanted: bool ``[rows, length]``, at least one true, none at padding.
+        wanted: bool ``[rows, length]``, none true at padding. Where none is at all, the
+            new batch is a row of padding.
     """
+    if not wanted.any():
+        return _no_prefix(batch)
     length = wanted.shape[1]
     sequence = batch[columns.SEQUENCE_IDS].flatten()
     position = batch[columns.POSITION_IDS].flatten()

@@ -37,6 +37,12 @@ def gather_from_learners(value: Any) -> list[Any]:
     return values
 
 
+def distinct_over_learners(values: Tensor) -> list[int]:
+    """The different integers in the tensors of all learners, ascending, as above."""
+    of_each = gather_from_learners(values.unique().tolist())
+    return sorted(set().union(*of_each))
+
+
 def _reduce(values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
     if num_learners() == 1:
         return values

@@ -130,9 +130,14 @@ class SnapshotStore:
             if old in self._on_disk:
                 self._on_disk.pop(old).unlink()
 
-    def state_dict(self) -> dict[int, Any]:
-        """The versions as they are stored, differences too: a copy in host memory."""
-        return {version: _to_plain(self._load(version)) for version in self.versions}
+    def state_dict(self, *, whole: bool = False) -> dict[int, Any]:
+        """The versions as they are stored, differences too: a copy in host memory.
+
+        Args:
+            whole: Each version's tensors instead of differences.
+        """
+        read = self.get if whole else self._load
+        return {version: _to_plain(read(version)) for version in self.versions}
 
     def load_state_dict(self, state: Mapping[int, Any]) -> None:
         """Restores what `state_dict` returned, in place of what is held."""

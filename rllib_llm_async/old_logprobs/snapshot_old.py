@@ -7,6 +7,7 @@ import torch
 from rllib_llm_async import result_keys
 from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import select_prefixes
+from rllib_llm_async.core.collectives import distinct_over_learners
 from rllib_llm_async.core.snapshots import SnapshotStore
 from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
 
@@ -56,7 +57,8 @@ class SnapshotOld(OldLogprobSource):
         mask, versions = batch[columns.LOSS_MASK], batch[columns.VERSIONS]
         old_logp = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
         self.forward_tokens = 0
-        for own in versions[mask].unique().tolist():
+        # Those of other learners as well: sharded weights compute for all at once.
+        for own in distinct_over_learners(versions[mask]):
             of_version = mask & (versions == own)
             if self._is_lost(own, version):
                 old_logp[of_version] = torch.nan
@@ -96,7 +98,9 @@ class SnapshotOld(OldLogprobSource):
         return self.store.nbytes
 
     def get_state(self):
-        return {"snapshots": self.store.state_dict()}
+        # A difference between shares could not be shared out otherwise.
+        whole = self.settings.learner_sharding != "none"
+        return {"snapshots": self.store.state_dict(whole=whole)}
 
     def set_state(self, state):
         self.store.load_state_dict(state["snapshots"])

@@ -57,6 +57,7 @@ class ModelSettings(BaseModel):
     temperature: float = says("a number above 0", gt=0)
     max_response_tokens: Count = says("a positive whole number of tokens")
     micro_batch_tokens: Count = says("a positive whole number of tokens")
+    learner_sharding: Literal["none", "fsdp2"] = one_of("none", "fsdp2")
 
 
 class ObjectiveSettings(BaseModel):

@@ -69,6 +69,7 @@ ELSEWHERE = {
     "trust_remote_code": "tests/models/test_trust_remote_code.py",
     "gradient_checkpointing": "test_learner.py, memory alone",
     "micro_batch_tokens": "below, nothing changes",
+    "learner_sharding": "test_sharding.py, memory alone",
     "engine": "tests/env_runners, tests/settings",
     "chat_template_kwargs": "tests/chat",
     "tool_parser": "tests/chat",

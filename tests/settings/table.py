@@ -76,6 +76,7 @@ TABLE = {
     "temperature": ([0.5, 1, 2.0], says("a number above 0", 0, -1, True, "1", None)),
     "max_response_tokens": count("a positive whole number of tokens"),
     "micro_batch_tokens": count("a positive whole number of tokens"),
+    "learner_sharding": choice("none", "fsdp2"),
     # The objective.
     "old_logprob_source": (
         ["snapshot_old"],
