@@ -335,7 +335,6 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         total = sum_over_learners(total)
         if not total:
             return Step.WITHOUT_SIGNAL
-        self._weights.forget_gradients()
         self._accumulate_gradients(
             minibatch, self._num_learners / total.clamp(min=1), metrics
         )
@@ -344,6 +343,8 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         if step is Step.TAKEN:
             # RLlib hands nothing back where it logs gradients without clipping them.
             self.apply_gradients(self.postprocess_gradients(gradients) or gradients)
+        # Not with the next step: old versions are scored in between, and need the room.
+        self._weights.forget_gradients()
         self._num_skipped_steps += step is Step.NOT_FINITE
         return step
 

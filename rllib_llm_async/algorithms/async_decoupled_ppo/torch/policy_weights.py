@@ -63,7 +63,7 @@ class PolicyWeights:
         return self.policy.score(batch, parameters, max_tokens)
 
     def forget_gradients(self) -> None:
-        """Before the first backward pass of a step."""
+        """Frees them, after a step."""
         self.policy.zero_grad(set_to_none=True)
 
     def gradients(self) -> Gradients:
