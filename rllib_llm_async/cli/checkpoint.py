@@ -18,9 +18,12 @@ import numpy as np
 from rllib_llm_async.cli.array_pickle import read_arrays
 from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.cli.experiment_file import Experiment, build_config
+from rllib_llm_async.cli.sharded_weights import read_weights
 
 _LEARNER = Path("learner_group", "learner")
 _WEIGHTS = Path("rl_module", "default_policy", "module_state.pkl")
+#: Where learners that share the weights wrote them.
+_SHARDS = "shards"
 #: Texts that an engine may be given; others name files, classes or addresses.
 _ENGINE_TEXTS = ("dtype", "kv_cache_dtype", "quantization", "attention_backend")
 
@@ -61,6 +64,8 @@ class Checkpoint:
             InputError: If the file is missing, cut off, damaged or no weights.
         """
         try:
+            if (shards := self.path / _LEARNER / _SHARDS).is_dir():
+                return read_weights(shards)
             return read_arrays(self.path / _LEARNER / _WEIGHTS)
         except ValueError as error:
             raise InputError(error) from error

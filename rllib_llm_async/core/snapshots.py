@@ -146,9 +146,16 @@ class SnapshotStore:
             if old in self._on_disk:
                 self._on_disk.pop(old).unlink()
 
-    def state_dict(self) -> dict[int, Any]:
+    def state_dict(self, *, whole: bool = False) -> dict[int, Any]:
         """The versions, the newest whole and all others as differences from the next,
-        those on disk too: a copy in host memory."""
+        those on disk too: a copy in host memory.
+
+        Args:
+            whole: Each version's tensors instead of differences.
+        """
+        if whole:
+            state = {v: _to_plain(tensors) for v, tensors in self.walk(self.versions)}
+            return dict(sorted(state.items()))
         state = {version: _to_plain(s) for version, s in self._memory.items()}
         newer = self.get(min(self._memory)) if self._on_disk else {}
         for version in sorted(self._on_disk, reverse=True):

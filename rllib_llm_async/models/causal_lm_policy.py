@@ -7,15 +7,17 @@ snapshots) is `torch.func.functional_call` on it, without a second model object.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import micro_batches
 from rllib_llm_async.core import head_logprobs
+from rllib_llm_async.core.collectives import max_over_learners
 from rllib_llm_async.core.logprobs import LOGITS_MEMORY_BYTES, logit_chunk_tokens
 from rllib_llm_async.models import published_weights
 from rllib_llm_async.models.attention import set_attention
@@ -207,8 +209,44 @@ class CausalLMPolicy(nn.Module):
             next(self.lm.parameters()).device.type,
             dtype=self.compute_dtype,
             enabled=self.compute_dtype is not None,
-            cache_enabled=cache_enabled,
+            # Rounded copies of sharded weights would add up to a whole model.
+            cache_enabled=cache_enabled and not self.is_sharded,
         )
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether learners hold shares of the weights, gathered in each pass."""
+        return isinstance(self, FSDPModule)
+
+    def in_step(
+        self, parts: Sequence[Mapping[str, Tensor]]
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """Yields the batches of this learner's next passes, to be made one by one.
+
+        Where weights are sharded, a learner with fewer of them than another one then
+        makes passes over nothing (and back, where gradients are on), since all have
+        to gather the weights together.
+        """
+        most = len(parts)
+        if self.is_sharded:  # all learners tell before anyone begins
+            device = next(self.parameters()).device
+            most = int(max_over_learners(torch.tensor(most, device=device)))
+        yield from parts
+        for _ in range(most - len(parts)):
+            self._pass_over_nothing()
+
+    def _pass_over_nothing(self) -> None:
+        device = next(self.parameters()).device
+        position_ids = torch.arange(2, device=device)[None]
+        output = self(
+            {
+                columns.TOKENS: torch.zeros_like(position_ids),
+                columns.POSITION_IDS: position_ids,
+                columns.LOSS_MASK: torch.zeros_like(position_ids, dtype=torch.bool),
+            }
+        )
+        if torch.is_grad_enabled():
+            sum(x.sum() for x in output if x is not None).backward()
 
     @torch.no_grad()
     def score(
@@ -225,10 +263,11 @@ class CausalLMPolicy(nn.Module):
             max_tokens: Tokens in one pass.
         """
         replaced = dict(parameters or {})
+        parts = list(micro_batches(batch, max_tokens))
         return torch.cat(
             [
                 torch.func.functional_call(self, replaced, (rows,)).logp
-                for rows in micro_batches(batch, max_tokens)
+                for rows in self.in_step(parts)
             ]
         )
 
@@ -239,13 +278,6 @@ class CausalLMPolicy(nn.Module):
             for n, p in self.named_parameters()
             if p.requires_grad and not n.startswith("value_head.")
         }
-
-    def reference_parameters(self) -> dict[str, Tensor]:
-        """Copies of the trainable weights as they are now, for `score`.
-
-        With LoRA these are the adapter's, which may not start at zero (PiSSA).
-        """
-        return {n: p.detach().clone() for n, p in self.trainable_parameters().items()}
 
     def inference_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yields what an engine loads, see `models.published_weights`."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.numpy import convert_to_numpy
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 
@@ -48,7 +50,7 @@ class HFCausalLM(TorchRLModule):
         # checked, so there is nothing to hand out here.
         if inference_only:
             return {}
-        return convert_to_numpy(self._saved_tensors())
+        return convert_to_numpy(self.saved_tensors())
 
     @override(TorchRLModule)
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -59,16 +61,29 @@ class HFCausalLM(TorchRLModule):
         """
         _check_fit(
             {name: tuple(value.shape) for name, value in state.items()},
-            {name: tuple(p.shape) for name, p in self._saved_tensors().items()},
+            {name: tuple(p.shape) for name, p in self.saved_tensors().items()},
         )
-        super().set_state(state)
+        own = self.saved_tensors()
+        super().set_state({n: _as_held(value, own[n]) for n, value in state.items()})
 
-    def _saved_tensors(self) -> dict[str, Tensor]:
+    def saved_tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds."""
         if self.model_config.get("lora"):
             # The rest is the base model's, which `setup` loads.
             return {n: p for n, p in self.named_parameters() if p.requires_grad}
         return self.state_dict()
+
+
+def _as_held(value: Any, own: Tensor) -> Any:
+    """A whole tensor, or of one that is sharded this process's share."""
+    if not isinstance(own, DTensor):
+        return value
+    return distribute_tensor(
+        torch.as_tensor(value, device=own.device),
+        own.device_mesh,
+        own.placements,
+        src_data_rank=None,  # all have the whole tensor: nothing is sent
+    )
 
 
 #: By name, the shape of a tensor.

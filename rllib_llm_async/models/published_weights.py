@@ -6,6 +6,7 @@ is folded in is PEFT's own business (`merge`), done on a float32 copy of one lay
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 #: Up to the number of a layer: what transformers joins or splits lies within one.
 _LAYER = re.compile(r"^.*?\.\d+\.")
@@ -35,7 +37,8 @@ def inference_weights(causal_lm: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
     One layer at a time, so that merging never holds a second model. transformers
     keeps a mixture's experts in one tensor, checkpoints and vLLM one by one. Of tied
-    tensors the first is yielded, as in a checkpoint.
+    tensors the first is yielded, as in a checkpoint. Where weights are sharded, all
+    learners have to iterate together.
     """
     from transformers.core_model_loading import revert_weight_conversion
 
@@ -67,9 +70,33 @@ def published(causal_lm: nn.Module, *, only_tied: bool = False) -> Iterator[Publ
         if only_tied and all(uses[id(tensor)] == 1 for tensor in own.values()):
             continue
         prefix = f"{path}." if path else ""
-        weights = folded(part) if is_adapter(part) else own
+        with _gathered(part):
+            weights = folded(part) if is_adapter(part) else _own_tensors(part)
         for name, origin in own.items():
             yield Published(prefix + name, weights[name].detach(), origin)
+
+
+@contextlib.contextmanager
+def _gathered(part: nn.Module) -> Iterator[None]:
+    """Whole parameters in place of the shares that this process may hold of them.
+
+    Those that the part has itself; of an adapter all.
+    """
+    shares = [
+        (module._parameters, name, parameter)
+        for module in (part.modules() if is_adapter(part) else [part])
+        for name, parameter in module._parameters.items()
+        if isinstance(parameter, DTensor)
+    ]
+    try:
+        for parameters, name, share in shares:
+            parameters[name] = nn.Parameter(
+                share.detach().full_tensor(), share.requires_grad
+            )
+        yield
+    finally:
+        for parameters, name, share in shares:
+            parameters[name] = share
 
 
 def _own_tensors(part: nn.Module) -> dict[str, Tensor]:

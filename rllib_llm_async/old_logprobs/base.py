@@ -34,6 +34,7 @@ class SourceSettings:
     missing_snapshot: str = "error"
     compute_dtype: str | None = None
     mask_level: str = "token"
+    learner_sharding: str = "none"
 
     @classmethod
     def from_config(cls, config: Any) -> SourceSettings:

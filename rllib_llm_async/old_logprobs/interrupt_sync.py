@@ -65,10 +65,10 @@ class InterruptSync(OldLogprobSource):
         mask, versions = batch[columns.LOSS_MASK], batch[columns.VERSIONS]
         old_logp = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
         is_current = mask & (versions == version)
-        if is_current.any():
-            prefixes = select_prefixes(batch, is_current)
-            logp = forward(prefixes.batch, None)
-            old_logp.view(-1)[prefixes.index] = logp[prefixes.batch[columns.LOSS_MASK]]
+        # Without any, too: sharded weights compute for all learners at once.
+        prefixes = select_prefixes(batch, is_current)
+        logp = forward(prefixes.batch, None)
+        old_logp.view(-1)[prefixes.index] = logp[prefixes.batch[columns.LOSS_MASK]]
         is_older = mask & ~is_current
         old_logp[is_older] = torch.from_numpy(
             self._look_up(

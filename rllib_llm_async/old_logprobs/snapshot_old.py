@@ -99,7 +99,9 @@ class SnapshotOld(OldLogprobSource):
         return self.store.nbytes
 
     def get_state(self):
-        return {"snapshots": self.store.state_dict()}
+        # A difference between shares could not be shared out otherwise.
+        whole = self.settings.learner_sharding != "none"
+        return {"snapshots": self.store.state_dict(whole=whole)}
 
     def set_state(self, state):
         self.store.load_state_dict(state["snapshots"])

@@ -40,6 +40,8 @@ def _objective(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "drop_uniform_groups",
             "false with advantage_estimator: gae, which learns from them as well",
         )
+    if values["learner_sharding"] != "none" and values["torch_ddp_kwargs"]:
+        yield "torch_ddp_kwargs", "empty with learner_sharding, which takes its place"
 
 
 def _sizes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "bf16": "compute_dtype (bfloat16)",
         "delta": "dual_clip",
         "epsilon": f"eps_stale ({_FRACTION})",
+        "fsdp": "learner_sharding (fsdp2)",
         "epsilon_high": f"eps_stale ({_FRACTION})",
         "eval_steps": "evaluation_interval (in updates)",
         "importance_sampling_level": "ratio_level",

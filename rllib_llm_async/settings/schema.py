@@ -60,6 +60,7 @@ class ModelSettings(BaseModel):
     max_response_tokens: Count = says("a positive whole number of tokens")
     micro_batch_tokens: Count = says("a positive whole number of tokens")
     logits_memory_bytes: Count = says("a positive whole number of bytes")
+    learner_sharding: Literal["none", "fsdp2"] = one_of("none", "fsdp2")
 
 
 class ObjectiveSettings(BaseModel):

@@ -99,6 +99,11 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
             {"old_logprob_source": "auto", "missing_snapshot": "drop"},
             "missing_snapshot does nothing",
         ),
+        (
+            {"learner_sharding": "fsdp2", "num_learners": 1},
+            {"learner_sharding": "fsdp2", "num_learners": 2},
+            "learner_sharding does nothing with num_learners 1",
+        ),
         ({"gamma": 0.9}, {"gamma": 0.9, "advantage_estimator": "gae"}, "gamma does"),
         ({"lambda_": 0.9}, {"lambda_": 0.9, "advantage_estimator": "gae"}, "lambda_"),
         (

@@ -71,6 +71,7 @@ ELSEWHERE = {
     "attn_implementation": "tests/models/test_attention.py, memory and time alone",
     "micro_batch_tokens": "below, nothing changes",
     "logits_memory_bytes": "tests/core/test_logprobs.py, memory alone",
+    "learner_sharding": "test_sharding.py, memory alone",
     "engine": "tests/env_runners, tests/settings",
     "chat_template_kwargs": "tests/chat",
     "tool_parser": "tests/chat",

@@ -3,12 +3,19 @@
 import pytest
 import torch
 
-from tests.algorithms.two_learners import CASES, FIGURES, run_two, tell_fates, train
+from tests.algorithms.two_learners import (
+    CASES,
+    FIGURES,
+    everything,
+    run_together,
+    tell_fates,
+    train,
+)
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    return run_two(tmp_path_factory.mktemp("two_learners"))
+    return run_together(tmp_path_factory.mktemp("two_learners"), everything)
 
 
 @pytest.mark.parametrize("name", CASES)

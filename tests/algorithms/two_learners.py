@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rllib_llm_async import AsyncDecoupledPPOConfig
 from tests.algorithms.conftest import SPACES, Publisher, random_episodes
@@ -75,11 +76,18 @@ def build(num_learners, settings):
         .environment("mini_tau2", env_config={"domains": ["airline"]})
         .learners(num_learners=num_learners)
         .training(**{**BASE, **settings})
+        .reporting(log_gradients=True)
     )
     learner = config.build_learner(spaces=SPACES)
     if learner._policy.value_head is not None:
+        weight = learner._policy.value_head.weight
+        drawn = 0.3 * torch.randn(weight.shape)
+        if isinstance(weight, DTensor):
+            drawn = distribute_tensor(
+                drawn, weight.device_mesh, weight.placements, src_data_rank=None
+            )
         with torch.no_grad():
-            learner._policy.value_head.weight.normal_(std=0.3)
+            weight.copy_(drawn)
     return learner
 
 
@@ -148,22 +156,37 @@ def follow_auto(rank, num_learners):
     return decisions, learner._source.metrics()
 
 
-def _worker(rank, port, path):
+def everything(rank, num_learners):
+    """Results of all `CASES`, `follow_auto` and `tell_fates`."""
+    return {
+        **{
+            name: train(rank, num_learners, settings)
+            for name, settings in CASES.items()
+        },
+        "auto": follow_auto(rank, num_learners),
+        "fates": tell_fates(rank, num_learners),
+    }
+
+
+def _worker(rank, num_learners, port, path, job):
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    results = {name: train(rank, 2, settings) for name, settings in CASES.items()}
-    results["auto"] = follow_auto(rank, 2)
-    results["fates"] = tell_fates(rank, 2)
+    dist.init_process_group("gloo", rank=rank, world_size=num_learners)
+    results = job(rank, num_learners)
     with open(f"{path}/{rank}.pickle", "wb") as file:
         pickle.dump(results, file)
     dist.destroy_process_group()
 
 
-def run_two(path):
-    """Results of all `CASES`, `follow_auto` and `tell_fates`, of both learners."""
+def run_together(path, job, num_learners=2):
+    """What ``job(rank, num_learners)`` returns in each of so many processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_worker, (port, str(path)), nprocs=2)
-    return [pickle.loads((path / f"{rank}.pickle").read_bytes()) for rank in (0, 1)]
+    torch.multiprocessing.spawn(
+        _worker, (num_learners, port, str(path), job), nprocs=num_learners
+    )
+    return [
+        pickle.loads((path / f"{rank}.pickle").read_bytes())
+        for rank in range(num_learners)
+    ]

@@ -124,7 +124,7 @@ def test_an_engine_gets_the_policy_that_trains(kind, tmp_path, tokens):
     base = saved(family, tmp_path)
     policy = CausalLMPolicy(load_causal_lm(tmp_path, lora={**LAYERS, **settings}))
     batch = packed([[tokens]])
-    start = policy.reference_parameters()
+    start = {n: p.detach().clone() for n, p in policy.trainable_parameters().items()}
     move(policy)
     logp = policy(batch).logp
     logp.sum().backward()

@@ -145,7 +145,7 @@ def test_no_pass_is_random_and_training_computes_what_scoring_does(kind, batch):
     policy.train()
     for _ in range(2):
         assert torch.equal(policy.score(batch, None, max_tokens=1000), trained)
-    weights = policy.reference_parameters()
+    weights = policy.trainable_parameters()
     assert torch.equal(policy.score(batch, weights, max_tokens=1000), trained)
 
 

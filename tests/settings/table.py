@@ -81,6 +81,7 @@ TABLE = {
     "max_response_tokens": count("a positive whole number of tokens"),
     "micro_batch_tokens": count("a positive whole number of tokens"),
     "logits_memory_bytes": count("a positive whole number of bytes"),
+    "learner_sharding": choice("none", "fsdp2"),
     # The objective.
     "old_logprob_source": (
         ["snapshot_old"],

@@ -21,6 +21,13 @@ from rllib_llm_async.models.small_agent import small_agent_dir
             "drop_uniform_groups: got True, must be false with advantage_estimator",
         ),
         (
+            {
+                "learner_sharding": "fsdp2",
+                "torch_ddp_kwargs": {"static_graph": True},
+            },
+            "torch_ddp_kwargs: .* must be empty with learner_sharding",
+        ),
+        (
             {"episodes_per_update": 12, "group_size": 8},
             r"episodes_per_update: got 12, .*group_size x learners = 8",
         ),

@@ -53,6 +53,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.max_response_tokens = 64
         self.micro_batch_tokens = 16384
         self.logits_memory_bytes = 1_000_000_000
+        self.learner_sharding = "none"
 
         # The objective.
         self.old_logprob_source = "current_recompute"
@@ -147,6 +148,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         max_response_tokens: int | None = NotProvided,
         micro_batch_tokens: int | None = NotProvided,
         logits_memory_bytes: int | None = NotProvided,
+        learner_sharding: str | None = NotProvided,
         old_logprob_source: str | None = NotProvided,
         eps_ti: float | None = NotProvided,
         eps_stale: float | None = NotProvided,
@@ -210,6 +212,9 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             logits_memory_bytes: What logits and their gradients may take in a learner;
                 as many tokens go through the vocabulary at a time. What a model makes
                 of its logits (a scale, a soft cap) comes on top.
+            learner_sharding: "none": each of the ``num_learners`` holds all weights;
+                "fsdp2": each holds its share of weights, gradients, optimizer state
+                and old versions, and gathers a decoder layer while it computes.
             old_logprob_source: Where log pi_old comes from, see
                 `rllib_llm_async.old_logprobs`.
             eps_ti: Bound above 1 of the discrepancy ratio; tokens outside
@@ -333,6 +338,11 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         """Optimizer steps of a learner in one pass over its share of an update."""
         episodes = self.episodes_per_update // max(1, self.num_learners)
         return max(1, round(episodes / (minibatch_size or episodes)))
+
+    @property
+    def shards_weights(self) -> bool:
+        """Whether each learner holds a share of the weights; one alone holds all."""
+        return self.learner_sharding == "fsdp2" and self.num_learners > 1
 
     @property
     def needs_old_logit_actors(self) -> bool:

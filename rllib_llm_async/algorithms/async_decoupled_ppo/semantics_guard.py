@@ -58,6 +58,8 @@ def _without_effect(config: Any) -> dict[str, str]:
     for setting, (other, value) in _DEPENDENT.items():
         if is_given(setting) and getattr(config, other) != value:
             found[setting] = f"{other} {getattr(config, other)}"
+    if is_given("learner_sharding") and not config.shards_weights:
+        found["learner_sharding"] = f"num_learners {config.num_learners}"
     if not config.kl_coeff and is_given("kl_estimator"):
         found["kl_estimator"] = "kl_coeff 0"
     return found

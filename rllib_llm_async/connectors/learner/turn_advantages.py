@@ -52,12 +52,10 @@ class TurnAdvantages(ConnectorV2):
     ) -> dict[str, Any]:
         packed = batch[DEFAULT_MODULE_ID]
         policy = rl_module[DEFAULT_MODULE_ID].unwrapped().policy
+        parts = list(micro_batches(packed, self.micro_batch_tokens))
         with torch.no_grad():
             token_values = torch.cat(
-                [
-                    policy.values(rows)
-                    for rows in micro_batches(packed, self.micro_batch_tokens)
-                ]
+                [policy.values(rows) for rows in policy.in_step(parts)]
             )
         mask, turn_ids = packed[columns.LOSS_MASK], packed[columns.TURN_IDS]
         is_first = mask & (turn_ids != turn_ids.roll(1, dims=1))

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
@@ -43,6 +44,17 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
     standardise_turns,
     step_with,
 )
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_weights import (
+    PolicyWeights,
+)
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.sharded_checkpoint import (
+    ShardedState,
+    shards_of,
+)
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.sharding import (
+    ShardedPolicyWeights,
+    shard_policy,
+)
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.train_episodes import (
     fetch_episodes,
     usable_groups,
@@ -57,7 +69,11 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.weight_publisher impor
 from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import micro_batches
 from rllib_llm_async.coordination import ledger
-from rllib_llm_async.core.collectives import learner_rank, sum_over_learners
+from rllib_llm_async.core.collectives import (
+    gather_from_learners,
+    learner_rank,
+    sum_over_learners,
+)
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.monitoring.timeline import Timeline
 from rllib_llm_async.old_logprobs import (
@@ -79,11 +95,10 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         self._version = 0
         self._num_skipped_steps = 0
         self._publisher: WeightPublisher | None = None
+        self._shards_directory: str | None = None
         self._timeline = Timeline(f"learner {learner_rank()}")
         # Before any checkpoint is loaded: the weights that training starts from.
-        self._reference = (
-            self._policy.reference_parameters() if self.config.kl_coeff else None
-        )
+        self._reference = self._weights.copy() if self.config.kl_coeff else None
         self._build_sources()
 
     def _build_sources(self) -> None:
@@ -105,8 +120,38 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         return self.module[DEFAULT_MODULE_ID].unwrapped().policy
 
     @override(TorchLearner)
+    def _make_module(self):
+        if self.config.shards_weights:
+            # What is drawn is the same in all of them, so that its shares fit.
+            torch.manual_seed(gather_from_learners(torch.initial_seed())[0])
+        module = super()._make_module()
+        weights = ShardedPolicyWeights if self.config.shards_weights else PolicyWeights
+        self._weights = weights(module[DEFAULT_MODULE_ID].policy)
+        return module
+
+    @override(TorchLearner)
+    def _map_module_to_device(self, module) -> None:
+        if self.config.shards_weights:
+            shard_policy(module[DEFAULT_MODULE_ID].policy, self._device)
+        else:
+            super()._map_module_to_device(module)
+
+    @override(TorchLearner)
+    def _make_modules_ddp_if_necessary(self) -> None:
+        if not self.config.shards_weights:
+            super()._make_modules_ddp_if_necessary()
+
+    @override(TorchLearner)
     def get_parameters(self, module) -> list[Tensor]:
-        return [p for p in module.parameters() if p.requires_grad]
+        return self._weights.optimized()
+
+    @override(TorchLearner)
+    def _get_clip_function(self) -> Any:
+        return self._weights.clip
+
+    @override(TorchLearner)
+    def _get_global_norm_function(self) -> Any:
+        return self._weights.norm
 
     @override(TorchLearner)
     def configure_optimizers_for_module(self, module_id, config=None) -> None:
@@ -254,7 +299,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         self, batch: Mapping[str, Tensor], parameters: Mapping[str, Tensor] | None
     ) -> Tensor:
         """log pi ``[rows, length]`` without gradient; None means current weights."""
-        return self._policy.score(batch, parameters, self.config.micro_batch_tokens)
+        return self._weights.score(batch, parameters, self.config.micro_batch_tokens)
 
     def _take_steps(
         self,
@@ -291,18 +336,16 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         total = sum_over_learners(total)
         if not total:
             return Step.WITHOUT_SIGNAL
-        for optimizer in self._optimizer_parameters:
-            optimizer.zero_grad(set_to_none=True)
         self._accumulate_gradients(
             minibatch, self._num_learners / total.clamp(min=1), metrics
         )
-        gradients = {
-            ref: p.grad for ref, p in self._params.items() if p.grad is not None
-        }
+        gradients = self._weights.gradients()
         step = step_with(gradients.values())
         if step is Step.TAKEN:
             # RLlib hands nothing back where it logs gradients without clipping them.
             self.apply_gradients(self.postprocess_gradients(gradients) or gradients)
+        # Not with the next step: old versions are scored in between, and need the room.
+        self._weights.forget_gradients()
         self._num_skipped_steps += step is Step.NOT_FINITE
         return step
 
@@ -312,10 +355,10 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         module = self.module[DEFAULT_MODULE_ID]
         parts = list(micro_batches(minibatch, self.config.micro_batch_tokens))
         kept = []
-        for index, micro_batch in enumerate(parts):
+        waits = self._num_learners > 1 and not self._weights.is_sharded
+        for index, micro_batch in enumerate(self._policy.in_step(parts)):
             last = index == len(parts) - 1
-            sync = last or self._num_learners == 1
-            with contextlib.nullcontext() if sync else module.no_sync():
+            with module.no_sync() if waits and not last else contextlib.nullcontext():
                 fwd_out = module.forward_train(micro_batch)
                 loss = self.compute_loss_for_module(
                     module_id=DEFAULT_MODULE_ID,
@@ -412,7 +455,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
     def connect(self, coordinator: ray.actor.ActorHandle) -> None:
         """Takes the run's `Coordinator` and publishes the current version to it."""
         self._publisher = WeightPublisher(
-            self._policy,
+            self._weights,
             self.config,
             coordinator,
             self._forward,
@@ -439,20 +482,55 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         self._show_weights_to_sources()
 
     def _show_weights_to_sources(self) -> None:
-        self._sources.on_publish(self._version, self._policy.trainable_parameters())
+        self._sources.on_publish(self._version, self._weights.trainable())
 
     # --- Checkpoint ---------------------------------------------------------------
 
+    @property
+    def _shards(self) -> ShardedState:
+        return ShardedState(self._weights, self.module[DEFAULT_MODULE_ID])
+
     @override(TorchLearner)
     def get_state(self, components=None, *, not_components=None, **kwargs):
+        state = self._state(components, not_components, **kwargs)
+        return self._shards.without_tensors(state) if self._writes_shards else state
+
+    def _state(self, components=None, not_components=None, **kwargs) -> dict[str, Any]:
+        """The state with all tensors, but for weights that `_shards` writes."""
+        not_components = [
+            *force_list(not_components),
+            *[COMPONENT_RL_MODULE] * self._writes_shards,
+        ]
         state = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(ASYNC_STATE, components, not_components):
             state[ASYNC_STATE] = get_async_state(self)
         return state
 
+    @property
+    def _writes_shards(self) -> bool:
+        return self.config.learner_sharding == "fsdp2"
+
+    def save_shards(self, directory: str) -> OSError | None:
+        """Writes this learner's files of a checkpoint; all learners do it together.
+
+        Returns:
+            What kept one of them from it: raised here, it would end the actor.
+        """
+        try:
+            self._shards.save(self._state(), directory)
+        except OSError as error:
+            return error
+        return None
+
+    @override(TorchLearner)
+    def restore_from_path(self, path, *, filesystem=None, **kwargs) -> None:
+        with shards_of(path, filesystem) as self._shards_directory:
+            super().restore_from_path(path, filesystem=filesystem, **kwargs)
+
     @override(TorchLearner)
     def set_state(self, state) -> None:
         self._weights_seq_no = 0  # RLlib passes over weights older than those in use
+        state = self._shards.with_tensors(state, self._shards_directory)
         super().set_state(state)
         if ASYNC_STATE in state:
             set_async_state(self, state[ASYNC_STATE])

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Callable
 from typing import Any
 
+import pyarrow.fs
+import ray
+from ray.rllib.core import COMPONENT_LEARNER
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.utils.annotations import override
+from ray.tune.utils.file_transfer import sync_dir_between_nodes
+
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.sharded_checkpoint import (
+    SHARDS,
+)
 
 
 class AsyncLearnerGroup(LearnerGroup):
-    """RLlib's, but a group of episodes that is lost on its way is counted.
+    """RLlib's, but a group of episodes that is lost on its way is counted, and
+    learners that share the weights write their checkpoint together.
 
     With ``num_learners=0`` RLlib resolves references before the Learner sees them and
     leaves out those of owners that have died, without a word.
@@ -18,3 +30,57 @@ class AsyncLearnerGroup(LearnerGroup):
     @override(LearnerGroup)
     def update(self, **kwargs: Any) -> Any:
         return super().update(defer_solve_refs_to_learner=True, **kwargs)
+
+    @override(LearnerGroup)
+    def save_to_path(self, path=None, *, filesystem=None, **kwargs: Any) -> str:
+        path = super().save_to_path(path, filesystem=filesystem, **kwargs)
+        if self.config.learner_sharding == "fsdp2":
+            self._save_shards(f"{path}/{COMPONENT_LEARNER}/{SHARDS}", filesystem)
+        return path
+
+    def _save_shards(self, path: str, filesystem: pyarrow.fs.FileSystem | None) -> None:
+        """Has each learner write its files, and brings them to ``path``.
+
+        Raises:
+            OSError: If a learner could not.
+        """
+        filesystem = filesystem or pyarrow.fs.LocalFileSystem()
+        filesystem.create_dir(path, recursive=True)
+        here = ray.util.get_node_ip_address()
+        is_local = isinstance(filesystem, pyarrow.fs.LocalFileSystem)
+        written = [
+            result.get()
+            for result in self.foreach_learner(_writer(path, here if is_local else ""))
+        ]
+        for error, _, _ in written:
+            if error is not None:
+                raise error
+        elsewhere = [(ip, folder) for _, ip, folder in written if folder != path]
+        for ip, folder in elsewhere:
+            with tempfile.TemporaryDirectory() as fetched:
+                sync_dir_between_nodes(ip, folder, here, fetched, max_size_bytes=None)
+                pyarrow.fs.copy_files(fetched, path, destination_filesystem=filesystem)
+        if elsewhere:
+            self.foreach_learner(_remover([folder for _, folder in elsewhere]))
+
+
+def _writer(path: str, ip: str) -> Callable[[Any], tuple[OSError | None, str, str]]:
+    """What a learner has to call: it writes to ``path`` if it is on the node ``ip``,
+    and to a folder of its own elsewhere. An error, its node and the folder."""
+
+    def write(learner: Any) -> tuple[OSError | None, str, str]:
+        here = ray.util.get_node_ip_address()
+        folder = path if here == ip else tempfile.mkdtemp()
+        return learner.save_shards(folder), here, folder
+
+    return write
+
+
+def _remover(folders: list[str]) -> Callable[[Any], None]:
+    """What a learner has to call to remove those that are on its node."""
+
+    def remove(learner: Any) -> None:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    return remove

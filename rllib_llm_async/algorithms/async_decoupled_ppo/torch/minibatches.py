@@ -28,9 +28,20 @@ class Step(enum.Enum):
 
 
 def step_with(gradients: Iterable[Tensor]) -> Step:
-    """What a step with these gradients would be; at least one."""
-    norms = torch._foreach_norm(list(gradients), ord=float("inf"))
+    """What a step with these gradients would be, alike on all learners.
+
+    Args:
+        gradients: At least one; whole, or this learner's shares of them. All learners
+            have to call it together.
+    """
+    gradients = list(gradients)
+    norms = torch._foreach_norm(
+        [g for g in gradients if g.numel()] or [gradients[0].new_zeros(1)],
+        ord=float("inf"),
+    )
     largest = torch.stack([norm.float() for norm in norms]).max()
+    # The maximum of a NaN and a number is not the same everywhere.
+    largest = max_over_learners(largest.nan_to_num(nan=torch.inf, posinf=torch.inf))
     if not largest.isfinite():
         return Step.NOT_FINITE
     return Step.TAKEN if largest else Step.WITHOUT_SIGNAL

@@ -14,6 +14,9 @@ from ray.exceptions import ActorDiedError, ObjectLostError
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_weights import (
+    PolicyWeights,
+)
 from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import pack_rows
 from rllib_llm_async.coordination.ledger import EpisodeFate
@@ -28,10 +31,10 @@ PROBE_TOKENS = 64
 
 
 class WeightPublisher:
-    """One learner's side of the `Coordinator`; learners hold equal weights.
+    """One learner's side of the `Coordinator`.
 
     Args:
-        policy: Whose weights are published.
+        weights: What is published.
         config: An `AsyncDecoupledPPOConfig`.
         coordinator: The run's `Coordinator`.
         forward: The learner's, see `old_logprobs.base`.
@@ -41,7 +44,7 @@ class WeightPublisher:
 
     def __init__(
         self,
-        policy: CausalLMPolicy,
+        weights: PolicyWeights,
         config: Any,
         coordinator: ray.actor.ActorHandle,
         forward: Forward,
@@ -49,20 +52,23 @@ class WeightPublisher:
         rank: int,
         num_learners: int,
     ) -> None:
-        self._policy = policy
+        self._weights = weights
         self._coordinator = coordinator
         self._forward = forward
         self._rank = rank
         self._num_learners = num_learners
         self._dtype = getattr(torch, config.engine.get("dtype", "bfloat16"))
         self._has_old_logit_actors = config.needs_old_logit_actors
-        self._device = next(policy.parameters()).device
+        self._device = next(weights.policy.parameters()).device
 
     def publish(self, version: int) -> None:
-        """Puts the weights into the object store; one learner does it for all."""
+        """Puts the weights into the object store; the first learner does it for all,
+        which give it their shares."""
         if self._rank != 0:
+            if self._weights.is_sharded:
+                self._give_shares()
             return
-        weights, expected = weights_to_send(self._policy, self._dtype)
+        weights, expected = weights_to_send(self._weights.policy, self._dtype)
         published = PublishedWeights(
             version=version,
             weights=ray.put(np.frombuffer(save_safetensors(weights), np.uint8)),
@@ -72,6 +78,15 @@ class WeightPublisher:
         # The driver starts another coordinator, and has this one publish again.
         with contextlib.suppress(ActorDiedError):
             ray.get(self._coordinator.publish.remote([published]))
+
+    def _give_shares(self) -> None:
+        """Takes part in all that the first learner gathers, in its order."""
+        for _ in self._weights.policy.inference_weights():
+            pass
+        _probe(self._weights.policy)
+        if self._has_old_logit_actors:
+            for _ in self._weights.whole():
+                pass
 
     def settle(self, fates: list[EpisodeFate]) -> None:
         """Tells the ledger what became of this learner's share of an update.
@@ -110,8 +125,6 @@ class WeightPublisher:
         self, sequences: list[dict[str, np.ndarray]], parameters: Mapping[str, Tensor]
     ) -> Scores:
         """Log-probabilities at the mask of each sequence, by its episode's key."""
-        if not sequences:
-            return {}
         batch = {
             key: torch.from_numpy(column).to(self._device)
             for key, column in pack_rows(sequences, min_row_tokens=512).items()
@@ -135,10 +148,7 @@ class WeightPublisher:
         if not self._has_old_logit_actors:
             return None
         return ray.put(
-            {
-                name: parameter.detach().cpu()
-                for name, parameter in self._policy.trainable_parameters().items()
-            }
+            {name: tensor.detach().cpu() for name, tensor in self._weights.whole()}
         )
 
 
