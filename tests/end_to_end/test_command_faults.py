@@ -67,14 +67,14 @@ def test_a_killed_command_leaves_nothing_and_goes_on(command, tmp_path):
     with command(*arguments) as run:
         run.wait_for_iteration(3)
         assert processes_of(tmp_path, "EngineCore")
+        pids = processes_of(tmp_path)
         os.kill(run.process.pid, signal.SIGKILL)
         killed = time.monotonic()
         while processes_of(tmp_path) and time.monotonic() < killed + 60:
             time.sleep(0.1)
         print(f"gone {time.monotonic() - killed:.1f} s after the kill")
         assert processes_of(tmp_path) == []
-    left = [p.name for p in SHARED_MEMORY.glob("rllib_llm_async_weights_*")]
-    assert not left
+    assert not [p for pid in pids for p in SHARED_MEMORY.glob(f"rllib_*_pid{pid}_*")]
 
     newest = sorted(tmp_path.rglob("checkpoint_*"))[-1]
     files = [path for path in newest.rglob("*") if path.is_file()]
