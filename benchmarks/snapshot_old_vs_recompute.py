@@ -1,9 +1,10 @@
 """What exactness costs: `snapshot_old` against `current_recompute` on one batch.
 
-In one row each episode has one of four versions, where the exact source needs no more
-tokens than the proxy. In the other each was under way while a version was published,
-at a moment drawn evenly from its turns: the tokens up to there are computed under both
-versions, since the later one reads them too.
+The episodes of a group begin together, under one of four versions. In one row they end
+under it, and the exact source needs no more tokens than the proxy but for what groups
+of different versions have in common. In the other each episode was under way while the
+next version was published, at a moment drawn evenly from its turns: what precedes it is
+computed under both, since the later version's tokens follow from it too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from benchmarks.learner_vs_bare_torch import demonstrated_episodes
+from benchmarks.learner_vs_bare_torch import GROUP_SIZE, demonstrated_episodes
 from benchmarks.row import Row, compare
 from rllib_llm_async import AsyncDecoupledPPOConfig
 from rllib_llm_async.batch import columns
@@ -41,8 +42,10 @@ def two_versions(repeats: int = 5) -> Row:
 def _compare(name: str, versions_per_episode: int, repeats: int) -> Row:
     episodes = demonstrated_episodes()
     rng = np.random.default_rng(0)
-    for episode in episodes:
-        _set_versions(episode, versions_per_episode, rng)
+    for start in range(0, len(episodes), GROUP_SIZE):
+        first = int(rng.integers(NUM_VERSIONS - versions_per_episode + 1))
+        for episode in episodes[start : start + GROUP_SIZE]:
+            _set_versions(episode, first, versions_per_episode, rng)
     batch = PackEpisodes()(rl_module=None, batch={}, episodes=episodes, shared_data={})[
         DEFAULT_MODULE_ID
     ]
@@ -76,11 +79,13 @@ def _compare(name: str, versions_per_episode: int, repeats: int) -> Row:
 
 
 def _set_versions(
-    episode: SingleAgentEpisode, num_versions: int, rng: np.random.Generator
+    episode: SingleAgentEpisode,
+    first: int,
+    num_versions: int,
+    rng: np.random.Generator,
 ) -> None:
-    """Gives its turns versions that rise by 1, ``num_versions - 1`` times."""
-    published = np.sort(rng.integers(0, len(episode), size=num_versions - 1))
-    version = rng.integers(NUM_VERSIONS - num_versions + 1)
+    """Gives its turns versions that rise from ``first`` by 1, at moments of chance."""
+    published = rng.integers(0, len(episode) + 1, size=num_versions - 1)
     versions = episode.extra_model_outputs[columns.EPISODE_VERSIONS].data
     for turn, of_turn in enumerate(versions):
-        of_turn[:] = version + (published <= turn).sum()
+        of_turn[:] = first + (published <= turn).sum()

@@ -69,9 +69,8 @@ class SnapshotOld(OldLogprobSource):
         stored = own_versions - {version}
         if self.settings.missing_snapshot == "drop":
             lost = stored - {*self.store.versions}
-            old_logp[mask & torch.isin(versions, versions.new_tensor([*lost]))] = (
-                torch.nan
-            )
+            is_lost = torch.isin(versions, versions.new_tensor([*lost]))
+            old_logp[mask & is_lost] = torch.nan
             stored -= lost
         weights = self.store.walk(stored, mask.device)
         current = [(version, None)] if version in own_versions else []

@@ -3,6 +3,7 @@
 import copy
 import math
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +70,19 @@ def run(name, up_to=3, **changes):
     for version in range(1, up_to + 1):
         trainer.advance(source, version)
     return source, trainer
+
+
+def test_files_of_snapshots_lie_in_a_folder_that_goes_with_the_process():
+    source, trainer = run("snapshot_old", snapshot_memory_bytes=0)
+    folder = Path(source._folder.name)
+    assert folder.name.startswith("rllib_llm_async_snapshots_pid")
+    assert sorted(path.stem for path in folder.iterdir()) == ["0", "1", "2"]
+    batch = make_batch()
+    old = source.old_logp(batch, trainer.forward, 3)
+    in_memory, _ = run("snapshot_old")
+    assert torch.equal(old, in_memory.old_logp(batch, trainer.forward, 3))
+    del source
+    assert not folder.exists()
 
 
 def test_snapshot_old_walks_through_the_versions_once(monkeypatch):
