@@ -16,6 +16,7 @@ from benchmarks import (
     coordinator_scale,
     generation_vs_raw_vllm,
     learner_vs_bare_torch,
+    sharded_vs_single_memory,
     slow_users,
     snapshot_old_vs_recompute,
     weights,
@@ -30,6 +31,7 @@ ROWS = {
     "snapshot_old_vs_recompute": snapshot_old_vs_recompute.run,
     "ewma_update_vs_copy": weights.ewma_update_vs_copy,
     "snapshot_window_vs_copy": weights.snapshot_window_vs_copy,
+    "sharded_vs_single_memory": sharded_vs_single_memory.run,
     "admission_staleness": admission.run,
     "coordinator_cpu_per_update_at_512_runners": coordinator_scale.run,
 }
