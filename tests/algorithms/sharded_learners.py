@@ -41,6 +41,18 @@ CASES = {
     },
     "gradient_checkpointing": {**RECOMPUTE, "gradient_checkpointing": True},
     "lora": {"old_logprob_source": "snapshot_old", "lora": LORA, "kl_coeff": 0.5},
+    "bfloat16": {
+        "old_logprob_source": "snapshot_old",
+        "compute_dtype": "bfloat16",
+        "gradient_checkpointing": True,
+    },
+    # Frozen weights are in bfloat16 then, adapters in float32.
+    "lora_bfloat16": {
+        "old_logprob_source": "ewma_prox",
+        "compute_dtype": "bfloat16",
+        "lora": LORA,
+        "lr": 0.03,
+    },
     "kl": {**RECOMPUTE, "kl_coeff": 0.5, "ratio_level": "sequence"},
     "compared": {**RECOMPUTE, "compare_sources": ["snapshot_old", "ewma_prox"]},
     "clip_by_norm": {**RECOMPUTE, "grad_clip": 1e-2, "grad_clip_by": "norm"},

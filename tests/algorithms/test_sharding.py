@@ -27,8 +27,11 @@ def test_two_sharded_learners_end_where_one_does(two, cases, name):
     alone, figures = trained(0, 1, cases.settings[name])
     (first, figures_of_first), (second, figures_of_second) = (r[name] for r in two)
     assert torch.equal(first, second)
-    torch.testing.assert_close(first, alone, atol=1e-5, rtol=0)
-    assert figures_of_first == figures_of_second == pytest.approx(figures, rel=1e-4)
+    # Sums in bfloat16 depend on what lies in a micro-batch.
+    narrow = "bfloat16" in name
+    torch.testing.assert_close(first, alone, atol=1e-3 if narrow else 1e-5, rtol=0)
+    assert figures_of_first == figures_of_second
+    assert figures_of_first == pytest.approx(figures, rel=1e-1 if narrow else 1e-4)
 
 
 def test_the_cases_moved_the_weights(two, cases):

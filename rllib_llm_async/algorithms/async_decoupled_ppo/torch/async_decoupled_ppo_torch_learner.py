@@ -17,10 +17,8 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
-from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
-from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
@@ -44,16 +42,8 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
     standardise_turns,
     step_with,
 )
-from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_weights import (
-    PolicyWeights,
-)
-from rllib_llm_async.algorithms.async_decoupled_ppo.torch.sharded_checkpoint import (
-    ShardedState,
-    shards_of,
-)
-from rllib_llm_async.algorithms.async_decoupled_ppo.torch.sharding import (
-    ShardedPolicyWeights,
-    shard_policy,
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_learner import (
+    PolicyLearner,
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.train_episodes import (
     fetch_episodes,
@@ -69,12 +59,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.weight_publisher impor
 from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import micro_batches
 from rllib_llm_async.coordination import ledger
-from rllib_llm_async.core.collectives import (
-    gather_from_learners,
-    learner_rank,
-    sum_over_learners,
-)
-from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
+from rllib_llm_async.core.collectives import learner_rank, sum_over_learners
 from rllib_llm_async.monitoring.timeline import Timeline
 from rllib_llm_async.old_logprobs import (
     OldLogprobSource,
@@ -86,16 +71,15 @@ from rllib_llm_async.settings.saved import saved_settings
 Batch = dict[str, Tensor]
 
 
-class AsyncDecoupledPPOTorchLearner(TorchLearner):
+class AsyncDecoupledPPOTorchLearner(PolicyLearner):
     """Learner of `AsyncDecoupledPPO`; holds EWMA weights and version snapshots."""
 
-    @override(TorchLearner)
+    @override(PolicyLearner)
     def build(self) -> None:
         super().build()
         self._version = 0
         self._num_skipped_steps = 0
         self._publisher: WeightPublisher | None = None
-        self._shards_directory: str | None = None
         self._timeline = Timeline(f"learner {learner_rank()}")
         # Before any checkpoint is loaded: the weights that training starts from.
         self._reference = self._weights.copy() if self.config.kl_coeff else None
@@ -115,45 +99,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
     def _source(self) -> OldLogprobSource:
         return self._sources.main
 
-    @property
-    def _policy(self) -> CausalLMPolicy:
-        return self.module[DEFAULT_MODULE_ID].unwrapped().policy
-
-    @override(TorchLearner)
-    def _make_module(self):
-        if self.config.shards_weights:
-            # What is drawn is the same in all of them, so that its shares fit.
-            torch.manual_seed(gather_from_learners(torch.initial_seed())[0])
-        module = super()._make_module()
-        weights = ShardedPolicyWeights if self.config.shards_weights else PolicyWeights
-        self._weights = weights(module[DEFAULT_MODULE_ID].policy)
-        return module
-
-    @override(TorchLearner)
-    def _map_module_to_device(self, module) -> None:
-        if self.config.shards_weights:
-            shard_policy(module[DEFAULT_MODULE_ID].policy, self._device)
-        else:
-            super()._map_module_to_device(module)
-
-    @override(TorchLearner)
-    def _make_modules_ddp_if_necessary(self) -> None:
-        if not self.config.shards_weights:
-            super()._make_modules_ddp_if_necessary()
-
-    @override(TorchLearner)
-    def get_parameters(self, module) -> list[Tensor]:
-        return self._weights.optimized()
-
-    @override(TorchLearner)
-    def _get_clip_function(self) -> Any:
-        return self._weights.clip
-
-    @override(TorchLearner)
-    def _get_global_norm_function(self) -> Any:
-        return self._weights.norm
-
-    @override(TorchLearner)
+    @override(PolicyLearner)
     def configure_optimizers_for_module(self, module_id, config=None) -> None:
         params = self.get_parameters(self._module[module_id])
         arguments = {"weight_decay": 0.0, **config.optimizer}
@@ -172,7 +118,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
 
     # --- One update ---------------------------------------------------------------
 
-    @override(TorchLearner)
+    @override(PolicyLearner)
     def update(
         self,
         *,
@@ -371,7 +317,7 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
             kept.append(self._micro_batch_loss.kept)
         minibatch[columns.KEPT] = torch.cat(kept)
 
-    @override(TorchLearner)
+    @override(PolicyLearner)
     def compute_loss_for_module(
         self, *, module_id, config, batch: Batch, fwd_out: dict[str, Tensor]
     ) -> Tensor:
@@ -486,56 +432,18 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
 
     # --- Checkpoint ---------------------------------------------------------------
 
-    @property
-    def _shards(self) -> ShardedState:
-        return ShardedState(self._weights, self.module[DEFAULT_MODULE_ID])
-
-    @override(TorchLearner)
-    def get_state(self, components=None, *, not_components=None, **kwargs):
-        state = self._state(components, not_components, **kwargs)
-        return self._shards.without_tensors(state) if self._writes_shards else state
-
-    def _state(self, components=None, not_components=None, **kwargs) -> dict[str, Any]:
-        """The state with all tensors, but for weights that `_shards` writes."""
-        not_components = [
-            *force_list(not_components),
-            *[COMPONENT_RL_MODULE] * self._writes_shards,
-        ]
-        state = super().get_state(components, not_components=not_components, **kwargs)
+    @override(PolicyLearner)
+    def _get_own_state(self, components, not_components) -> dict[str, Any]:
         if self._check_component(ASYNC_STATE, components, not_components):
-            state[ASYNC_STATE] = get_async_state(self)
-        return state
+            return {ASYNC_STATE: get_async_state(self)}
+        return {}
 
-    @property
-    def _writes_shards(self) -> bool:
-        return self.config.learner_sharding == "fsdp2"
-
-    def save_shards(self, directory: str) -> OSError | None:
-        """Writes this learner's files of a checkpoint; all learners do it together.
-
-        Returns:
-            What kept one of them from it: raised here, it would end the actor.
-        """
-        try:
-            self._shards.save(self._state(), directory)
-        except OSError as error:
-            return error
-        return None
-
-    @override(TorchLearner)
-    def restore_from_path(self, path, *, filesystem=None, **kwargs) -> None:
-        with shards_of(path, filesystem) as self._shards_directory:
-            super().restore_from_path(path, filesystem=filesystem, **kwargs)
-
-    @override(TorchLearner)
-    def set_state(self, state) -> None:
-        self._weights_seq_no = 0  # RLlib passes over weights older than those in use
-        state = self._shards.with_tensors(state, self._shards_directory)
-        super().set_state(state)
+    @override(PolicyLearner)
+    def _set_own_state(self, state: Mapping[str, Any]) -> None:
         if ASYNC_STATE in state:
             set_async_state(self, state[ASYNC_STATE])
 
-    @override(TorchLearner)
+    @override(PolicyLearner)
     def get_metadata(self) -> dict[str, Any]:
         """With what is needed to read the policy as data: version and settings."""
         metadata = {**super().get_metadata(), **saved_settings(self.config)}

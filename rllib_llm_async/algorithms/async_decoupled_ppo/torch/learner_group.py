@@ -33,19 +33,24 @@ class AsyncLearnerGroup(LearnerGroup):
 
     @override(LearnerGroup)
     def save_to_path(self, path=None, *, filesystem=None, **kwargs: Any) -> str:
+        if path is not None and filesystem is None:  # as RLlib's does
+            filesystem, path = pyarrow.fs.FileSystem.from_uri(str(path))
         path = super().save_to_path(path, filesystem=filesystem, **kwargs)
+        filesystem = filesystem or pyarrow.fs.LocalFileSystem()
+        shards = f"{path}/{COMPONENT_LEARNER}/{SHARDS}"
+        if filesystem.get_file_info(shards).type != pyarrow.fs.FileType.NotFound:
+            filesystem.delete_dir(shards)  # of an earlier checkpoint at this place
         if self.config.learner_sharding == "fsdp2":
-            self._save_shards(f"{path}/{COMPONENT_LEARNER}/{SHARDS}", filesystem)
+            filesystem.create_dir(shards, recursive=True)
+            self._save_shards(shards, filesystem)
         return path
 
-    def _save_shards(self, path: str, filesystem: pyarrow.fs.FileSystem | None) -> None:
+    def _save_shards(self, path: str, filesystem: pyarrow.fs.FileSystem) -> None:
         """Has each learner write its files, and brings them to ``path``.
 
         Raises:
             OSError: If a learner could not.
         """
-        filesystem = filesystem or pyarrow.fs.LocalFileSystem()
-        filesystem.create_dir(path, recursive=True)
         here = ray.util.get_node_ip_address()
         is_local = isinstance(filesystem, pyarrow.fs.LocalFileSystem)
         written = [

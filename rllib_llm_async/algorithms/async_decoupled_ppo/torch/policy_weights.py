@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from ray.rllib.utils.torch_utils import clip_gradients, compute_global_norm
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 
@@ -26,6 +27,8 @@ class PolicyWeights:
 
     #: Whether all learners have to publish together, since each holds a share.
     is_sharded = False
+    #: The learners that share them, as far as tensors in host memory are concerned.
+    host_mesh: DeviceMesh | None = None
 
     def __init__(self, policy: CausalLMPolicy) -> None:
         self.policy = policy

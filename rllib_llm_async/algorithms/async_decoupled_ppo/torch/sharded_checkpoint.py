@@ -62,13 +62,11 @@ class ShardedState:
 
     def __init__(self, weights: PolicyWeights, module: HFCausalLM) -> None:
         self._held = weights.held()
-        self._is_sharded = weights.is_sharded
+        # Files are written from host memory, and what is read goes there first.
+        self._mesh = weights.host_mesh
         # As the optimizer numbers them.
         self._optimized = [name for name, p in self._held.items() if p.requires_grad]
-        self._weights = {
-            WEIGHTS + name: tensor
-            for name, tensor in _without_ties(module.saved_tensors()).items()
-        }
+        self._module = module
 
     def without_tensors(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The state with `OnDisk` in place of what `save` writes."""
@@ -89,7 +87,7 @@ class ShardedState:
         Raises:
             OSError: If one of them could not.
         """
-        tensors = dict(self._weights)
+        tensors = self._weights()
 
         def collect(value: Any, path: tuple) -> None:
             tensors[_key(path)] = self._as_held(
@@ -122,7 +120,7 @@ class ShardedState:
             ValueError: If there are no such files, or they are of another model.
         """
         if SHARDS not in state:
-            if self._is_sharded:
+            if self._mesh is not None:
                 raise ValueError(
                     "learner_sharding: the checkpoint was written without it; set it "
                     "to none, or export the checkpoint's model and start from that"
@@ -133,13 +131,14 @@ class ShardedState:
                 "learner_sharding: this state is half of one, the tensors are in a "
                 "checkpoint's files; restore it by path"
             )
-        tensors = dict(self._weights)
+        tensors = self._weights()
 
         def allocate(marker: OnDisk, path: tuple) -> Tensor:
             held = self._held[marker.parameter].detach()
             own = torch.empty_like(
                 held.to_local() if isinstance(held, DTensor) else held,
                 dtype=getattr(torch, marker.dtype),
+                device="cpu",
             )
             tensors[marker.key] = self._as_held(own, marker.parameter)
             return own
@@ -156,6 +155,11 @@ class ShardedState:
             raise ValueError(f"{directory}: not of this model ({cause})") from error
         return filled
 
+    def _weights(self) -> dict[str, Tensor]:
+        """Those of the module, to be written or read in place."""
+        saved = _without_ties(self._module.saved_tensors())
+        return {WEIGHTS + name: tensor for name, tensor in saved.items()}
+
     def _parameter_of(self, path: tuple) -> str:
         """Name of the parameter that a leaf belongs to."""
         if path[0] == COMPONENT_OPTIMIZER:
@@ -168,8 +172,8 @@ class ShardedState:
         if not isinstance(held, DTensor):
             return value
         return DTensor.from_local(
-            value.to(held.device),
-            held.device_mesh,
+            value.cpu(),
+            self._mesh,
             held.placements,
             shape=held.shape,
             stride=held.stride(),

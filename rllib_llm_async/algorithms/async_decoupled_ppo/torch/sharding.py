@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,7 @@ class ShardedPolicyWeights(PolicyWeights):
 
     def __init__(self, policy: CausalLMPolicy) -> None:
         super().__init__(policy)
+        self.host_mesh = init_device_mesh("cpu", (num_learners(),))
         #: By name, what the modules hold between passes.
         self._sharded: dict[str, DTensor] = dict(policy.named_parameters())
         #: The same memory as plain parameters.
@@ -128,7 +129,8 @@ class ShardedPolicyWeights(PolicyWeights):
                 self._shares[name].copy_(tensor)
             yield
         except BaseException:
-            _root(self.policy).reset_iter_state()  # a pass may have been cut short
+            # A pass may have been cut short.
+            cast(FSDPModule, self.policy).reset_iter_state()
             raise
         finally:
             for name, tensor in own.items():
@@ -169,7 +171,3 @@ def _norms(gradients: list[Tensor]) -> Tensor:
     this learner's shares."""
     squares = [g.detach().double().square().sum() for g in gradients]
     return sum_over_learners(torch.stack(squares)).sqrt()
-
-
-def _root(policy: Any) -> FSDPModule:
-    return policy

@@ -1,0 +1,126 @@
+"""Memory of a learner that shares the weights with another one, against one alone.
+
+A model whose weights outweigh its activations, trained for two updates with EWMA
+weights and snapshots; two processes over gloo, then one. What is compared is how far
+the resident memory of a learner's process grew at its peak, from before the model is
+loaded (the bundled agent was trained in it before: code is loaded, too): weights,
+gradients, Adam's moments, old versions, and whatever else it took.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+import psutil
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.training_data import TrainingData
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from benchmarks.learner_vs_bare_torch import demonstrated_episodes
+from benchmarks.row import Row
+from rllib_llm_async import AsyncDecoupledPPOConfig
+from rllib_llm_async.batch import columns
+from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
+from rllib_llm_async.models.small_agent import small_agent_dir
+
+NUM_UPDATES = 2
+NUM_GROUPS, GROUP_SIZE = 2, 2
+#: 35 million parameters, 142 MB in float32, in layers that are small beside the whole,
+#: as those of large models are.
+SIZES = {
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+}
+#: glibc keeps what is freed in pieces smaller than this, which it raises by itself.
+MMAP_THRESHOLD = 1 << 18
+
+
+def run() -> Row:
+    with tempfile.TemporaryDirectory() as model:
+        config = AutoConfig.from_pretrained(small_agent_dir())
+        for key, value in SIZES.items():
+            setattr(config, key, value)
+        config.layer_types = ["full_attention"] * config.num_hidden_layers
+        AutoModelForCausalLM.from_config(config).save_pretrained(model)
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = str(MMAP_THRESHOLD)
+        try:
+            shared, alone = (max(peaks(model, count)) for count in (2, 1))
+        finally:
+            del os.environ["MALLOC_MMAP_THRESHOLD_"]
+    return Row("sharded_vs_single_memory", shared, "MB", alone, shared / alone)
+
+
+def peaks(model: str, num_learners: int) -> list[float]:
+    """By learner, the growth of its process in MB."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_learn, (num_learners, port, model, folder), nprocs=num_learners)
+        return [float(file.read_text()) for file in Path(folder).iterdir()]
+
+
+def _learn(rank: int, num_learners: int, port: int, model: str, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=num_learners)
+    _train(rank, num_learners, "small_agent")
+    before = psutil.Process().memory_info().rss
+    _train(rank, num_learners, model)
+    peak = max_resident_bytes() - before
+    Path(folder, str(rank)).write_text(str(peak / 1e6))
+    dist.destroy_process_group()
+
+
+def _train(rank: int, num_learners: int, model: str) -> None:
+    config = (
+        AsyncDecoupledPPOConfig()
+        .environment("mini_tau2", env_config={"domains": ["airline"]})
+        .learners(num_learners=num_learners)
+        .training(
+            model=model,
+            learner_sharding="fsdp2",
+            old_logprob_source="auto",
+            max_staleness=NUM_UPDATES,
+            group_size=GROUP_SIZE,
+            episodes_per_update=NUM_GROUPS * GROUP_SIZE,
+            minibatch_size=None,
+            micro_batch_tokens=256,
+            eps_ti=1e6,
+            discrepancy_weight="none",
+            engine={"dtype": "float32"},
+        )
+    )
+    episodes = demonstrated_episodes()[: NUM_GROUPS * GROUP_SIZE]
+    for number, episode in enumerate(episodes):
+        episode.custom_data[columns.GROUP_ID] = number // GROUP_SIZE
+        episode.rewards.data[-1] = float(number % 2)  # for a gradient
+    share = episodes[rank * GROUP_SIZE :][: len(episodes) // num_learners]
+    learner = config.build_learner(
+        spaces={DEFAULT_MODULE_ID: (TOKENS_SPACE, TOKENS_SPACE)}
+    )
+    for _ in range(NUM_UPDATES):
+        learner.update(training_data=TrainingData(episodes=share))
+    if learner._version != NUM_UPDATES:
+        raise RuntimeError("an update had no signal: no moments, no old versions")
+
+
+def max_resident_bytes() -> int:
+    """The largest resident memory that this process has had."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    print(run().json())
