@@ -55,7 +55,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.weight_publisher impor
     WeightPublisher,
 )
 from rllib_llm_async.batch import columns
-from rllib_llm_async.batch.packing import micro_batches
+from rllib_llm_async.batch.micro_batches import in_row_order
 from rllib_llm_async.coordination import ledger
 from rllib_llm_async.core.collectives import learner_rank, sum_over_learners
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
@@ -309,9 +309,11 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
         self, minibatch: Batch, scale: Tensor, metrics: UpdateMetrics
     ) -> None:
         module = self.module[DEFAULT_MODULE_ID]
-        parts = list(micro_batches(minibatch, self.config.micro_batch_tokens))
+        parts = list(
+            self._policy.micro_batches(minibatch, self.config.micro_batch_tokens)
+        )
         kept = []
-        for index, micro_batch in enumerate(parts):
+        for index, (rows, micro_batch) in enumerate(parts):
             last = index == len(parts) - 1
             sync = last or self._num_learners == 1
             with contextlib.nullcontext() if sync else module.no_sync():
@@ -324,8 +326,8 @@ class AsyncDecoupledPPOTorchLearner(TorchLearner):
                 )
                 (loss * scale).backward()
             metrics.add(self._micro_batch_loss, micro_batch[columns.LOSS_MASK].sum())
-            kept.append(self._micro_batch_loss.kept)
-        minibatch[columns.KEPT] = torch.cat(kept)
+            kept.append((rows, self._micro_batch_loss.kept))
+        minibatch[columns.KEPT] = in_row_order(kept)
 
     @override(TorchLearner)
     def compute_loss_for_module(
