@@ -13,7 +13,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from benchmarks.learner_vs_bare_torch import demonstrated_episodes
+from benchmarks.learner_vs_bare_torch import NUM_EPISODES, demonstrated_episodes
 from benchmarks.row import Row, compare
 from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import pack_rows
@@ -29,11 +29,23 @@ NUM_GROUPS = 2
 
 
 def airline(repeats: int = 5) -> Row:
-    """The bundled agent on groups of the bundled airline, in usual micro-batches."""
+    """The bundled agent on groups of the bundled airline, in usual micro-batches.
+
+    What follows the prompt is drawn at random: dialogues that an agent samples are more
+    alike, and demonstrations much more.
+    """
+    torch.manual_seed(0)
     policy = CausalLMPolicy(load_causal_lm(small_agent_dir()))
     batch = PackEpisodes()(
         rl_module=None, batch={}, episodes=demonstrated_episodes(), shared_data={}
     )[DEFAULT_MODULE_ID]
+    sequences = batch[columns.SEQUENCE_IDS].clamp(min=0)
+    positions, tokens = batch[columns.POSITION_IDS], batch[columns.TOKENS]
+    said = positions.where(batch[columns.LOSS_MASK], tokens.numel())
+    prompts = torch.full((NUM_EPISODES,), tokens.numel())
+    prompts.scatter_reduce_(0, sequences.flatten(), said.flatten(), "amin")
+    drawn = torch.randint(5, 400, tokens.shape)
+    batch[columns.TOKENS] = tokens.where(positions < prompts[sequences], drawn)
     return _compare("shared_prefix_vs_packed", policy, batch, repeats)
 
 
