@@ -18,6 +18,7 @@ from benchmarks import (
     generation_vs_raw_vllm,
     learner_vs_bare_torch,
     sharded_vs_single_memory,
+    shared_prefix,
     slow_users,
     snapshot_old_vs_recompute,
     weights,
@@ -38,6 +39,8 @@ ROWS = {
     "admission_staleness": admission.run,
     "attention_packed_vs_rows": attention.time_packed_vs_rows,
     "attention_packed_vs_rows_memory": attention.memory_packed_vs_rows,
+    "shared_prefix_vs_packed": shared_prefix.airline,
+    "shared_prefix_vs_packed_retail": shared_prefix.retail,
     "coordinator_cpu_per_update_at_512_runners": coordinator_scale.run,
 }
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,16 +24,6 @@ PADDING: dict[str, np.generic] = {
     columns.TURN_IDS: np.int64(-1),
     columns.EPISODE_KEYS: np.int64(-1),
 }
-
-
-def micro_batches(
-    batch: Mapping[str, Any], max_tokens: int
-) -> Iterator[dict[str, Any]]:
-    """Slices of whole rows with at most ``max_tokens`` tokens each, but one row."""
-    rows, length = batch[columns.TOKENS].shape
-    step = max(1, max_tokens // max(length, 1))
-    for start in range(0, max(rows, 1), step):
-        yield {key: column[start : start + step] for key, column in batch.items()}
 
 
 def pack_rows(

@@ -12,14 +12,18 @@ from collections.abc import Iterator
 from textwrap import shorten
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rllib_llm_async.models.causal_attention import (
     attend_each_sequence,
     causal_attention,
     fits_varlen,
+    has_varlen,
     varlen_attention,
 )
+from rllib_llm_async.models.prefix_attention import prefix_attention
+from rllib_llm_async.models.shared_prefixes import PrefixTree
 
 #: The name under which transformers knows `packed_attention`.
 PACKED = "packed"
@@ -111,6 +115,26 @@ def knows_boundaries(causal_lm: Any) -> bool:
     return name == PACKED or name.startswith("flash_attention")
 
 
+def can_share_prefixes(
+    causal_lm: Any, device: torch.device, dtype: torch.dtype
+) -> bool:
+    """Whether there is attention to prefixes that lie elsewhere in the row.
+
+    Args:
+        causal_lm: A causal LM of transformers.
+        device: On which it computes.
+        dtype: In which it computes.
+    """
+    config = causal_lm.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", 1)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return (
+        is_packed(causal_lm)
+        and getattr(config, "sliding_window", None) is None
+        and (device.type == "cpu" or has_varlen(device, dtype, head_dim))
+    )
+
+
 @contextlib.contextmanager
 def plain_attention(causal_lm: Any) -> Iterator[None]:
     """Within it a model computes with transformers' own attention."""
@@ -135,6 +159,7 @@ def packed_attention(
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int = 0,
+    prefixes: PrefixTree | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each sequence, for transformers' `AttentionInterface`.
@@ -150,6 +175,7 @@ def packed_attention(
         cu_seq_lens_q: int32 ``[sequences + 1]``, where the sequences of the only row
             begin, and its end; None if each row is one sequence.
         max_length_q: Length of the longest of them.
+        prefixes: What the row holds, if its sequences continue prefixes in it.
         **kwargs: What else layers hand over.
 
     Returns:
@@ -165,6 +191,10 @@ def packed_attention(
         odd.append("past_key_values")
     if odd or not getattr(module, "is_causal", True):
         raise ValueError(f"packed attention knows no {', '.join(odd) or 'other order'}")
+    if prefixes is not None and sliding_window is not None:
+        raise ValueError("shared prefixes know no sliding window")
+    if prefixes is not None:
+        return prefix_attention(query, key, value, prefixes, scaling), None
     if cu_seq_lens_q is None:
         output = causal_attention(query, key, value, scaling, sliding_window)
         return output.transpose(1, 2), None

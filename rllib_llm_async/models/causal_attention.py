@@ -20,10 +20,18 @@ _MAX_HEAD_DIM = 256
 
 def fits_varlen(query: Tensor, value: Tensor) -> bool:
     """Whether torch's varlen attention has a kernel for these."""
+    size = query.shape[-1]
+    return size == value.shape[-1] and has_varlen(
+        query.device, compute_dtype(query), size
+    )
+
+
+def has_varlen(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether torch's varlen attention has a kernel for such states."""
     return (
-        query.is_cuda
-        and compute_dtype(query) in (torch.float16, torch.bfloat16)
-        and query.shape[-1] == value.shape[-1] <= _MAX_HEAD_DIM
+        device.type == "cuda"
+        and dtype in (torch.float16, torch.bfloat16)
+        and head_dim <= _MAX_HEAD_DIM
     )
 
 

@@ -8,19 +8,19 @@ snapshots) is `torch.func.functional_call` on it, without a second model object.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from rllib_llm_async.batch import columns
-from rllib_llm_async.batch.packing import micro_batches
+from rllib_llm_async.batch.micro_batches import in_row_order, micro_batches
 from rllib_llm_async.core import head_logprobs
 from rllib_llm_async.core.collectives import max_over_learners
 from rllib_llm_async.core.logprobs import LOGITS_MEMORY_BYTES, logit_chunk_tokens
 from rllib_llm_async.models import published_weights
-from rllib_llm_async.models.attention import set_attention
+from rllib_llm_async.models.attention import can_share_prefixes, set_attention
 from rllib_llm_async.models.lm_head import decoder_name, head_of
 from rllib_llm_async.models.loading import load_causal_lm, recomputed_layers
 from rllib_llm_async.models.rounding import round_under_autocast
@@ -30,6 +30,8 @@ from rllib_llm_async.models.sequence_layout import (
     check_lengths,
     hidden_states,
 )
+
+T = TypeVar("T")
 
 
 class PolicyOutput(NamedTuple):
@@ -89,6 +91,8 @@ class CausalLMPolicy(nn.Module):
             round_under_autocast(self.causal_lm, compute_dtype)
         #: How packed sequences pass through the decoder.
         self.layout = best_layout(self.causal_lm)
+        #: Whether what sequences begin with in common is computed once in a pass.
+        self.share_prefixes = self._has_prefix_attention()
         check_policy(self)
 
     @classmethod
@@ -142,7 +146,7 @@ class CausalLMPolicy(nn.Module):
         result = head_logprobs(
             before,
             self._head(),
-            tokens[:, 1:][mask[:, 1:]],
+            tokens[mask],
             temperature=self.temperature,
             chunk_tokens=logit_chunk_tokens(
                 self.logits_memory_bytes,
@@ -170,11 +174,13 @@ class CausalLMPolicy(nn.Module):
         """Hidden states ``[agent tokens, hidden]`` that each of them is told from."""
         check_lengths(self.causal_lm, batch[columns.POSITION_IDS])
         self._settle_modes()
+        targets = batch[columns.LOSS_MASK].flatten().nonzero().squeeze(1)
         with self.numerics():
-            hidden = self._hidden(batch[columns.TOKENS], batch[columns.POSITION_IDS])
-        # Only the last position has no target.
-        target_mask = batch[columns.LOSS_MASK][:, 1:]
-        return hidden[:, :-1][target_mask].to(dtype=self.compute_dtype)
+            # What predicts a token is the state at the one before.
+            before = self._hidden(
+                batch[columns.TOKENS], batch[columns.POSITION_IDS], targets - 1
+            )
+        return before.to(dtype=self.compute_dtype)
 
     def _settle_modes(self) -> None:
         """No dropout, router noise and the like, whatever mode the module is in."""
@@ -182,8 +188,8 @@ class CausalLMPolicy(nn.Module):
         for layer in recomputed_layers(self.lm):
             layer.training = True
 
-    def _hidden(self, tokens: Tensor, position_ids: Tensor) -> Tensor:
-        """Last hidden states ``[rows, length, hidden]`` of packed rows."""
+    def _hidden(self, tokens: Tensor, position_ids: Tensor, wanted: Tensor) -> Tensor:
+        """Last hidden states ``[wanted, hidden]``, see `hidden_states`."""
         decoder = getattr(self.causal_lm, decoder_name(self.causal_lm))
 
         def decode(tokens: Tensor, **kwargs: Any) -> Tensor:
@@ -191,7 +197,24 @@ class CausalLMPolicy(nn.Module):
                 input_ids=tokens, use_cache=False, **kwargs
             ).last_hidden_state
 
-        return hidden_states(self.layout, decode, tokens, position_ids)
+        return hidden_states(
+            self.layout,
+            decode,
+            tokens,
+            position_ids,
+            wanted,
+            share_prefixes=self._shares_prefixes(),
+        )
+
+    def _shares_prefixes(self) -> bool:
+        """Whether it does so on the device that holds the model now."""
+        return self.share_prefixes and self._has_prefix_attention()
+
+    def _has_prefix_attention(self) -> bool:
+        weight = next(self.lm.parameters())
+        return can_share_prefixes(
+            self.causal_lm, weight.device, self.compute_dtype or weight.dtype
+        )
 
     def _head(self) -> Callable[[Tensor], Tensor]:
         """Hidden states ``[tokens, hidden]`` to logits, in this policy's numerics."""
@@ -218,10 +241,8 @@ class CausalLMPolicy(nn.Module):
         """Whether learners hold shares of the weights, gathered in each pass."""
         return isinstance(self, FSDPModule)
 
-    def in_step(
-        self, parts: Sequence[Mapping[str, Tensor]]
-    ) -> Iterator[Mapping[str, Tensor]]:
-        """Yields the batches of this learner's next passes, to be made one by one.
+    def in_step(self, parts: Sequence[T]) -> Iterator[T]:
+        """Yields the parts of this learner's next passes, to be made one by one.
 
         Where weights are sharded, a learner with fewer of them than another one then
         makes passes over nothing (and back, where gradients are on), since all have
@@ -263,13 +284,22 @@ class CausalLMPolicy(nn.Module):
             max_tokens: Tokens in one pass.
         """
         replaced = dict(parameters or {})
-        parts = list(micro_batches(batch, max_tokens))
-        return torch.cat(
-            [
-                torch.func.functional_call(self, replaced, (rows,)).logp
-                for rows in self.in_step(parts)
-            ]
+        parts = list(self.micro_batches(batch, max_tokens))
+        return in_row_order(
+            (rows, torch.func.functional_call(self, replaced, (part,)).logp)
+            for rows, part in self.in_step(parts)
         )
+
+    def micro_batches(
+        self, batch: Mapping[str, Tensor], max_tokens: int
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Numbers and columns of the rows of each pass.
+
+        Args:
+            batch: Row-packed columns.
+            max_tokens: What a pass computes at most, unless one row is more.
+        """
+        return micro_batches(batch, max_tokens, share_prefixes=self._shares_prefixes())
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """The policy's parameters that training changes; with LoRA the adapter's."""

@@ -1,9 +1,9 @@
 """Whether a policy is its model: tried on a few short sequences when it is built.
 
-- Log-probabilities, packed and alone, against ``lm(...).logits`` with the attention of
-  transformers; where packed sequences see each other, the policy lays them out in
-  another way, at last each in a row of its own. Sliding windows are shorter than the
-  sequences meanwhile.
+- Log-probabilities, packed, with a shared prefix and alone, against
+  ``lm(...).logits`` with the attention of transformers; where packed sequences see each
+  other, the policy lays them out in another way, at last each in a row of its own.
+  Sliding windows are shorter than the sequences meanwhile.
 - Adapters, see `adapter_check`.
 
 A few passes over some 70 tokens; one adapted module at a time is held twice.
@@ -101,7 +101,9 @@ def check_policy(policy: CausalLMPolicy) -> None:
 
 def _take_next_layout(policy: CausalLMPolicy) -> None:
     """The layout to try where the present one is at fault."""
-    if is_packed(policy.causal_lm):
+    if policy.share_prefixes:
+        policy.share_prefixes = False
+    elif is_packed(policy.causal_lm):
         policy.causal_lm.set_attn_implementation(PLAIN)
         policy.layout = best_layout(policy.causal_lm)
     else:
@@ -151,10 +153,12 @@ def _sequences(policy: CausalLMPolicy) -> list[Tensor]:
     usual = torch.tensor([t for t in range(vocabulary) if t not in special])
     generator = torch.Generator().manual_seed(0)
     device = next(policy.lm.parameters()).device
-    return [
+    sequences = [
         usual[torch.randint(len(usual), (length,), generator=generator)].to(device)
         for length in _LENGTHS
     ]
+    # Begins as the last one does, then goes on as the first.
+    return [*sequences, torch.cat([sequences[-1][:-5], sequences[0]])]
 
 
 def _logp_of_model(policy: CausalLMPolicy, tokens: Tensor) -> Tensor:
@@ -194,17 +198,19 @@ def _fault(
     policy: CausalLMPolicy, sequences: list[Tensor], expected: list[Tensor]
 ) -> str:
     """What is wrong with the policy under its present layout; empty if nothing."""
-    first, second, third = sequences
+    first, second, third, continued = sequences
     try:
         alone = _logp_of_policy(policy, [[third]])
         packed = _logp_of_policy(policy, [[first, second, third], [second]])
         others = _logp_of_policy(policy, [[first.flip(0), second, third], [second]])
+        shared = _logp_of_policy(policy, [[third, first], [continued]])
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         return shorten(str(error), 500)
     exact = _is_float32(policy)
     for what, logp, right, limit in (
-        ("of one sequence alone", alone, expected[2:], _ALONE),
-        ("of packed sequences", packed, [*expected, expected[1]], _PACKED),
+        ("of one sequence alone", alone, expected[2:3], _ALONE),
+        ("of packed sequences", packed, [*expected[:3], expected[1]], _PACKED),
+        ("of a shared prefix", shared, [expected[i] for i in (2, 0, 3)], _PACKED),
         ("within a row", packed[1:], others[1:], _LEAK),
     ):
         if limit is _LEAK and policy.layout is Layout.SEQUENCE_PER_ROW:

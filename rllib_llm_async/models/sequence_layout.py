@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rllib_llm_async.models.attention import knows_boundaries
+from rllib_llm_async.models.shared_prefixes import prefix_tree
 
 #: From tokens ``[rows, length]`` and further arguments of a decoder to hidden states.
 Decode = Callable[..., Tensor]
@@ -32,9 +33,15 @@ class Layout(enum.Enum):
 
 
 def hidden_states(
-    layout: Layout, decode: Decode, tokens: Tensor, position_ids: Tensor
+    layout: Layout,
+    decode: Decode,
+    tokens: Tensor,
+    position_ids: Tensor,
+    wanted: Tensor,
+    *,
+    share_prefixes: bool = False,
 ) -> Tensor:
-    """Last hidden states ``[rows, length, hidden]`` of packed rows.
+    """Last hidden states ``[wanted, hidden]`` at some tokens of packed rows.
 
     Args:
         layout: One that the decoder can do.
@@ -42,16 +49,22 @@ def hidden_states(
         tokens: int64 ``[rows, length]``.
         position_ids: int64 ``[rows, length]``, from 0 at the start of each sequence
             and 0 at all padding.
+        wanted: int64 ``[wanted]``, indices into the flattened rows.
+        share_prefixes: Compute what sequences begin with in common once; needs the
+            layout `ONE_ROW`.
     """
     match layout:
         case Layout.ONE_ROW:
-            return hidden_without_padding(decode, tokens, position_ids)
+            return _hidden_of_one_row(
+                decode, tokens, position_ids, wanted, share_prefixes
+            )
         case Layout.ROWS:
             # No attention mask: transformers derives block-diagonal causal attention
             # from the restarting position ids.
-            return decode(tokens, position_ids=position_ids)
+            hidden = decode(tokens, position_ids=position_ids)
         case Layout.SEQUENCE_PER_ROW:
-            return hidden_one_sequence_per_row(decode, tokens, position_ids)
+            hidden = hidden_one_sequence_per_row(decode, tokens, position_ids)
+    return hidden.flatten(0, 1).index_select(0, wanted)
 
 
 def best_layout(causal_lm: Any) -> Layout:
@@ -117,36 +130,37 @@ def _rope_limit(config: Any) -> int | None:
     return min(limits, default=None)
 
 
-def hidden_without_padding(
-    decode: Decode, tokens: Tensor, position_ids: Tensor
+def _hidden_of_one_row(
+    decode: Decode,
+    tokens: Tensor,
+    position_ids: Tensor,
+    wanted: Tensor,
+    share_prefixes: bool,
 ) -> Tensor:
-    """Hidden states ``[rows, length, hidden]`` from one row of all sequences.
-
-    Args:
-        decode: From tokens ``[1, t]``, their position ids and, by the names of
-            transformers, the boundaries of the sequences to hidden states.
-        tokens: int64 ``[rows, length]``.
-        position_ids: int64 ``[rows, length]``, see `hidden_states`.
-
-    Returns:
-        The hidden states; 0 at padding and in sequences of one token.
-    """
+    """`hidden_states` from one row of all sequences, without padding."""
     places = _tokens_of_sequences(position_ids)
-    positions = position_ids.flatten()[places]
+    row, positions = tokens.flatten()[places], position_ids.flatten()[places]
+    in_row = torch.arange(len(row), device=row.device)
     starts = (positions == 0).nonzero().squeeze(1)
-    boundaries = torch.cat([starts, starts.new_tensor([len(places)])])
-    longest = int(boundaries.diff().max())
-    boundaries = boundaries.int()
+    boundaries = torch.cat([starts, starts.new_tensor([len(row)])]).int()
+    lengths = boundaries.diff().tolist()
+    longest, further = max(lengths), {}
+    if share_prefixes and (tree := prefix_tree(row, lengths)):
+        row, positions, in_row = row[tree.tokens], positions[tree.tokens], tree.places
+        boundaries, longest = tree.boundaries, tree.longest
+        further = {"prefixes": tree}
     hidden = decode(
-        tokens.flatten()[places][None],
+        row[None],
         position_ids=positions[None],
         cu_seq_lens_q=boundaries,
         cu_seq_lens_k=boundaries,
         max_length_q=longest,
         max_length_k=longest,
+        **further,
     )[0]
-    full = hidden.new_zeros((tokens.numel(), hidden.shape[-1]))
-    return full.index_copy(0, places, hidden).view(*tokens.shape, -1)
+    found = torch.zeros(tokens.numel(), dtype=torch.int64, device=row.device)
+    found[places] = in_row
+    return hidden.index_select(0, found[wanted])
 
 
 def _tokens_of_sequences(position_ids: Tensor) -> Tensor:

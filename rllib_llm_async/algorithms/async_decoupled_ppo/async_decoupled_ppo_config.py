@@ -207,8 +207,9 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 out of what the agent says; "auto" as above, None for none.
             temperature: Sampling temperature; the learner divides its logits by it.
             max_response_tokens: Upper bound of generated tokens in one turn.
-            micro_batch_tokens: Tokens in one forward/backward pass of a learner;
-                gradients accumulate over the micro-batches of a minibatch.
+            micro_batch_tokens: Tokens in one forward/backward pass of a learner, what
+                sequences begin with in common counted (and computed) once; gradients
+                accumulate over the micro-batches of a minibatch.
             logits_memory_bytes: What logits and their gradients may take in a learner;
                 as many tokens go through the vocabulary at a time. What a model makes
                 of its logits (a scale, a soft cap) comes on top.

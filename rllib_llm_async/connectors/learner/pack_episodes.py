@@ -22,8 +22,7 @@ class PackEpisodes(ConnectorV2):
 
     Takes one advantage per episode from ``shared_data``, 0 without. Sequences are
     placed first-fit by falling length into rows of the longest sequence's length, or of
-    ``min_row_tokens`` if that is longer: block-diagonal attention costs the square of
-    the row, padding costs what rows cannot fill.
+    ``min_row_tokens`` if that is longer.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 
 from rllib_llm_async.batch import columns
-from rllib_llm_async.batch.packing import micro_batches
+from rllib_llm_async.batch.micro_batches import in_row_order
 
 
 class TurnAdvantages(ConnectorV2):
@@ -52,10 +52,10 @@ class TurnAdvantages(ConnectorV2):
     ) -> dict[str, Any]:
         packed = batch[DEFAULT_MODULE_ID]
         policy = rl_module[DEFAULT_MODULE_ID].unwrapped().policy
-        parts = list(micro_batches(packed, self.micro_batch_tokens))
+        parts = list(policy.micro_batches(packed, self.micro_batch_tokens))
         with torch.no_grad():
-            token_values = torch.cat(
-                [policy.values(rows) for rows in policy.in_step(parts)]
+            token_values = in_row_order(
+                (rows, policy.values(part)) for rows, part in policy.in_step(parts)
             )
         mask, turn_ids = packed[columns.LOSS_MASK], packed[columns.TURN_IDS]
         is_first = mask & (turn_ids != turn_ids.roll(1, dims=1))

@@ -57,7 +57,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.weight_publisher impor
     WeightPublisher,
 )
 from rllib_llm_async.batch import columns
-from rllib_llm_async.batch.packing import micro_batches
+from rllib_llm_async.batch.micro_batches import in_row_order
 from rllib_llm_async.coordination import ledger
 from rllib_llm_async.core.collectives import learner_rank, sum_over_learners
 from rllib_llm_async.monitoring.timeline import Timeline
@@ -299,10 +299,12 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
         self, minibatch: Batch, scale: Tensor, metrics: UpdateMetrics
     ) -> None:
         module = self.module[DEFAULT_MODULE_ID]
-        parts = list(micro_batches(minibatch, self.config.micro_batch_tokens))
+        parts = list(
+            self._policy.micro_batches(minibatch, self.config.micro_batch_tokens)
+        )
         kept = []
         waits = self._num_learners > 1 and not self._weights.is_sharded
-        for index, micro_batch in enumerate(self._policy.in_step(parts)):
+        for index, (rows, micro_batch) in enumerate(self._policy.in_step(parts)):
             last = index == len(parts) - 1
             with module.no_sync() if waits and not last else contextlib.nullcontext():
                 fwd_out = module.forward_train(micro_batch)
@@ -314,8 +316,8 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
                 )
                 (loss * scale).backward()
             metrics.add(self._micro_batch_loss, micro_batch[columns.LOSS_MASK].sum())
-            kept.append(self._micro_batch_loss.kept)
-        minibatch[columns.KEPT] = torch.cat(kept)
+            kept.append((rows, self._micro_batch_loss.kept))
+        minibatch[columns.KEPT] = in_row_order(kept)
 
     @override(PolicyLearner)
     def compute_loss_for_module(
