@@ -58,7 +58,7 @@ def test_a_killed_learner_is_restarted(command, tmp_path):
         assert run.wait() == 0
     assert re.search(r"failed: .*; restart 1 of 1 from iteration [24] ", run.output)
     assert whole_checkpoints(tmp_path) == [4, 5]
-    (found,) = find_runs([tmp_path])
+    (found,) = find_runs([tmp_path / "results"])
     assert [row["training_iteration"] for row in found.rows] == [1, 2, 3, 4, 5]
 
 
