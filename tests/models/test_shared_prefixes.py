@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rllib_llm_async.batch import columns
-from rllib_llm_async.batch.micro_batches import in_row_order, micro_batches
 from rllib_llm_async.models import attention, prefix_attention, shared_prefixes
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.models.loading import load_causal_lm
@@ -256,13 +255,6 @@ def test_parts_hold_what_begins_alike_and_keep_to_the_limit(sequences, max_token
     expected = policy(batch).logp
     logp = policy.score(batch, None, max_tokens)
     torch.testing.assert_close(logp, expected, atol=1e-4, rtol=0)
-    assert torch.equal(in_row_order((r, expected[r]) for r, _ in parts), expected)
-
-
-def test_without_sharing_parts_are_slices():
-    batch = {columns.TOKENS: torch.arange(15).view(5, 3)}
-    parts = list(micro_batches(batch, 6, share_prefixes=False))
-    assert [rows.tolist() for rows, _ in parts] == [[0, 1], [2, 3], [4]]
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma2", "qwen3_next", "gpt_oss"])
