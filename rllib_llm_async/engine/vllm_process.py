@@ -17,6 +17,8 @@ from rllib_llm_async import NO_REGISTRATION
 
 #: KV cache on CPU, unless ``engine: {kv_cache_memory_bytes: ...}`` says otherwise.
 CPU_KV_CACHE_BYTES = 1 << 30
+#: Longest that the kernel is waited for when it ends a process.
+KILL_SECONDS = 5.0
 #: Names, in vLLM's processes, the process that uses the engine.
 OWNER = "RLLIB_LLM_ASYNC_ENGINE_OWNER"
 #: Of prctl(2): the signal that a process gets when its parent ends.
@@ -77,9 +79,11 @@ def _children_beside(others: list[BaseProcess]) -> list[BaseProcess]:
 
 
 def kill(processes: list[BaseProcess]) -> None:
-    """Ends processes at once, those that hang as well."""
+    """Ends processes at once, those that hang as well; they are gone afterwards."""
     for process in processes:
         process.kill()
+    for process in processes:
+        process.join(KILL_SECONDS)
 
 
 def _prepare_environment(on_cpu: bool) -> None:

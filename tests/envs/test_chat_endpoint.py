@@ -291,14 +291,14 @@ def test_an_endpoint_that_is_down_is_waited_for_and_said(make_model, caplog):
 
 
 def test_an_endpoint_that_stalls_is_down_until_it_answers(chat_stub, make_model):
-    chat_stub.seconds = 1.0
-    model = make_model(timeout_seconds=0.2, max_retries=0, max_concurrency=20)
+    chat_stub.seconds = 3.0
+    model = make_model(timeout_seconds=1.0, max_retries=0, max_concurrency=20)
 
     async def scenario():
         calls = [asyncio.ensure_future(model.complete(HELLO)) for _ in range(20)]
         while model.waiting_for() is None:
             await asyncio.sleep(0.01)
-        assert "timed out: no answer within 0.2 s" in model.waiting_for()
+        assert "timed out: no answer within 1.0 s" in model.waiting_for()
         chat_stub.seconds = 0.0
         return await asyncio.gather(*calls, return_exceptions=True)
 
