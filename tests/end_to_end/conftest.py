@@ -49,6 +49,24 @@ def learner_results():
 
 
 @pytest.fixture
+def check_versions():
+    """``check_versions(learner results)``: every update that had a signal published.
+
+    One whose groups all earned the same changes nothing and publishes nothing; few may
+    be so, else a test that needs versions would see none.
+    """
+
+    def check(results, first=0):
+        moved = [int(result["had_signal"]) for result in results]
+        assert [result["policy_version"] for result in results] == [
+            first + sum(moved[:number]) for number in range(len(moved))
+        ]
+        assert 2 * sum(moved) >= len(moved)
+
+    return check
+
+
+@pytest.fixture
 def tmp_path():
     """Not pytest's own: Ray's socket paths must stay below 108 characters."""
     with tempfile.TemporaryDirectory(prefix="rllib_") as directory:

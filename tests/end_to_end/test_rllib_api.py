@@ -43,4 +43,5 @@ def test_tuner_sweeps_with_callbacks_and_lora(ray_cluster, make_config, tmp_path
         # over; its figures may come an update later.
         steps = result.metrics_dataframe["env_runners/num_env_steps_sampled_lifetime"]
         assert runners["turns"] >= steps.iloc[0] > 0
-        assert metrics["learners"]["default_policy"]["policy_version"] == 2
+        # An update without signal publishes nothing.
+        assert 1 <= metrics["learners"]["default_policy"]["policy_version"] <= 2
