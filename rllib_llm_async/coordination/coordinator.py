@@ -416,10 +416,7 @@ class Coordinator:
 
 def _ledger_episode(outcome: EpisodeOutcome) -> LedgerEpisode:
     return LedgerEpisode(
-        key=outcome.key,
-        num_tokens=outcome.num_tokens,
-        episode_return=outcome.episode_return,
-        domain=outcome.domain,
+        outcome.key, outcome.num_tokens, outcome.episode_return, outcome.domain
     )
 
 

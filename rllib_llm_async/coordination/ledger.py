@@ -119,8 +119,8 @@ class Ledger:
     def __init__(self) -> None:
         self._groups: dict[int, _Group] = {}
         self._started = {EPISODES: 0, TOKENS: 0}
-        #: Episodes and tokens of each cell.
-        self._cells: dict[_Cell, tuple[int, int]] = {}
+        #: Episodes and tokens of each `_Cell`.
+        self._cells: dict[tuple[str, str, str, str], list[int]] = {}
         self._num_late = 0
 
     def start(self, number: int, num_episodes: int, domain: str) -> None:
@@ -189,11 +189,11 @@ class Ledger:
         """A learner tells what became of the episodes of its share of an update."""
         for fate in fates:
             group = self._groups.get(fate.group)
-            if group is None or fate.key not in (group.finished or {}):
+            finished = None if group is None else group.finished
+            if group is None or not finished or fate.key not in finished:
                 self._num_late += 1
                 continue
-            assert group.finished is not None
-            episode = group.finished.pop(fate.key)
+            episode = finished.pop(fate.key)
             group.num_episodes -= 1
             group.num_tokens -= episode.num_tokens
             if fate.reason is not None:
@@ -202,9 +202,9 @@ class Ledger:
             is_trained = fate.num_trained > 0
             bins = _bins(episode)
             if is_trained:
-                self._count(_Cell(*bins, TRAINED), 1, fate.num_trained)
+                self._count((*bins, TRAINED), 1, fate.num_trained)
             if fate.num_masked or not is_trained:
-                self._count(_Cell(*bins, MASKED), not is_trained, fate.num_masked)
+                self._count((*bins, MASKED), not is_trained, fate.num_masked)
 
     def close(self, number: int) -> None:
         """An update has consumed the group; what nobody settled is `LOST`."""
@@ -245,7 +245,8 @@ class Ledger:
             counts[result_keys.ledger_count(unit, IN_FLIGHT)] += self._in_flight()[unit]
             for fate in (TRAINED, MASKED):  # there before the first one
                 counts[result_keys.ledger_count(unit, fate)] += 0
-        for cell, (episodes, tokens) in self._cells.items():
+        for values, (episodes, tokens) in self._cells.items():
+            cell = _Cell(*values)
             fate = DROPPED if cell.fate.startswith(DROPPED) else cell.fate
             for unit, count in ((EPISODES, episodes), (TOKENS, tokens)):
                 counts[result_keys.ledger_count(unit, cell.fate)] += count
@@ -271,7 +272,8 @@ class Ledger:
     def get_state_if_lost(self) -> dict[str, Any]:
         """What `get_state` will return should all that is in flight be `LOST`."""
         heir = copy.copy(self)
-        heir._groups, heir._cells = dict(self._groups), dict(self._cells)
+        heir._groups = dict(self._groups)
+        heir._cells = {cell: list(counts) for cell, counts in self._cells.items()}
         heir.lose_in_flight(LOST)
         return heir.get_state()
 
@@ -279,7 +281,7 @@ class Ledger:
         """Restores what `get_state` returned, in place of what is held."""
         self._started = dict(state["started"])
         self._cells = {
-            _Cell(*cell): (episodes, tokens)
+            tuple(cell): [episodes, tokens]
             for *cell, episodes, tokens in state["cells"]
         }
         self._num_late = state["num_late"]
@@ -304,16 +306,20 @@ class Ledger:
     def _drop_unfinished(
         self, group: _Group, num_episodes: int, num_tokens: int, reason: str
     ) -> None:
-        cell = _Cell(group.domain, UNFINISHED, UNFINISHED, f"{DROPPED}_{reason}")
+        cell = (group.domain, UNFINISHED, UNFINISHED, f"{DROPPED}_{reason}")
         self._count(cell, num_episodes, num_tokens)
 
     def _drop_finished(self, episode: LedgerEpisode, reason: str) -> None:
-        cell = _Cell(*_bins(episode), f"{DROPPED}_{reason}")
+        cell = (*_bins(episode), f"{DROPPED}_{reason}")
         self._count(cell, 1, episode.num_tokens)
 
-    def _count(self, cell: _Cell, num_episodes: int, num_tokens: int) -> None:
-        episodes, tokens = self._cells.get(cell, (0, 0))
-        self._cells[cell] = episodes + num_episodes, tokens + num_tokens
+    def _count(
+        self, cell: tuple[str, str, str, str], num_episodes: int, num_tokens: int
+    ) -> None:
+        # Plain tuple and list: once or twice for every episode of every update.
+        counts = self._cells.setdefault(cell, [0, 0])
+        counts[0] += num_episodes
+        counts[1] += num_tokens
 
     def _in_flight(self) -> dict[str, int]:
         groups = self._groups.values()
@@ -330,10 +336,10 @@ def length_bin(num_tokens: int) -> str:
 
 def reward_bin(episode_return: float) -> str:
     """Name of the bin of a return: most tasks pay 0 to 1, 1 for success."""
-    if not math.isfinite(episode_return):
-        return "not_finite"
     if episode_return in (0, 1):
         return "1" if episode_return else "0"
+    if not math.isfinite(episode_return):
+        return "not_finite"
     bounds = (0, 0.5, 1)
     names = ("negative", "up_to_half", "under_1", "over_1")
     return names[sum(episode_return > bound for bound in bounds)]

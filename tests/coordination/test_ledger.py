@@ -235,10 +235,10 @@ def test_every_count_is_part_of_the_identity(unit, fate):
     if fate == "started":
         ledger._started[("episodes", "tokens")[unit]] += 2
     else:
-        (cell,) = [c for c, n in ledger._cells.items() if c.fate == fate and any(n)]
+        (cell,) = [c for c, n in ledger._cells.items() if c[-1] == fate and any(n)]
         counts = list(ledger._cells[cell])
         counts[unit] += 2
-        ledger._cells[cell] = tuple(counts)
+        ledger._cells[cell] = counts
     assert ledger.identity_error() == 2
 
 
