@@ -94,7 +94,7 @@ def test_a_subset_of_the_mixture_has_the_same_tasks():
 
 def test_writing_without_confirmation_scores_zero():
     suite = MiniMixtureSuite(["airline"])
-    task = find_task(suite, lambda x: x.wants_cancel and x.must_say == ["done"])
+    task = find_task(suite, lambda x: x.wants_cancel and x.gives_id and x.must_change)
     id = suite.build(task).reservation_id
     step = play(
         suite,
@@ -116,13 +116,13 @@ def test_writing_without_confirmation_scores_zero():
 
 def test_confirming_the_wrong_one_of_two_orders_is_declined():
     suite = MiniMixtureSuite(["retail"])
-    task = find_task(suite, lambda x: x.is_ambiguous and "done" in x.must_say)
+    task = find_task(suite, lambda x: x.is_ambiguous and x.must_change)
     env = suite.make()
     env.reset_now(task)
     wrong = next(o for o in env.episode.db["orders"] if o != env.episode.order)
-    (reply,) = env.step_now(text_message(f"confirm cancel {wrong}?")).messages
+    (reply,) = env.step_now(text_message(f"confirm cancel {wrong}, $9?")).messages
     assert reply["content"].startswith("no")
-    assert not env.episode.consents
+    assert not env.episode.agreed
 
 
 def test_only_the_user_changes_the_phone_and_only_when_asked():
@@ -145,12 +145,15 @@ def test_a_bill_is_paid_only_once_it_was_sent():
     env = suite.make()
     env.reset_now(task)
     phone, line = env.episode.phone, env.episode.db["line"]
-    env.step_now(text_message("please pay."))
+    pay = text_message(f"please pay ${line['bill']}.")
+    env.step_now(pay)
     assert line["bill"] > 0
     (refused,) = env.step_now(tool_message("resume", phone=phone)).messages
     assert refused["content"] == "error: not allowed"
     env.step_now(tool_message("send_bill", phone=phone))
     env.step_now(text_message("please pay."))
+    assert line["bill"] > 0
+    env.step_now(pay)
     assert line["bill"] == 0
     env.step_now(tool_message("resume", phone=phone))
     assert line["status"] == "active"
@@ -160,21 +163,26 @@ def test_a_rubric_gives_partial_credit_but_only_all_of_it_is_success():
     suite = MiniMixtureSuite(["instore"])
     task = find_task(
         suite,
-        lambda x: not x.is_closed and x.hour in x.free and x.new_hour is None,
+        lambda x: (
+            not x.is_closed
+            and x.hour in x.free
+            and x.new_hour is None
+            and x.tells_people
+        ),
     )
     x = suite.build(task)
     booking = {"course": x.course, "hour": x.hour}
     messages = [
         tool_message("weather"),
         tool_message("slots", course=x.course),
-        text_message("confirm?"),
+        text_message(f"confirm {x.course} at {x.hour} for {x.people}?"),
         tool_message("book", **booking, people=x.people % 9 + 1),
-        text_message("done."),
+        text_message(f"done, at {x.hour}."),
     ]
     step = play(suite, task, messages)
     failed = [k for k, v in step.info["reward_breakdown"].items() if not v]
-    assert failed == ["right_people"] and step.reward == 0.0
-    assert step.info["rubric_score"] == pytest.approx(5 / 6)
+    assert failed == ["policy", "right_people"] and step.reward == 0.0
+    assert step.info["rubric_score"] == pytest.approx(5 / 7)
     messages[3] = tool_message("book", **booking, people=x.people)
     assert play(suite, task, messages).reward == 1.0
 
@@ -184,11 +192,12 @@ def test_the_user_changes_the_budget_at_the_first_offer():
     task = find_task(suite, lambda x: x.new_budget < x.budget)
     env = suite.make()
     env.reset_now(task)
-    new_budget = env.episode.new_budget
-    (changed,) = env.step_now(text_message("confirm?")).messages
-    assert f"${new_budget} " in changed["content"] and not env.episode.consents
-    env.step_now(text_message("confirm?"))
-    assert env.episode.consents
+    new_budget, dish = env.episode.new_budget, env.episode.dish
+    offer = text_message(f"confirm {dish}1, $15 to {env.episode.place}?")
+    (changed,) = env.step_now(offer).messages
+    assert f"${new_budget} " in changed["content"] and not env.episode.agreed
+    env.step_now(offer)
+    assert env.episode.agreed
 
 
 # --- Bad messages: some 150 per domain; --hypothesis-profile=thorough: over 1,000 ----
@@ -206,7 +215,7 @@ json_values = st.recursive(
 def calls_of(domain):
     """Tool calls of every degree of wrongness, some of them right."""
     known = st.sampled_from(
-        [*domain.db, *domain.golden_db]
+        [*domain.db]
         + [value for value in vars(domain).values() if isinstance(value, str)]
         + [key for table in domain.db.values() if table for key in table]
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import random
+from typing import Any
 
+from rllib_llm_async.envs.mini.consent import AMOUNT
 from rllib_llm_async.envs.mini.domain import (
     Demonstrator,
     Domain,
     Flaws,
     Tool,
     ToolError,
+    compare,
+    near,
     text_message,
     tool_message,
     two_digits,
@@ -24,16 +27,35 @@ class Retail(Domain):
 
     name = "retail"
     tools = (
-        Tool("list_orders", "Names of a user's orders.", {"user": "string"}),
+        Tool(
+            "list_orders",
+            "Names of a user's orders.",
+            {"user": "string"},
+            after=("user id",),
+        ),
         Tool("get_order", "Look up an order.", {"order": "string"}),
-        Tool("cancel", "Cancel an order.", {"order": "string"}, needs_consent=True),
+        Tool(
+            "cancel",
+            "Cancel an order.",
+            {"order": "string"},
+            changes=True,
+            consent=("action", "order", "amount"),
+        ),
         Tool(
             "return_order",
             "Return an order; the refund goes to card or gift.",
             {"order": "string", "to": "string"},
-            needs_consent=True,
+            changes=True,
+            consent=("action", "order", "amount", "to"),
         ),
     )
+    kinds = {
+        "action": "(cancel|return)(?:ed|ing)?",
+        "order": rf"(?:{'|'.join(_ITEMS)})\d",
+        "amount": AMOUNT,
+        "to": "card|gift",
+        "reason": "status|age",
+    }
 
     def _draw(self, rng: random.Random) -> None:
         self.max_age = rng.choice([20, 30])
@@ -50,34 +72,32 @@ class Retail(Domain):
         digits = rng.sample(range(1, 10), 3)
         orders = {f"{i}{d}": self._draw_order(rng) for i, d in zip(items, digits)}
         self.order = f"{self.item}{digits[0]}"
-        self.db = {"orders": dict(sorted(orders.items())), "log": []}
-        self.golden_db = copy.deepcopy(self.db)
-        self.must_read = [f"get_order:{self.order}"]
-        order = orders[self.order]
+        self.db = {"orders": dict(sorted(orders.items()))}
+        self.must_read = [f"list_orders:{self.user_id}", f"get_order:{self.order}"]
+        self.must_learn = ["user id", "order"] if self.is_ambiguous else ["user id"]
         if rng.random() < 0.5:
-            order["status"] = "pending" if self.wants == "cancel" else "delivered"
-            self.golden_db["orders"][self.order]["status"] = order["status"]
-        self._set_golden(order)
+            fitting = "pending" if self.wants == "cancel" else "delivered"
+            orders[self.order]["status"] = fitting
+        self._decide(orders[self.order])
 
     def _draw_order(self, rng: random.Random) -> dict:
         return {
             "status": rng.choice(["pending", "shipped", "delivered"]),
-            "age": two_digits(rng, 10, 40),
-            "price": two_digits(rng, 10, 100),
+            "age": near(rng, self.max_age, 10, 40),
+            "price": near(rng, self.gift_above, 10, 100),
         }
 
-    def _set_golden(self, order: dict) -> None:
+    def _decide(self, order: dict) -> None:
         obstacle = self._obstacle(order)
+        name, arguments = self._change(self.order)
         if obstacle is not None:
-            self.must_say = ["cannot", obstacle]
+            self.must_say = [{"outcome": "cannot", "reason": obstacle}]
         elif not self.agrees:
-            self.must_say = ["kept"]
+            self.must_offer = self.naming(name, arguments)
+            self.must_say = [{"outcome": "kept"}]
         else:
-            done = "cancelled" if self.wants == "cancel" else "returned"
-            self.golden_db["orders"][self.order]["status"] = done
-            to = [] if self.wants == "cancel" else [self._refund_to(order)]
-            self.golden_db["log"].append([self.wants, self.order, *to])
-            self.must_say = ["done", f"${order['price']}"]
+            self.must_change = [":".join([name, *arguments.values()])]
+            self.must_say = [{"outcome": "done", "amount": f"${order['price']}"}]
 
     def _obstacle(self, order: dict) -> str | None:
         if order["status"] != ("pending" if self.wants == "cancel" else "delivered"):
@@ -86,17 +106,24 @@ class Retail(Domain):
             return "age"
         return None
 
-    def _refund_to(self, order: dict) -> str:
-        return "gift" if order["price"] > self.gift_above else "card"
+    def _change(self, order: str) -> tuple[str, dict[str, str]]:
+        """The call that does what the user wants."""
+        if self.wants == "cancel":
+            return "cancel", {"order": order}
+        price = self.db["orders"][order]["price"]
+        to = "gift" if price > self.gift_above else "card"
+        return "return_order", {"order": order, "to": to}
 
     def policy(self) -> str:
         return (
-            "retail agent. rules: get the user id first. cancel only if pending. "
-            f"return only if delivered and age at most {self.max_age} days. refund "
-            f"above ${self.gift_above} to gift, else to card. ask which order if "
-            "several fit. confirm with the user before any change. if a rule forbids "
-            "it say cannot and why, status or age. if the user declines say kept. at "
-            "the end say done and the refund."
+            "retail agent. rules: ask for the user id unless told. list the orders, "
+            "then look up the order. if several fit name them and ask which. cancel "
+            f"only if pending. return only if delivered and age at most {self.max_age} "
+            f"days; a refund above ${self.gift_above} goes to gift, else to card. "
+            "before any change confirm in one sentence with cancel or return, the "
+            "order, the refund and, to return, gift or card; after the yes do it at "
+            "once. if a rule forbids it say cannot and why, status or else age. if the "
+            "user declines say kept. at the end say done and the refund."
         )
 
     # --- Tools --------------------------------------------------------------------
@@ -112,7 +139,6 @@ class Retail(Domain):
 
     def cancel(self, order: str) -> str:
         self._order(order)["status"] = "cancelled"
-        self.db["log"].append(["cancel", order])
         return "ok"
 
     def return_order(self, order: str, to: str) -> str:
@@ -120,13 +146,19 @@ class Retail(Domain):
         if to not in ("card", "gift"):
             raise ToolError("to must be card or gift")
         x["status"] = "returned"
-        self.db["log"].append(["return", order, to])
         return "ok"
 
     def _order(self, order: str) -> dict:
         if order not in self.db["orders"]:
             raise ToolError("not found")
         return self.db["orders"][order]
+
+    def naming(self, name: str, arguments: dict[str, Any]) -> dict[str, str]:
+        order = arguments["order"]
+        things = {"order": order, "amount": f"${self.db['orders'][order]['price']}"}
+        if name == "cancel":
+            return {"action": "cancel", **things}
+        return {"action": "return", **things, "to": arguments["to"]}
 
     # --- User ---------------------------------------------------------------------
 
@@ -136,21 +168,27 @@ class Retail(Domain):
             f"please {self.wants} my {self.item}.",
             f"can you {self.wants} the {self.item} i bought?",
         )
-        if not self.gives_user:
-            return wish
-        return wish + self.vary(f" i am {self.user_id}.", f" my id is {self.user_id}.")
+        return f"{wish} {self._tell_user()}" if self.gives_user else wish
+
+    def _tell_user(self) -> str:
+        id = self.user_id
+        return self.tell("user id", f"i am {id}.", f"my id is {id}.")
+
+    def wish(self) -> dict[str, str]:
+        return {"action": self.wants, "order": self.order}
 
     def answer(self, text: str) -> str | None:
-        if "confirm" in text:
-            if self.order not in text:
-                self.has_asked = True
-                return self.vary("no, not that one.", "no, i mean another order.")
-            return self.consent(self.agrees)
         if "which" in text:
-            return self.vary(f"{self.order}.", f"i mean {self.order}.")
+            # The user knows the item; the orders' names come from the agent.
+            if not all(order in text for order in self._fitting()):
+                return self.vary(f"my {self.item}.", f"the {self.item}.")
+            return self.tell("order", f"{self.order}.", f"i mean {self.order}.")
         if "user id" in text:
-            return self.vary(f"{self.user_id}.", f"it is {self.user_id}.")
+            return self._tell_user()
         return None
+
+    def _fitting(self) -> list[str]:
+        return [order for order in self.db["orders"] if order.startswith(self.item)]
 
     # --- Demonstrator -------------------------------------------------------------
 
@@ -161,16 +199,15 @@ class Retail(Domain):
         choice = self.order
         if self.is_ambiguous:
             if flaws.shortcut():
-                fitting = [o for o in self.db["orders"] if o.startswith(self.item)]
-                choice = flaws.rng.choice(fitting)
+                choice = flaws.rng.choice(self._fitting())
             else:
-                yield text_message(f"which {self.item}?")
+                yield text_message(f"which one, {' or '.join(self._fitting())}?")
         yield tool_message("get_order", order=choice)
         order = self.db["orders"][choice]
         obstacle = self._obstacle(order)
         found = f"{choice} {order['status']}"
-        if self.wants == "return" and obstacle != "status":
-            found += f", age {order['age']} of {self.max_age}"
+        if self.wants == "return" and order["status"] == "delivered":
+            found += f", age {compare(order['age'], self.max_age)}"
         if flaws.slip():
             obstacle = flaws.rng.choice(["status", "age"]) if obstacle is None else None
         if obstacle is not None:
@@ -181,16 +218,15 @@ class Retail(Domain):
     def _demonstrate_change(
         self, choice: str, order: dict, found: str, flaws: Flaws
     ) -> Demonstrator:
-        to = self._refund_to(order)
+        name, arguments = self._change(choice)
         if not flaws.shortcut():
+            offer = f"confirm {self.wants} {choice}, ${order['price']}"
             if self.wants == "return":
-                found += f", price ${order['price']} of ${self.gift_above}, to {to}"
-            yield text_message(f"{found}. confirm {self.wants} {choice}?")
-            if not self.agrees or choice != self.order:
+                found += f", price {compare(order['price'], self.gift_above)}"
+                offer += f" to {arguments['to']}"
+            yield text_message(f"{found}. {offer}?")
+            if not self.agreed:
                 yield text_message("ok, kept.")
                 return
-        if self.wants == "cancel":
-            yield tool_message("cancel", order=choice)
-        else:
-            yield tool_message("return_order", order=choice, to=to)
+        yield tool_message(name, **arguments)
         yield text_message(f"done, refund ${order['price']}.")

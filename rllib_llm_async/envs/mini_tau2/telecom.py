@@ -6,10 +6,11 @@ when the agent asks. Data works if both sides are in order.
 
 from __future__ import annotations
 
-import copy
 import random
 import re
+from typing import Any
 
+from rllib_llm_async.envs.mini.consent import AMOUNT, named
 from rllib_llm_async.envs.mini.domain import (
     Demonstrator,
     Domain,
@@ -30,17 +31,25 @@ class Telecom(Domain):
     name = "telecom"
     tools = (
         Tool("get_line", "Look up a line.", _PHONE),
-        Tool("send_bill", "Send the open bill to the user.", _PHONE),
-        Tool("resume", "Resume a suspended line.", _PHONE),
+        Tool("send_bill", "Send the open bill to the user.", _PHONE, changes=True),
+        Tool("resume", "Resume a suspended line.", _PHONE, changes=True),
         Tool(
             "refuel",
             "Sell data volume in gigabytes.",
             {"phone": "string", "gb": "integer"},
-            needs_consent=True,
+            changes=True,
+            consent=("gb", "phone"),
         ),
-        Tool("enable_roaming", "Switch roaming on for a line.", _PHONE),
-        Tool("transfer", "Hand over to a human.", {}),
+        Tool(
+            "enable_roaming",
+            "Switch roaming on for a line.",
+            _PHONE,
+            changes=True,
+            after=("abroad",),
+        ),
+        Tool("transfer", "Hand over to a human.", {}, changes=True),
     )
+    kinds = {"phone": r"p\d{3}", "gb": r"\d+(?= gb\b)", "amount": AMOUNT}
 
     def _draw(self, rng: random.Random) -> None:
         self.refuel_gb = rng.choice([1, 2, 3])
@@ -64,11 +73,9 @@ class Telecom(Domain):
                 "roaming": phone_roaming,
             },
             "bill_sent": False,
-            "transferred": False,
         }
-        self.golden_db = copy.deepcopy(self.db)
         self.must_read = [f"get_line:{self.phone}"]
-        self._set_golden()
+        self._decide()
 
     def _draw_faults(self, rng: random.Random) -> list[str]:
         faults = set(rng.sample(_FAULTS, rng.choice([1, 2])))
@@ -87,32 +94,43 @@ class Telecom(Domain):
     def _has(self, *faults: str) -> bool:
         return any(fault in self.faults for fault in faults)
 
-    def _set_golden(self) -> None:
-        golden = self.golden_db
-        if not self._has("locked"):
-            if self._has("bill"):
-                golden["bill_sent"] = True
-                golden["line"].update(status="active", bill=0)
-            if not self._has("gb") or self.agrees:
-                if self._has("gb"):
-                    golden["line"]["gb"] = self.refuel_gb
-                golden["phone"].update(airplane="off", data="on")
-                if self.is_abroad:
-                    golden["line"]["roaming"] = golden["phone"]["roaming"] = "on"
-                self.must_say = ["done"]
-                return
-        golden["transferred"] = True
-        self.must_say = ["transferred"]
+    def _decide(self) -> None:
+        declines = self._has("gb") and not self.agrees
+        if self._has("bill"):
+            self.must_change += [f"send_bill:{self.phone}", f"resume:{self.phone}"]
+        if self._has("locked") or declines:
+            if not self._has("locked"):
+                arguments = {"phone": self.phone, "gb": self.refuel_gb}
+                self.must_offer = self.naming("refuel", arguments)
+            self.must_change.append("transfer")
+            self.must_say = [{"outcome": "transferred"}]
+            return
+        if self._has("gb"):
+            self.must_change.append(f"refuel:{self.phone}:{self.refuel_gb}")
+        if self._has("line_roaming"):
+            self.must_change.append(f"enable_roaming:{self.phone}")
+        self.must_hear = ["abroad", "phone", *self._wrong_settings()]
+        self.must_say = [{"outcome": "done"}]
+
+    def _wrong_settings(self) -> list[str]:
+        """What is to be switched on the phone, as "setting value"."""
+        wanted = {"airplane": "off", "data": "on"}
+        if self.is_abroad:
+            wanted["roaming"] = "on"
+        phone = self.db["phone"]
+        return [f"{k} {v}" for k, v in wanted.items() if phone[k] != v]
 
     def policy(self) -> str:
         return (
-            "telecom agent. rules: look up the line. suspended with a bill: send it, "
-            "ask the user to pay, then resume. suspended without a bill: transfer. "
-            f"0 gb left: ask, then refuel {self.refuel_gb} gb; if the user declines, "
-            "transfer. if the user is abroad, line roaming and phone roaming must be "
-            "on. only the user can change the phone: ask to check it, then to switch "
-            "airplane off, data on or roaming on. at the end say done, or "
-            "transferred."
+            "telecom agent. rules: look up the line and mend it in this order. "
+            "suspended with a bill: send it, ask the user to pay, with the amount, "
+            "then resume. suspended without a bill: transfer. 0 gb left: confirm in "
+            f"one sentence with the number and {self.refuel_gb} gb, after the yes "
+            "refuel at once; if the user declines, transfer. ask if the user is "
+            "abroad unless told; if so, line roaming and phone roaming must be on. "
+            "only the user can change the phone: ask to check it, then to switch "
+            "only what is wrong: airplane off, data on or roaming on. at the end say "
+            "done, or transferred."
         )
 
     # --- Tools --------------------------------------------------------------------
@@ -148,13 +166,15 @@ class Telecom(Domain):
         return "ok"
 
     def transfer(self) -> str:
-        self.db["transferred"] = True
         return "ok"
 
     def _line(self, phone: str) -> dict:
         if phone != self.phone:
             raise ToolError("not found")
         return self.db["line"]
+
+    def naming(self, name: str, arguments: dict[str, Any]) -> dict[str, str]:
+        return {"phone": arguments["phone"], "gb": str(arguments["gb"])}
 
     # --- User ---------------------------------------------------------------------
 
@@ -167,32 +187,41 @@ class Telecom(Domain):
         number = self.vary(f" my number is {self.phone}.", f" i am {self.phone}.")
         if not self.tells_abroad:
             return trouble + number
-        return trouble + number + self.vary(" i am abroad.", " i am abroad on holiday.")
+        abroad = self.tell("abroad", " i am abroad.", " i am abroad on holiday.")
+        return trouble + number + abroad
 
     def answer(self, text: str) -> str | None:
-        if "refuel" in text:
-            return self.consent(self.agrees)
         if "pay" in text:
-            return self._pay()
+            return self._pay(text)
         if "abroad" in text:
             if self.is_abroad:
-                return self.vary("yes, i am abroad.", "yes, on holiday.")
-            return self.vary("no, i am at home.", "no.")
+                return self.tell("abroad", "yes, i am abroad.", "yes, on holiday.")
+            return self.tell("abroad", "no, i am at home.", "no.")
         if "check" in text:
-            return ", ".join(f"{k} {v}" for k, v in self.db["phone"].items()) + "."
+            settings = ", ".join(f"{k} {v}" for k, v in self.db["phone"].items())
+            return self.tell("phone", f"{settings}.")
         if "switch" in text:
             return self._switch(text)
         return None
 
-    def _pay(self) -> str:
+    def _pay(self, text: str) -> str:
+        line = self.db["line"]
         if not self.db["bill_sent"]:
             return self.vary("i have no bill.", "which bill?")
-        self.db["line"]["bill"] = 0
+        if named(text, {"amount": AMOUNT}) != {"amount": f"${line['bill']}"}:
+            return self.vary("how much?", "that is not what the bill says.")
+        line["bill"] = 0
         return self.vary("ok, paid.", "i paid it.", "done, it is paid.")
 
     def _switch(self, text: str) -> str:
-        for setting, value in re.findall(r"(airplane|data|roaming) (on|off)", text):
+        asked = re.findall(r"\b((airplane|data|roaming) (on|off))\b", text)
+        if "phone" not in self.learned:
+            self.breaches.add("switched unchecked")
+        for words, setting, value in asked:
+            if words not in self._wrong_settings():
+                self.breaches.add("switched needlessly")
             self.db["phone"][setting] = value
+            self.learned.add(words)
         return self.vary("ok.", "ok, i did that.", "done.")
 
     # --- Demonstrator -------------------------------------------------------------
@@ -210,8 +239,9 @@ class Telecom(Domain):
             yield tool_message("resume", phone=self.phone)
         if line["gb"] == 0:
             if not flaws.shortcut():
-                yield text_message(f"0 gb left. may i refuel {self.refuel_gb} gb?")
-                if not self.agrees:
+                offer = f"refuel {self.refuel_gb} gb for {self.phone}"
+                yield text_message(f"0 gb left. confirm {offer}?")
+                if not self.agreed:
                     yield from _hand_over()
                     return
             yield tool_message("refuel", phone=self.phone, gb=self.refuel_gb)
@@ -227,15 +257,13 @@ class Telecom(Domain):
 
     def _demonstrate_phone(self, is_abroad: bool, flaws: Flaws) -> Demonstrator:
         yield text_message("please check the phone.")
-        wanted = {"airplane": "off", "data": "on"}
-        if is_abroad:
-            wanted["roaming"] = "on"
-        wrong = [k for k, v in wanted.items() if self.db["phone"][k] != v]
+        wrong = self._wrong_settings()
+        if not is_abroad:
+            wrong = [words for words in wrong if words != "roaming on"]
         if wrong and flaws.slip():
             wrong.remove(flaws.rng.choice(wrong))
         if wrong:
-            switches = ", ".join(f"{k} {wanted[k]}" for k in wrong)
-            yield text_message(f"please switch {switches}.")
+            yield text_message(f"please switch {', '.join(wrong)}.")
 
 
 def _hand_over() -> Demonstrator:

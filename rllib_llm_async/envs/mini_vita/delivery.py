@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
+from rllib_llm_async.envs.mini.consent import AMOUNT
 from rllib_llm_async.envs.mini.domain import (
     Demonstrator,
     Flaws,
     Tool,
     ToolError,
+    compare,
+    near,
     text_message,
     tool_message,
-    two_digits,
 )
 from rllib_llm_async.envs.mini_vita.rubric import RubricDomain
 
@@ -29,9 +32,15 @@ class Delivery(RubricDomain):
             "order",
             "Order an offer, to home or to work.",
             {"offer": "string", "to": "string"},
-            needs_consent=True,
+            changes=True,
+            consent=("offer", "amount", "to"),
         ),
     )
+    kinds = {
+        "offer": rf"(?:{'|'.join(_DISHES)})\d",
+        "amount": AMOUNT,
+        "to": "home|work",
+    }
 
     def _draw(self, rng: random.Random) -> None:
         self.dish = rng.choice(_DISHES)
@@ -45,17 +54,21 @@ class Delivery(RubricDomain):
         self.offers = {
             f"{self.dish}{digit}": {
                 "kind": rng.choice(["meat", "vegan"]),
-                "price": two_digits(rng, 10, 60),
+                "price": near(rng, self.budget, 10, 60),
             }
             for digit in rng.sample(range(1, 10), 3)
         }
-        first = self._first_fitting(self.budget)
-        # A user who is offered nothing has nothing to think over.
-        golden = None if first is None else self._first_fitting(self.new_budget)
-        self.db = {"orders": []}
-        self.golden_db = {"orders": [[golden, self.place]] if golden else []}
         self.must_read = ["profile", f"search:{self.dish}"]
-        self.must_say = ["done"] if golden else ["cannot"]
+        self.must_learn = ["budget", "place"]
+        first = self._first_fitting(self.budget)
+        if first is not None and self.new_budget != self.budget:
+            self.must_hear = ["new budget"]
+        # A user who is offered nothing has nothing to think over.
+        choice = None if first is None else self._first_fitting(self.new_budget)
+        self.must_say = [{"outcome": "cannot"}]
+        if choice is not None:
+            self.must_change = [f"order:{choice}:{self.place}"]
+            self.must_say = [{"outcome": "done", "offer": choice}]
 
     def _fits(self, offer: dict, budget: int) -> bool:
         return offer["price"] <= budget and self.diet in ("any", offer["kind"])
@@ -65,19 +78,21 @@ class Delivery(RubricDomain):
 
     def policy(self) -> str:
         return (
-            "delivery agent. rules: look up the diet in the profile. ask for the "
-            "budget, and for the place, home or work, unless told. go through the "
-            "offers of the dish and take the first within diet and budget. confirm "
-            "with the user before you order; the user may change the budget then. if "
-            "none fits say cannot. at the end say done."
+            "delivery agent. rules: look up the diet in the profile, then the offers "
+            "of the dish. ask for the budget, and for the place, home or work, unless "
+            "told. go through the offers and take the first within diet and budget. "
+            "before you order confirm in one sentence with the offer, the price and "
+            "the place; the user may change the budget then; after the yes order "
+            "at once. if none fits say cannot. at the end say done and the offer."
         )
 
     def rubric(self) -> dict[str, bool]:
-        orders, golden = self.db["orders"], self.golden_db["orders"]
+        orders = [change.split(":") for change in self.changes]
+        right = [change.split(":") for change in self.must_change]
         return {
-            "budget_asked": any("budget" in text for text in self.said),
-            "right_offer": [o[0] for o in orders] == [o[0] for o in golden],
-            "right_place": [o[1] for o in orders] == [o[1] for o in golden],
+            "budget_asked": "budget" in self.learned,
+            "right_offer": [o[1] for o in orders] == [o[1] for o in right],
+            "right_place": [o[2] for o in orders] == [o[2] for o in right],
         }
 
     # --- Tools --------------------------------------------------------------------
@@ -97,8 +112,11 @@ class Delivery(RubricDomain):
             raise ToolError("not found")
         if to not in ("home", "work"):
             raise ToolError("to must be home or work")
-        self.db["orders"].append([offer, to])
         return "ok"
+
+    def naming(self, name: str, arguments: dict[str, Any]) -> dict[str, str]:
+        price = self.offers[arguments["offer"]]["price"]
+        return {**arguments, "amount": f"${price}"}
 
     # --- User ---------------------------------------------------------------------
 
@@ -108,22 +126,30 @@ class Delivery(RubricDomain):
             f"can you find me {self.dish}",
             f"please order {self.dish}",
         )
-        return wish + (f", to {self.place}." if self.tells_place else ".")
+        if not self.tells_place:
+            return f"{wish}."
+        return wish + self.tell("place", f", to {self.place}.")
+
+    def wish(self) -> dict[str, str]:
+        return {"to": self.place}
+
+    def think_again(self) -> str | None:
+        if self.budget == self.new_budget:
+            return None
+        self.budget = self.new_budget
+        return self.tell(
+            "new budget",
+            f"sorry, at most ${self.budget} please.",
+            f"oh, only ${self.budget} today.",
+        )
 
     def answer(self, text: str) -> str | None:
-        if "confirm" in text:
-            if self.budget != self.new_budget:
-                self.budget = self.new_budget
-                return self.vary(
-                    f"sorry, at most ${self.budget} please.",
-                    f"oh, only ${self.budget} today.",
-                )
-            return self.consent(True)
         told = []
         if "budget" in text:
-            told.append(self.vary("at most ", "up to ", "") + f"${self.budget}")
+            limit = self.tell("budget", "at most ", "up to ", "")
+            told.append(f"{limit}${self.budget}")
         if "home or work" in text:
-            told.append(self.vary("to ", "") + self.place)
+            told.append(self.tell("place", "to ", "") + self.place)
         return ", ".join(told) + "." if told else None
 
     # --- Demonstrator -------------------------------------------------------------
@@ -137,12 +163,13 @@ class Delivery(RubricDomain):
         if asks:
             yield text_message(f"what is {' and '.join(asks)}?")
         budget = self.budget if "your budget" in asks else flaws.rng.choice([20, 50])
-        while not self.consents:
+        while not self.agreed:
             checked, choice = self._go_through(budget, flaws)
             if choice is None:
                 yield text_message(f"{checked}. sorry, cannot: none fits.")
                 return
-            yield text_message(f"{checked}. confirm {choice} to {self.place}?")
+            offer = f"{choice}, ${self.offers[choice]['price']} to {self.place}"
+            yield text_message(f"{checked}. confirm {offer}?")
             budget = self.budget
         yield tool_message("order", offer=choice, to=self.place)
         yield text_message(f"done, {choice}.")
@@ -150,9 +177,13 @@ class Delivery(RubricDomain):
     def _go_through(self, budget: int, flaws: Flaws) -> tuple[str, str | None]:
         checked = []
         for offer, x in self.offers.items():
-            fits = self._fits(x, budget) != flaws.slip()
-            verdict = "yes" if fits else "no"
-            checked.append(f"{offer} {x['kind']} ${x['price']} {verdict}")
-            if fits:
-                return f"${budget}: {', '.join(checked)}", offer
-        return f"${budget}: {', '.join(checked)}", None
+            suits, slips = self.diet in ("any", x["kind"]), flaws.slip()
+            if not (suits or slips):
+                checked.append(f"{offer} {x['kind']} no")
+                continue
+            slips = slips and suits
+            price = compare(x["price"], budget, slips)
+            checked.append(f"{offer} {x['kind']} {price}")
+            if (x["price"] <= budget) != slips:
+                return ", ".join(checked), offer
+        return ", ".join(checked), None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from rllib_llm_async.envs.mini.domain import (
     Demonstrator,
@@ -28,10 +29,22 @@ class Instore(RubricDomain):
             "book",
             "Book a course.",
             {"course": "string", "hour": "integer", "people": "integer"},
-            needs_consent=True,
+            changes=True,
+            consent=("course", "hour", "people"),
         ),
-        Tool("change_hour", "Move the booking to an hour.", {"hour": "integer"}),
+        Tool(
+            "change_hour",
+            "Move the booking to an hour.",
+            {"hour": "integer"},
+            changes=True,
+            after=("new hour",),
+        ),
     )
+    kinds = {
+        "course": "|".join(_COURSES),
+        "hour": r"(?<=\bat )\d+",
+        "people": r"(?<=\bfor )\d+",
+    }
 
     def _draw(self, rng: random.Random) -> None:
         self.sky = rng.choice(["sunny", "rainy"])
@@ -45,45 +58,48 @@ class Instore(RubricDomain):
         self.hour = rng.choice(self.free if rng.random() < 0.6 else taken)
         #: What the user takes if the hour is not free.
         self.other_hour = rng.choice([h for h in self.free if h != self.hour])
-        booked = self.hour if self.hour in self.free else self.other_hour
+        self.booked_hour = self.hour if self.hour in self.free else self.other_hour
         self.new_hour = None
         if rng.random() < 0.4:
-            later = [h for h in self.free if h != booked]
+            later = [h for h in self.free if h != self.booked_hour]
             self.new_hour = rng.choice(later if rng.random() < 0.7 else taken)
-        self.wants_change = self.new_hour is not None
-        self.db = {"booking": None}
-        self._set_golden(booked)
         self.must_read = ["weather", f"slots:{self.course}"]
-
-    def _set_golden(self, booked: int) -> None:
-        self.golden_db = {"booking": None}
-        self.must_say = ["cannot"] if self.is_closed else ["done"]
         if self.is_closed:
-            return
+            self.must_say = [{"outcome": "cannot"}]
+        else:
+            self._decide()
+
+    def _decide(self) -> None:
+        self.must_learn = ["people"]
+        if self.hour not in self.free:
+            self.must_learn.append("other hour")
+        self.must_change = [f"book:{self.course}:{self.booked_hour}:{self.people}"]
+        self.must_say = [{"outcome": "done", "hour": str(self.booked_hour)}]
         if self.new_hour in self.free:
-            booked = self.new_hour
+            self.must_change.append(f"change_hour:{self.new_hour}")
+            self.must_say.append({"outcome": "done", "hour": str(self.new_hour)})
         elif self.new_hour is not None:
-            self.must_say = ["kept"]
-        self.golden_db["booking"] = {
-            "course": self.course,
-            "hour": booked,
-            "people": self.people,
-        }
+            self.must_say.append({"outcome": "kept"})
 
     def policy(self) -> str:
         return (
             "in-store agent. rules: check the weather, then the slots of the "
             "course. if closed say cannot. if the hour is not free ask for "
-            "another hour. ask how many people unless told. confirm with the user "
-            "before you book. at the end say done. if the user then wants another "
-            "hour, change it if it is free, else say kept."
+            "another hour. ask how many people unless told. before you book confirm "
+            "in one sentence the course, at which hour and for how many; after the "
+            "yes book at once. at the end say done, at which hour. if the user then "
+            "wants another hour, change it if it is free and say done, at which hour, "
+            "else say kept."
         )
 
     def rubric(self) -> dict[str, bool]:
-        booking, golden = self.db["booking"] or {}, self.golden_db["booking"] or {}
+        booked = self.changes[0].split(":") if self.changes else [None] * 4
+        right = self.must_change[0].split(":") if self.must_change else [None] * 4
         return {
-            f"right_{part}": booking.get(part) == golden.get(part)
-            for part in ("course", "hour", "people")
+            "right_course": booked[:2] == right[:2],
+            "right_hour": booked[2:3] == right[2:3],
+            "right_people": booked[3:] == right[3:],
+            "right_change": self.changes[1:] == self.must_change[1:],
         }
 
     # --- Tools --------------------------------------------------------------------
@@ -101,14 +117,15 @@ class Instore(RubricDomain):
             raise ToolError("not free")
         if not 1 <= people <= 9:
             raise ToolError("people must be 1 to 9")
-        self.db["booking"] = {"course": course, "hour": hour, "people": people}
         return "ok"
 
     def change_hour(self, hour: int) -> str:
-        if self.db["booking"] is None or hour not in self.free:
+        if not self.changes or hour not in self.free:
             raise ToolError("not free")
-        self.db["booking"]["hour"] = hour
         return "ok"
+
+    def naming(self, name: str, arguments: dict[str, Any]) -> dict[str, str]:
+        return {kind: str(value) for kind, value in arguments.items()}
 
     # --- User ---------------------------------------------------------------------
 
@@ -121,24 +138,27 @@ class Instore(RubricDomain):
         )
         if not self.tells_people:
             return wish
-        return wish + self.vary(
-            f" for {self.people} people.", f" we are {self.people}."
+        return wish + self.tell(
+            "people", f" for {self.people} people.", f" we are {self.people}."
         )
 
+    def wish(self) -> dict[str, str]:
+        return {"hour": str(self.booked_hour), "people": str(self.people)}
+
     def answer(self, text: str) -> str | None:
-        if "confirm" in text:
-            return self.consent(True)
         if "another hour" in text:
-            return self.vary(f"then at {self.other_hour}.", f"{self.other_hour} is ok.")
+            hour = self.other_hour
+            return self.tell("other hour", f"then at {hour}.", f"{hour} is ok.")
         if "how many" in text:
-            return self.vary(f"{self.people}.", f"we are {self.people}.")
-        if "done" in text and self.wants_change:
-            self.wants_change = False
-            return self.vary(
-                f"oh, please change it to {self.new_hour}.",
-                f"could we come at {self.new_hour} after all?",
-            )
+            return self.tell("people", f"{self.people}.", f"we are {self.people}.")
         return None
+
+    def go_on(self) -> str:
+        return self.tell(
+            "new hour",
+            f"oh, please change it to {self.new_hour}.",
+            f"could we come at {self.new_hour} after all?",
+        )
 
     # --- Demonstrator -------------------------------------------------------------
 
@@ -150,24 +170,29 @@ class Instore(RubricDomain):
         if self.is_closed:
             yield text_message("closed. sorry, cannot book.")
             return
-        hour = self.hour
+        hour, people, found = self.hour, self.people, f"{self.hour} is free. "
         if hour not in self.free:
-            yield text_message(f"{hour} is not free. another hour?")
-            hour = self.other_hour
-        people = self.people
+            yield text_message(f"{hour} is taken. another hour?")
+            hour, found = self.other_hour, ""
         if not self.tells_people:
             if flaws.shortcut():
                 people = flaws.rng.randint(2, 9)
             else:
-                yield text_message("how many people?")
+                yield text_message(f"{found}how many people?")
+                found = ""
         if not flaws.shortcut():
-            yield text_message(f"book {course} at {hour} for {people}. confirm?")
+            yield text_message(f"{found}confirm {course} at {hour} for {people}?")
+            if not self.agreed:
+                yield text_message("ok, kept.")
+                return
         yield tool_message("book", course=course, hour=hour, people=people)
-        yield text_message("done.")
+        yield text_message(f"done, at {hour}.")
         if self.new_hour is None:
             return
         if (self.new_hour in self.free) == flaws.slip():
-            yield text_message(f"{self.new_hour} is not free, kept.")
+            yield text_message(f"{self.new_hour} is taken, kept.")
             return
-        yield tool_message("change_hour", hour=self.new_hour)
-        yield text_message("done.")
+        yield tool_message(
+            "change_hour", f"{self.new_hour} is free.", hour=self.new_hour
+        )
+        yield text_message(f"done, at {self.new_hour}.")
