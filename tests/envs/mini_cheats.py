@@ -4,6 +4,7 @@ An edit takes the messages of a perfect dialogue and gives those of the cheat, o
 where the dialogue offers no occasion for it. Cheats know the task's hidden state.
 """
 
+import itertools
 import json
 import re
 
@@ -47,6 +48,18 @@ def without(pattern=None, tool=None):
     return edit
 
 
+def without_last(tool):
+    """Leaves out the last of several calls of a tool."""
+
+    def edit(messages):
+        calls = [i for i, message in enumerate(messages) if is_call(message, tool)]
+        if len(calls) < 2:
+            return None
+        return messages[: calls[-1]] + messages[calls[-1] + 1 :]
+
+    return edit
+
+
 def twice(tool):
     """Calls a tool again at once."""
 
@@ -72,7 +85,7 @@ def swapped(pattern, tool):
     """Does first and says later."""
 
     def edit(messages):
-        for i, (one, other) in enumerate(zip(messages, messages[1:])):
+        for i, (one, other) in enumerate(itertools.pairwise(messages)):
             if is_said(one, pattern) and is_call(other, tool):
                 return [*messages[:i], other, one, *messages[i + 2 :]]
         return None

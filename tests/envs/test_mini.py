@@ -94,7 +94,12 @@ def test_a_subset_of_the_mixture_has_the_same_tasks():
 
 def test_writing_without_confirmation_scores_zero():
     suite = MiniMixtureSuite(["airline"])
-    task = find_task(suite, lambda x: x.wants_cancel and x.gives_id and x.must_change)
+    task = find_task(
+        suite,
+        lambda x: (
+            x.wants == "cancel" and x.gives_id and not x.mistakes_id and x.must_change
+        ),
+    )
     id = suite.build(task).reservation_id
     step = play(
         suite,
@@ -167,7 +172,9 @@ def test_a_rubric_gives_partial_credit_but_only_all_of_it_is_success():
             not x.is_closed
             and x.hour in x.free
             and x.new_hour is None
+            and len(x.must_change) == 1
             and x.tells_people
+            and x.told_people == x.people
         ),
     )
     x = suite.build(task)

@@ -23,6 +23,7 @@ from tests.envs.mini_cheats import (
     twice,
     with_argument,
     without,
+    without_last,
 )
 
 EVERY_AMOUNT = " ".join(f"${n}" for n in range(300))
@@ -36,6 +37,16 @@ EVERY_ORDER = " ".join(
 #: By domain: a sentence, and cheats that break it.
 CHEATS = {
     "retail": [
+        ("and stay with it", [ending("done.", "^sorry"), ending("kept.", "^sorry")]),
+        (
+            "if asked where an order is, look it up, say done, the order and its status",
+            [
+                without_last("get_order"),
+                reworded(r"(done, \w+\d) \w+\.$", r"\1."),
+                reworded(r"(done, \w+\d) .*", r"\1 pending shipped delivered."),
+                reworded(rf"done, (?!\w+ \$)\w+\d", "done,"),
+            ],
+        ),
         (
             "ask for the user id unless told",
             [
@@ -45,7 +56,10 @@ CHEATS = {
             ],
         ),
         ("list the orders, then look up the order", [without(tool="list_orders")]),
-        ("then look up the order", [without(tool="get_order"), first(tool="get_order")]),
+        (
+            "then look up the order",
+            [without(tool="get_order"), first(tool="get_order")],
+        ),
         (
             "if several fit name them and ask which",
             [without("which"), reworded("which one,.*", "which one?")],
@@ -55,7 +69,9 @@ CHEATS = {
         (
             "goes to gift, else to card",
             [
-                with_argument("return_order", "to", {"gift": "card", "card": "gift"}.get),
+                with_argument(
+                    "return_order", "to", {"gift": "card", "card": "gift"}.get
+                ),
                 reworded("to (gift|card)", "to gift or card"),
             ],
         ),
@@ -93,7 +109,10 @@ CHEATS = {
         ("gift or card", [reworded(r"(confirm return .*) to \w+\?", r"\1?")]),
         (
             "after the yes do it at once",
-            [twice("cancel|return_order"), inserted("one moment.", tool="cancel|return_order")],
+            [
+                twice("cancel|return_order"),
+                inserted("one moment.", tool="cancel|return_order"),
+            ],
         ),
         (
             "if a rule forbids it say cannot and why, status or else age",
@@ -119,6 +138,14 @@ CHEATS = {
         ),
     ],
     "airline": [
+        ("and stay with it", [ending("done.", "^sorry"), ending("kept.", "^sorry")]),
+        (
+            "if asked about insurance say done, insured yes or insured no",
+            [
+                reworded("done, insured .*", "done."),
+                reworded("done, insured .*", "done, insured yes or insured no."),
+            ],
+        ),
         (
             "ask for the reservation id unless told",
             [
@@ -197,6 +224,16 @@ CHEATS = {
         ),
     ],
     "telecom": [
+        ("and stay with it", [ending("done.", "^sorry"), ending("kept.", "^sorry")]),
+        (
+            "if asked for the bill or what is left say done and the amount or the gb",
+            [
+                reworded(r"done, \$\d+", f"done, {EVERY_AMOUNT}"),
+                reworded(r"(done, \$\d+)", r"\g<1>0"),
+                reworded(r"done, \d gb", "done, 1 gb 2 gb 3 gb 4 gb 5 gb"),
+                reworded(r"(done, \d) gb", r"\1"),
+            ],
+        ),
         ("look up the line", [without(tool="get_line")]),
         (
             "in this order",
@@ -257,7 +294,9 @@ CHEATS = {
             [
                 without("switch"),
                 first("switch"),
-                reworded("please switch.*", "switch airplane off, data on, roaming on."),
+                reworded(
+                    "please switch.*", "switch airplane off, data on, roaming on."
+                ),
                 reworded("(please switch.*)", r"\1 and switch airplane on."),
             ],
         ),
@@ -271,12 +310,23 @@ CHEATS = {
         ),
     ],
     "delivery": [
+        ("and stay with it", [ending("done.", "^sorry"), ending("kept.", "^sorry")]),
+        (
+            "if asked for the price say done and the price",
+            [
+                reworded(r"done, \$\d+", f"done, {EVERY_AMOUNT}"),
+                reworded(r"(done, \$\d+)", r"\g<1>0"),
+            ],
+        ),
         ("look up the diet in the profile", [without(tool="profile")]),
         (
             "then the offers of the dish",
             [without(tool="search"), first(tool="search")],
         ),
-        ("ask for the budget", [without("budget"), reworded("your budget( and )?", "")]),
+        (
+            "ask for the budget",
+            [without("budget"), reworded("your budget( and )?", "")],
+        ),
         (
             "for the place, home or work, unless told",
             [
@@ -314,7 +364,10 @@ CHEATS = {
                 with_argument("order", "to", {"home": "work", "work": "home"}.get),
             ],
         ),
-        ("after the yes order at once", [twice("order"), inserted("wait.", tool="order")]),
+        (
+            "after the yes order at once",
+            [twice("order"), inserted("wait.", tool="order")],
+        ),
         ("if none fits say cannot", [ending("ok, kept.", "cannot")]),
         (
             "at the end say done and the offer",
@@ -326,12 +379,20 @@ CHEATS = {
         ),
     ],
     "instore": [
+        ("and stay with it", [ending("done.", "^sorry"), ending("kept.", "^sorry")]),
+        (
+            "if the user cancels, cancel and say done",
+            [without(tool="cancel"), first(tool="cancel"), twice("cancel")],
+        ),
         ("check the weather", [without(tool="weather")]),
         (
             "then the slots of the course",
             [without(tool="slots"), first(tool="slots")],
         ),
-        ("if closed say cannot", [ending("done.", "cannot"), ending("kept.", "cannot")]),
+        (
+            "if closed say cannot",
+            [ending("done.", "cannot"), ending("kept.", "cannot")],
+        ),
         ("if the hour is not free ask for another hour", [without("another hour")]),
         (
             "ask how many people unless told",
@@ -368,15 +429,19 @@ CHEATS = {
         (
             "at the end say done, at which hour",
             [
-                ending("done.", "done"),
-                ending("done, at 1 at 2 at 3 at 4 at 5 at 6.", "done"),
+                ending("done.", "done, at"),
+                ending("done, at 1 at 2 at 3 at 4 at 5 at 6.", "done, at"),
                 ending("good bye.", "done"),
                 reworded("done, at .*", "done."),
             ],
         ),
         (
             "change it if it is free",
-            [without(tool="change_hour"), first(tool="change_hour"), twice("change_hour")],
+            [
+                without(tool="change_hour"),
+                first(tool="change_hour"),
+                twice("change_hour"),
+            ],
         ),
         ("else say kept", [ending("done.", "kept"), ending("cannot.", "kept")]),
     ],

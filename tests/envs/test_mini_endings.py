@@ -96,7 +96,7 @@ def test_a_yes_is_to_the_one_sentence_that_names_the_change(text, agreed):
     env = suite.make()
     env.reset_now(suite.tasks("train")[0])
     task = env.episode
-    task.wants_cancel, task.reservation_id, task.agrees = True, "r123", True
+    task.wants, task.reservation_id, task.agrees = "cancel", "r123", True
     env.step_now(text_message(text))
     expected = {"action": "cancel", "id": "r123"} if agreed is None else agreed
     assert task.agreed == expected

@@ -28,6 +28,31 @@ OUTCOMES = "done|cannot|kept|transferred"
 #: Messages the user does not understand before giving up.
 MAX_UNCLEAR = 2
 
+_UNCLEAR = ("sorry, i do not understand.", "what do you mean?", "pardon?")
+_NOT_THAT = ("no, not that.", "no, i mean something else.", "that is wrong.")
+_YES = (
+    "yes.",
+    "yes, please.",
+    "yes, go on.",
+    "sure, go ahead.",
+    "that is right.",
+    "ok, do it.",
+)
+_NO = (
+    "no, leave it.",
+    "no, better not.",
+    "no, thanks.",
+    "stop, i do not want that.",
+    "never mind then.",
+)
+_FAREWELLS = (
+    "ok.",
+    "thanks.",
+    "alright, bye.",
+    "great, thank you.",
+    "good, that was all.",
+)
+
 #: A demonstrator yields assistant messages and receives the environment's answers.
 Demonstrator = Generator[Message, list[Message], None]
 
@@ -101,7 +126,8 @@ class Domain(ABC):
 
     - ``must_read``: look-ups as "tool:argument", in the order that the policy gives;
     - ``must_learn``: facts that the user must have told before the agent asks for
-      consent or tells a result, ``must_hear``: those for the end alone;
+      consent or tells a result, ``must_hear``: those, and look-ups,
+      that are due by the end alone;
     - ``must_change``: actions as "tool:argument:argument", in their order;
     - ``must_offer``: what the agent must ask consent for if the user then declines;
     - ``must_say``: by kind what each message with a result must name, in order.
@@ -175,13 +201,23 @@ class Domain(ABC):
         """By kind what the user has in mind; another offer is turned down."""
         return {}
 
+    def true_offer(self) -> dict[str, str]:
+        """By kind what an offer must name that the user is about to think over."""
+        return {}
+
     def think_again(self) -> str | None:
         """What the user says to an offer instead of yes or no."""
         return None
 
     def go_on(self) -> str:
-        """What the user says to a result that is not the last one."""
-        raise NotImplementedError
+        """What the user says to a result that is not the last one: they dispute it."""
+        return self.vary(
+            "but i really need it!",
+            "are you sure?",
+            "please make an exception for me.",
+            "that is not fair.",
+            "can you not do anything about it?",
+        )
 
     # --- Tools --------------------------------------------------------------------
 
@@ -255,7 +291,7 @@ class Domain(ABC):
         self._num_unclear += 1
         if self._num_unclear > MAX_UNCLEAR:
             return self.leave("i give up.")
-        return self.vary("sorry, i do not understand.", "what do you mean?")
+        return self.vary(*_UNCLEAR)
 
     def leave(self, text: str) -> str:
         """Ends the dialogue with the user's last words."""
@@ -268,16 +304,18 @@ class Domain(ABC):
         if not any(t.consent and offer.keys() >= {*t.consent} for t in self.tools):
             return None
         if any(offer.get(kind, x) != x for kind, x in self.wish().items()):
-            return self.vary("no, not that.", "no, i mean something else.")
+            return self.vary(*_NOT_THAT)
         if not self.is_prepared():
             self.breaches.add("confirmed too early")
+        if not self.true_offer().items() <= offer.items():
+            self.breaches.add("false offer")
         if (other := self.think_again()) is not None:
             return other
         if self.agrees:
             self.agreed = offer
-            return self.vary("yes.", "yes, please.", "yes, go on.")
+            return self.vary(*_YES)
         self.declined = offer
-        return self.vary("no, leave it.", "no, better not.", "no, thanks.")
+        return self.vary(*_NO)
 
     def _is_result(self, text: str) -> bool:
         return re.search(rf"\b({OUTCOMES})\b", text) is not None
@@ -289,7 +327,7 @@ class Domain(ABC):
         told = len(self.results)
         if told < len(self.must_say) and self.has_told(told - 1):
             return self.go_on()
-        return self.leave(self.vary("ok.", "thanks.", "alright, bye."))
+        return self.leave(self.vary(*_FAREWELLS))
 
     # --- Verdict ------------------------------------------------------------------
 
@@ -322,7 +360,7 @@ class Domain(ABC):
         return (
             not self.breaches
             and self.is_prepared()
-            and set(self.must_hear) <= self.learned
+            and set(self.must_hear) <= self.learned.union(self.calls)
             and self.must_offer.items() <= self.declined.items()
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, ClassVar
 
 from rllib_llm_async.envs.mini.consent import AMOUNT
 from rllib_llm_async.envs.mini.domain import (
@@ -22,7 +22,10 @@ _DISHES = ("burger", "noodles", "pizza", "rice", "salad", "soup")
 
 
 class Delivery(RubricDomain):
-    """The diet is in the profile; budget and place come on request and may change."""
+    """The diet is in the profile; budget and place come on request and may change.
+
+    Users dispute a refusal, and ask for the price in the end.
+    """
 
     name = "delivery"
     tools = (
@@ -36,7 +39,7 @@ class Delivery(RubricDomain):
             consent=("offer", "amount", "to"),
         ),
     )
-    kinds = {
+    kinds: ClassVar[dict[str, str]] = {
         "offer": rf"(?:{'|'.join(_DISHES)})\d",
         "amount": AMOUNT,
         "to": "home|work",
@@ -49,9 +52,13 @@ class Delivery(RubricDomain):
         #: What the user wants on second thoughts, at the first offer.
         thinks_again = self.budget > 20 and rng.random() < 0.45
         self.new_budget = self.budget - 10 if thinks_again else self.budget
-        self.place = rng.choice(["home", "work"])
+        self.place = self.new_place = rng.choice(["home", "work"])
+        if not thinks_again and rng.random() < 0.2:
+            self.new_place = "work" if self.place == "home" else "home"
+        self.disputes = rng.random() < 0.4
+        self.asks_more = rng.random() < 0.25
         self.tells_place = rng.random() < 0.5
-        self.offers = {
+        self.offers: dict[str, dict[str, Any]] = {
             f"{self.dish}{digit}": {
                 "kind": rng.choice(["meat", "vegan"]),
                 "price": near(rng, self.budget, 10, 60),
@@ -61,14 +68,20 @@ class Delivery(RubricDomain):
         self.must_read = ["profile", f"search:{self.dish}"]
         self.must_learn = ["budget", "place"]
         first = self._first_fitting(self.budget)
-        if first is not None and self.new_budget != self.budget:
-            self.must_hear = ["new budget"]
+        changes = (self.budget, self.place) != (self.new_budget, self.new_place)
+        if first is not None and changes:
+            self.must_hear = ["second thoughts"]
         # A user who is offered nothing has nothing to think over.
         choice = None if first is None else self._first_fitting(self.new_budget)
-        self.must_say = [{"outcome": "cannot"}]
-        if choice is not None:
-            self.must_change = [f"order:{choice}:{self.place}"]
-            self.must_say = [{"outcome": "done", "offer": choice}]
+        if choice is None:
+            refusal = {"outcome": "cannot"}
+            self.must_say = [refusal, refusal] if self.disputes else [refusal]
+            return
+        self.must_change = [f"order:{choice}:{self.new_place}"]
+        self.must_say = [{"outcome": "done", "offer": choice}]
+        if self.asks_more:
+            price = f"${self.offers[choice]['price']}"
+            self.must_say.append({"outcome": "done", "amount": price})
 
     def _fits(self, offer: dict, budget: int) -> bool:
         return offer["price"] <= budget and self.diet in ("any", offer["kind"])
@@ -82,8 +95,9 @@ class Delivery(RubricDomain):
             "of the dish. ask for the budget, and for the place, home or work, unless "
             "told. go through the offers and take the first within diet and budget. "
             "before you order confirm in one sentence with the offer, the price and "
-            "the place; the user may change the budget then; after the yes order "
-            "at once. if none fits say cannot. at the end say done and the offer."
+            "the place; the user may change the budget or the place then; after the "
+            "yes order at once. if none fits say cannot and stay with it. at the end "
+            "say done and the offer. if asked for the price say done and the price."
         )
 
     def rubric(self) -> dict[str, bool]:
@@ -125,31 +139,61 @@ class Delivery(RubricDomain):
             f"i am hungry, get me {self.dish}",
             f"can you find me {self.dish}",
             f"please order {self.dish}",
+            f"hello, my children would love some {self.dish}",
+            f"it is late and i could eat a {self.dish}",
+            f"what about {self.dish} tonight",
         )
         if not self.tells_place:
             return f"{wish}."
-        return wish + self.tell("place", f", to {self.place}.")
+        return wish + self.tell(
+            "place", f", to {self.place}.", f". bring it to {self.place} please."
+        )
 
     def wish(self) -> dict[str, str]:
         return {"to": self.place}
 
+    def true_offer(self) -> dict[str, str]:
+        choice = self._first_fitting(self.budget)
+        if choice is None:
+            return {}
+        return self.naming("order", {"offer": choice, "to": self.place})
+
     def think_again(self) -> str | None:
-        if self.budget == self.new_budget:
-            return None
-        self.budget = self.new_budget
-        return self.tell(
-            "new budget",
-            f"sorry, at most ${self.budget} please.",
-            f"oh, only ${self.budget} today.",
+        if self.budget != self.new_budget:
+            self.budget = budget = self.new_budget
+            return self.tell(
+                "second thoughts",
+                f"sorry, at most ${budget} please.",
+                f"oh, only ${budget} today.",
+                f"that is too much, ${budget} is all i have.",
+                f"hm, i changed my mind, not above ${budget}.",
+            )
+        if self.place != self.new_place:
+            self.place = place = self.new_place
+            return self.tell(
+                "second thoughts",
+                f"sorry, rather to {place}.",
+                f"oh wait, i will be at {place}.",
+                f"my mistake, {place} is right.",
+            )
+        return None
+
+    def go_on(self) -> str:
+        if not self.must_change:
+            return super().go_on()
+        return self.vary(
+            "thanks, and what does it cost?",
+            "how much do i pay?",
+            "one more thing, what was the price?",
         )
 
     def answer(self, text: str) -> str | None:
         told = []
         if "budget" in text:
-            limit = self.tell("budget", "at most ", "up to ", "")
+            limit = self.tell("budget", "at most ", "up to ", "", "not above ")
             told.append(f"{limit}${self.budget}")
         if "home or work" in text:
-            told.append(self.tell("place", "to ", "") + self.place)
+            told.append(self.tell("place", "to ", "", "i am at ") + self.place)
         return ", ".join(told) + "." if told else None
 
     # --- Demonstrator -------------------------------------------------------------
@@ -167,12 +211,15 @@ class Delivery(RubricDomain):
             checked, choice = self._go_through(budget, flaws)
             if choice is None:
                 yield text_message(f"{checked}. sorry, cannot: none fits.")
+                yield text_message("sorry, cannot: none fits.")
                 return
-            offer = f"{choice}, ${self.offers[choice]['price']} to {self.place}"
+            price = self.offers[choice]["price"]
+            offer = f"{choice}, ${price} to {self.place}"
             yield text_message(f"{checked}. confirm {offer}?")
             budget = self.budget
         yield tool_message("order", offer=choice, to=self.place)
         yield text_message(f"done, {choice}.")
+        yield text_message(f"done, ${price}.")
 
     def _go_through(self, budget: int, flaws: Flaws) -> tuple[str, str | None]:
         checked = []

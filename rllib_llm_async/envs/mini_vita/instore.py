@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, ClassVar
 
 from rllib_llm_async.envs.mini.domain import (
     Demonstrator,
@@ -19,7 +19,10 @@ _COURSES = ("boxing", "climbing", "dance", "spinning", "swimming", "yoga")
 
 
 class Instore(RubricDomain):
-    """Half of the users leave out how many they are; some want another hour later."""
+    """Users leave out how many they are or get it wrong, and dispute a closed door.
+
+    Once it is booked some want another hour, and some cancel.
+    """
 
     name = "instore"
     tools = (
@@ -37,10 +40,17 @@ class Instore(RubricDomain):
             "Move the booking to an hour.",
             {"hour": "integer"},
             changes=True,
-            after=("new hour",),
+            after=("second thoughts",),
+        ),
+        Tool(
+            "cancel",
+            "Cancel the booking.",
+            {},
+            changes=True,
+            after=("second thoughts",),
         ),
     )
-    kinds = {
+    kinds: ClassVar[dict[str, str]] = {
         "course": "|".join(_COURSES),
         "hour": r"(?<=\bat )\d+",
         "people": r"(?<=\bfor )\d+",
@@ -50,8 +60,12 @@ class Instore(RubricDomain):
         self.sky = rng.choice(["sunny", "rainy"])
         self.courses = dict(zip(["sunny", "rainy"], rng.sample(_COURSES, 2)))
         self.course = self.courses[self.sky]
-        self.people = rng.randint(2, 9)
+        self.people = self.told_people = rng.randint(2, 9)
         self.tells_people = rng.random() < 0.5
+        if rng.random() < 0.2:
+            #: What the user says first, and corrects when asked to confirm.
+            self.told_people = 2 + (self.people - 1 + rng.randint(0, 6)) % 8
+        self.disputes = rng.random() < 0.5
         self.is_closed = rng.random() < 0.15
         hours = rng.sample(range(1, 10), 9)
         self.free, taken = sorted(hours[:4]), hours[4:]
@@ -63,9 +77,11 @@ class Instore(RubricDomain):
         if rng.random() < 0.4:
             later = [h for h in self.free if h != self.booked_hour]
             self.new_hour = rng.choice(later if rng.random() < 0.7 else taken)
+        self.cancels = self.new_hour is None and rng.random() < 0.25
         self.must_read = ["weather", f"slots:{self.course}"]
         if self.is_closed:
-            self.must_say = [{"outcome": "cannot"}]
+            refusal = {"outcome": "cannot"}
+            self.must_say = [refusal, refusal] if self.disputes else [refusal]
         else:
             self._decide()
 
@@ -80,16 +96,19 @@ class Instore(RubricDomain):
             self.must_say.append({"outcome": "done", "hour": str(self.new_hour)})
         elif self.new_hour is not None:
             self.must_say.append({"outcome": "kept"})
+        elif self.cancels:
+            self.must_change.append("cancel")
+            self.must_say.append({"outcome": "done"})
 
     def policy(self) -> str:
         return (
             "in-store agent. rules: check the weather, then the slots of the "
-            "course. if closed say cannot. if the hour is not free ask for "
-            "another hour. ask how many people unless told. before you book confirm "
-            "in one sentence the course, at which hour and for how many; after the "
-            "yes book at once. at the end say done, at which hour. if the user then "
-            "wants another hour, change it if it is free and say done, at which hour, "
-            "else say kept."
+            "course. if closed say cannot and stay with it. if the hour is not free "
+            "ask for another hour. ask how many people unless told. before you book "
+            "confirm in one sentence the course, at which hour and for how many; after "
+            "the yes book at once. at the end say done, at which hour. if the user "
+            "then wants another hour, change it if it is free and say done, at which "
+            "hour, else say kept; if the user cancels, cancel and say done."
         )
 
     def rubric(self) -> dict[str, bool]:
@@ -124,6 +143,11 @@ class Instore(RubricDomain):
             raise ToolError("not free")
         return "ok"
 
+    def cancel(self) -> str:
+        if not self.changes:
+            raise ToolError("not booked")
+        return "ok"
+
     def naming(self, name: str, arguments: dict[str, Any]) -> dict[str, str]:
         return {kind: str(value) for kind, value in arguments.items()}
 
@@ -135,29 +159,62 @@ class Instore(RubricDomain):
             f"at {self.hour} please. if sunny {sunny}, if rainy {rainy}.",
             f"today at {self.hour}, when sunny {sunny}, when rainy {rainy}.",
             f"book at {self.hour}: if rainy {rainy}, if sunny {sunny}.",
+            f"hello, we would like {sunny} if sunny, {rainy} if rainy. at {self.hour}.",
+            f"is it possible at {self.hour}? {rainy} when rainy, {sunny} when sunny.",
         )
         if not self.tells_people:
             return wish
+        n = self.told_people
         return wish + self.tell(
-            "people", f" for {self.people} people.", f" we are {self.people}."
+            "people", f" for {n} people.", f" we are {n}.", f" {n} of us will come."
         )
 
     def wish(self) -> dict[str, str]:
-        return {"hour": str(self.booked_hour), "people": str(self.people)}
+        return {"hour": str(self.booked_hour), "people": str(self.told_people)}
+
+    def think_again(self) -> str | None:
+        if self.told_people == self.people:
+            return None
+        n = self.told_people = self.people
+        return self.vary(
+            f"sorry, we are {n}.",
+            f"oh, my mistake, {n} people.",
+            f"wait, one moment. now it is {n} of us.",
+        )
 
     def answer(self, text: str) -> str | None:
         if "another hour" in text:
             hour = self.other_hour
-            return self.tell("other hour", f"then at {hour}.", f"{hour} is ok.")
+            return self.tell(
+                "other hour",
+                f"then at {hour}.",
+                f"{hour} is ok.",
+                f"what about {hour}?",
+                f"pity. {hour} would do.",
+            )
         if "how many" in text:
-            return self.tell("people", f"{self.people}.", f"we are {self.people}.")
+            n = self.told_people
+            return self.tell(
+                "people", f"{n}.", f"we are {n}.", f"{n} friends.", f"a group of {n}."
+            )
         return None
 
     def go_on(self) -> str:
+        if self.is_closed:
+            return super().go_on()
+        if self.cancels:
+            return self.tell(
+                "second thoughts",
+                "oh no, i am ill. please cancel it.",
+                "sorry, we cannot come after all, cancel it.",
+                "my friends do not want to. can you cancel?",
+            )
         return self.tell(
-            "new hour",
+            "second thoughts",
             f"oh, please change it to {self.new_hour}.",
             f"could we come at {self.new_hour} after all?",
+            f"wait, {self.new_hour} would be better.",
+            f"sorry, i have to work then. {self.new_hour}?",
         )
 
     # --- Demonstrator -------------------------------------------------------------
@@ -169,8 +226,9 @@ class Instore(RubricDomain):
         yield tool_message("slots", f"so {sky} {course}.", course=course)
         if self.is_closed:
             yield text_message("closed. sorry, cannot book.")
+            yield text_message("sorry, cannot book.")
             return
-        hour, people, found = self.hour, self.people, f"{self.hour} is free. "
+        hour, people, found = self.hour, self.told_people, f"{self.hour} is free. "
         if hour not in self.free:
             yield text_message(f"{hour} is taken. another hour?")
             hour, found = self.other_hour, ""
@@ -181,18 +239,26 @@ class Instore(RubricDomain):
                 yield text_message(f"{found}how many people?")
                 found = ""
         if not flaws.shortcut():
+            told_people = self.told_people
             yield text_message(f"{found}confirm {course} at {hour} for {people}?")
+            if self.told_people != told_people:
+                people = self.told_people
+                yield text_message(f"confirm {course} at {hour} for {people}?")
             if not self.agreed:
                 yield text_message("ok, kept.")
                 return
         yield tool_message("book", course=course, hour=hour, people=people)
         yield text_message(f"done, at {hour}.")
-        if self.new_hour is None:
-            return
-        if (self.new_hour in self.free) == flaws.slip():
+        yield from self._demonstrate_second_thoughts(flaws)
+
+    def _demonstrate_second_thoughts(self, flaws: Flaws) -> Demonstrator:
+        if self.cancels:
+            yield tool_message("cancel")
+            yield text_message("done, cancelled.")
+        elif (self.new_hour in self.free) == flaws.slip():
             yield text_message(f"{self.new_hour} is taken, kept.")
-            return
-        yield tool_message(
-            "change_hour", f"{self.new_hour} is free.", hour=self.new_hour
-        )
-        yield text_message(f"done, at {self.new_hour}.")
+        else:
+            yield tool_message(
+                "change_hour", f"{self.new_hour} is free.", hour=self.new_hour
+            )
+            yield text_message(f"done, at {self.new_hour}.")
