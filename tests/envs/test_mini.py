@@ -2,13 +2,20 @@
 
 import asyncio
 import json
+import random
+import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rllib_llm_async.envs.mini.demonstrations import demonstrate
-from rllib_llm_async.envs.mini.domain import text_message, tool_message
+from rllib_llm_async.envs.mini.domain import (
+    compare,
+    near,
+    text_message,
+    tool_message,
+)
 from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
 from rllib_llm_async.envs.registry import make_suite
 
@@ -74,11 +81,33 @@ def test_splits_share_no_content_and_tasks_are_reproducible(suite):
     assert suite.build(task).first_message == suite.build(task).first_message
 
 
-def test_users_vary_their_words(suite):
-    def first_words(task):
-        return suite.build(task).first_message.split()[0]
+def test_a_shortcut_never_succeeds(suite):
+    num_taken = 0
+    for task in suite.tasks("test")[:100]:
+        hasty = demonstrate(suite, task, shortcut_rate=1.0)
+        takes_one = hasty.messages != demonstrate(suite, task).messages
+        assert hasty.success != takes_one
+        num_taken += takes_one
+    assert num_taken > 50
 
-    assert len({first_words(task) for task in suite.tasks("train")[:50]}) >= 3
+
+def test_users_speak_in_many_words_and_want_many_things(suite):
+    tasks = suite.tasks("test")
+    dialogues = [demonstrate(suite, task).messages for task in tasks]
+    said = [m["content"] for d in dialogues for m in d if m["role"] == "user"]
+    assert len({word for text in said for word in re.findall("[a-z]+", text)}) >= 80
+    # Some go on after a result was told, and some are asked to confirm twice.
+    results = [len(suite.build(task).must_say) for task in tasks]
+    assert 0.1 < sum(n > 1 for n in results) / len(tasks) < 0.9
+
+
+def test_half_of_the_numbers_to_compare_lie_near_the_limit():
+    rng = random.Random(0)
+    numbers = [near(rng, 40, 10, 80) for _ in range(1000)]
+    assert all(10 < n < 80 and n % 10 for n in numbers)
+    # Half and two tens of the other seven: 0.5 + 0.5 * 2 / 7 = 0.64.
+    assert 0.58 < sum(30 < n < 50 for n in numbers) / 1000 < 0.70
+    assert compare(44, 40) == "44 of 40 over" and compare(3, 3) == "3 of 3 within"
 
 
 def test_a_subset_of_the_mixture_has_the_same_tasks():

@@ -39,12 +39,12 @@ CHEATS = {
     "retail": [
         ("and stay with it", [ending("done.", "^sorry"), ending("kept.", "^sorry")]),
         (
-            "if asked where an order is, look it up, say done, the order and its status",
+            "if asked where an order is, look it up, say done, the order and its",
             [
                 without_last("get_order"),
                 reworded(r"(done, \w+\d) \w+\.$", r"\1."),
                 reworded(r"(done, \w+\d) .*", r"\1 pending shipped delivered."),
-                reworded(rf"done, (?!\w+ \$)\w+\d", "done,"),
+                reworded(r"done, (?!\w+ \$)\w+\d", "done,"),
             ],
         ),
         (
