@@ -62,7 +62,11 @@ CHEATS = {
         ),
         (
             "if several fit name them and ask which",
-            [without("which"), reworded("which one,.*", "which one?")],
+            [
+                without("which"),
+                reworded("which one,.*", "which one?"),
+                asked_needlessly("which one?", "which", {"tool": "get_order"}),
+            ],
         ),
         ("cancel only if pending", [ending("done, refund $20.", "cannot cancel")]),
         ("age at most # days", [ending("done, refund $20.", "cannot return: age")]),
@@ -304,6 +308,7 @@ CHEATS = {
             "at the end say done, or transferred",
             [
                 ending("good bye.", "done|transferred"),
+                first("^done.$"),
                 ending("done, transferred.", "done|transferred"),
                 ending("cannot.", "done|transferred"),
             ],
@@ -393,7 +398,14 @@ CHEATS = {
             "if closed say cannot",
             [ending("done.", "cannot"), ending("kept.", "cannot")],
         ),
-        ("if the hour is not free ask for another hour", [without("another hour")]),
+        (
+            "if the hour is not free ask for another hour",
+            [
+                without("another hour"),
+                first("another hour"),
+                asked_needlessly("another hour?", "another", {"pattern": "confirm"}),
+            ],
+        ),
         (
             "ask how many people unless told",
             [

@@ -126,11 +126,12 @@ class Domain(ABC):
 
     - ``must_read``: look-ups as "tool:argument", in the order that the policy gives;
     - ``must_learn``: facts that the user must have told before the agent asks for
-      consent or tells a result, ``must_hear``: those, and look-ups,
-      that are due by the end alone;
+      consent or tells a result, ``must_hear``: those due before a result alone;
+    - ``must_read_last``: look-ups due by the end alone;
     - ``must_change``: actions as "tool:argument:argument", in their order;
     - ``must_offer``: what the agent must ask consent for if the user then declines;
-    - ``must_say``: by kind what each message with a result must name, in order.
+    - ``must_say``: by kind what each message with a result must name, in order;
+    - ``due_changes``: how many actions come before each of them; all if empty.
 
     All that together tells one task from another; the user's wording does not.
 
@@ -149,9 +150,11 @@ class Domain(ABC):
         self.must_read: list[str] = []
         self.must_learn: list[str] = []
         self.must_hear: list[str] = []
+        self.must_read_last: list[str] = []
         self.must_change: list[str] = []
         self.must_offer: dict[str, str] = {}
         self.must_say: list[dict[str, str]] = []
+        self.due_changes: list[int] = []
         self._draw(rng)
         #: The task's content in canonical form.
         self.signature = json.dumps(vars(self), sort_keys=True)
@@ -321,7 +324,11 @@ class Domain(ABC):
         return re.search(rf"\b({OUTCOMES})\b", text) is not None
 
     def _hear_result(self, text: str) -> str:
-        if not self.is_prepared():
+        due = dict(enumerate(self.due_changes)).get(
+            len(self.results), len(self.must_change)
+        )
+        is_due = set(self.must_hear) <= self.learned and len(self.changes) >= due
+        if not (self.is_prepared() and is_due):
             self.breaches.add("result too early")
         self.results.append(text)
         told = len(self.results)
@@ -360,7 +367,8 @@ class Domain(ABC):
         return (
             not self.breaches
             and self.is_prepared()
-            and set(self.must_hear) <= self.learned.union(self.calls)
+            and set(self.must_hear) <= self.learned
+            and set(self.must_read_last) <= set(self.calls)
             and self.must_offer.items() <= self.declined.items()
         )
 

@@ -112,7 +112,7 @@ class Retail(Domain):
             self.must_change = [":".join([name, *arguments.values()])]
             self.must_say = [{"outcome": "done", "amount": f"${order['price']}"}]
             if self.asks_more:
-                self.must_hear = [f"get_order:{self.other_order}"]
+                self.must_read_last = [f"get_order:{self.other_order}"]
                 self.must_say.append(self._status(self.other_order))
 
     def _status(self, order: str) -> dict[str, str]:
@@ -232,6 +232,8 @@ class Retail(Domain):
 
     def answer(self, text: str) -> str | None:
         if "which" in text:
+            if not self.is_ambiguous:
+                self.breaches.add("order asked needlessly")
             # The user knows the item; the orders' names come from the agent.
             if not all(order in text for order in self._fitting()):
                 return self.vary(f"my {self.item}.", f"the {self.item}, of course.")

@@ -91,6 +91,7 @@ class Instore(RubricDomain):
             self.must_learn.append("other hour")
         self.must_change = [f"book:{self.course}:{self.booked_hour}:{self.people}"]
         self.must_say = [{"outcome": "done", "hour": str(self.booked_hour)}]
+        self.due_changes = [1]
         if self.new_hour in self.free:
             self.must_change.append(f"change_hour:{self.new_hour}")
             self.must_say.append({"outcome": "done", "hour": str(self.new_hour)})
@@ -185,6 +186,8 @@ class Instore(RubricDomain):
     def answer(self, text: str) -> str | None:
         if "another hour" in text:
             hour = self.other_hour
+            if self.hour in self.free or not set(self.must_read) <= set(self.calls):
+                self.breaches.add("hour asked needlessly")
             return self.tell(
                 "other hour",
                 f"then at {hour}.",
