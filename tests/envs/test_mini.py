@@ -10,13 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rllib_llm_async.envs.mini.demonstrations import demonstrate
-from rllib_llm_async.envs.mini.domain import (
-    compare,
-    near,
-    text_message,
-    tool_message,
-)
+from rllib_llm_async.envs.mini.domain import text_message, tool_message
 from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
+from rllib_llm_async.envs.mini.numbers import compare, near
 from rllib_llm_async.envs.registry import make_suite
 
 DOMAINS = [domain.name for domain in MiniMixtureSuite.domain_classes]

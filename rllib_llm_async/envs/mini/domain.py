@@ -324,11 +324,10 @@ class Domain(ABC):
         return re.search(rf"\b({OUTCOMES})\b", text) is not None
 
     def _hear_result(self, text: str) -> str:
-        due = dict(enumerate(self.due_changes)).get(
-            len(self.results), len(self.must_change)
-        )
-        is_due = set(self.must_hear) <= self.learned and len(self.changes) >= due
-        if not (self.is_prepared() and is_due):
+        due = self.due_changes or [len(self.must_change)] * len(self.must_say)
+        is_due = len(self.changes) >= due[len(self.results)]
+        has_heard = set(self.must_hear) <= self.learned
+        if not (is_due and has_heard and self.is_prepared()):
             self.breaches.add("result too early")
         self.results.append(text)
         told = len(self.results)
@@ -399,27 +398,3 @@ def tool_message(name: str, /, aloud: str | None = None, **arguments: Any) -> Me
             }
         ],
     }
-
-
-def two_digits(rng: random.Random, low: int, high: int) -> int:
-    """A number between the tens ``low`` and ``high``, itself not a multiple of ten.
-
-    So the first digit decides a comparison with a multiple of ten.
-    """
-    return rng.randrange(low, high, 10) + rng.randint(1, 9)
-
-
-def near(rng: random.Random, limit: int, low: int, high: int) -> int:
-    """Like `two_digits`; half of the numbers lie within ten of the limit.
-
-    There a comparison is hardest, and there it is practised.
-    """
-    if rng.random() < 0.5:
-        return two_digits(rng, max(low, limit - 10), min(high, limit + 10))
-    return two_digits(rng, low, high)
-
-
-def compare(number: int, limit: int, slips: bool = False) -> str:
-    """The comparison aloud, as the demonstrator says it: "44 of 40 over"."""
-    is_over = (number > limit) != slips
-    return f"{number} of {limit} {'over' if is_over else 'within'}"

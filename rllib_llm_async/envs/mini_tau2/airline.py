@@ -14,11 +14,10 @@ from rllib_llm_async.envs.mini.domain import (
     Flaws,
     Tool,
     ToolError,
-    compare,
-    near,
     text_message,
     tool_message,
 )
+from rllib_llm_async.envs.mini.numbers import compare, near
 
 _REASONS = {
     "health": (

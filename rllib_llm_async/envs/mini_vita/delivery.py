@@ -11,11 +11,10 @@ from rllib_llm_async.envs.mini.domain import (
     Flaws,
     Tool,
     ToolError,
-    compare,
-    near,
     text_message,
     tool_message,
 )
+from rllib_llm_async.envs.mini.numbers import compare, near
 from rllib_llm_async.envs.mini_vita.rubric import RubricDomain
 
 _DISHES = ("burger", "noodles", "pizza", "rice", "salad", "soup")

@@ -91,7 +91,6 @@ class Instore(RubricDomain):
             self.must_learn.append("other hour")
         self.must_change = [f"book:{self.course}:{self.booked_hour}:{self.people}"]
         self.must_say = [{"outcome": "done", "hour": str(self.booked_hour)}]
-        self.due_changes = [1]
         if self.new_hour in self.free:
             self.must_change.append(f"change_hour:{self.new_hour}")
             self.must_say.append({"outcome": "done", "hour": str(self.new_hour)})
@@ -100,6 +99,7 @@ class Instore(RubricDomain):
         elif self.cancels:
             self.must_change.append("cancel")
             self.must_say.append({"outcome": "done"})
+        self.due_changes = [1, len(self.must_change)]
 
     def policy(self) -> str:
         return (
