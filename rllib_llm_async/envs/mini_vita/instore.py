@@ -160,14 +160,14 @@ class Instore(RubricDomain):
             f"at {self.hour} please. if sunny {sunny}, if rainy {rainy}.",
             f"today at {self.hour}, when sunny {sunny}, when rainy {rainy}.",
             f"book at {self.hour}: if rainy {rainy}, if sunny {sunny}.",
-            f"hello, we would like {sunny} if sunny, {rainy} if rainy. at {self.hour}.",
-            f"is it possible at {self.hour}? {rainy} when rainy, {sunny} when sunny.",
+            f"hello, can we come at {self.hour}? if sunny {sunny}, if rainy {rainy}.",
+            f"is it possible at {self.hour}? when rainy {rainy}, when sunny {sunny}.",
         )
         if not self.tells_people:
             return wish
         n = self.told_people
         return wish + self.tell(
-            "people", f" for {n} people.", f" we are {n}.", f" {n} of us will come."
+            "people", f" for {n} people.", f" we are {n}.", f" we will be {n}."
         )
 
     def wish(self) -> dict[str, str]:
@@ -180,7 +180,7 @@ class Instore(RubricDomain):
         return self.vary(
             f"sorry, we are {n}.",
             f"oh, my mistake, {n} people.",
-            f"wait, one moment. now it is {n} of us.",
+            f"wait, one moment. now we are {n}.",
         )
 
     def answer(self, text: str) -> str | None:
@@ -198,7 +198,11 @@ class Instore(RubricDomain):
         if "how many" in text:
             n = self.told_people
             return self.tell(
-                "people", f"{n}.", f"we are {n}.", f"{n} friends.", f"a group of {n}."
+                "people",
+                f"{n}.",
+                f"we are {n}.",
+                f"with my friends {n}.",
+                f"a group of {n}.",
             )
         return None
 
