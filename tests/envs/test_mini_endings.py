@@ -59,38 +59,49 @@ def test_the_fourth_tool_error_ends_the_dialogue_without_success(all_checks_hold
 
 
 @pytest.mark.parametrize(
-    ("said", "is_said"),
+    ("said", "is_told"),
     [
-        ("refund $20.", True),
-        ("$20 refund", True),
-        ("refund $200.", False),
-        ("refund $20x", False),
-        ("refund 20", False),
+        ("done, refund $20.", True),
+        ("$20 refund, done", True),
+        ("done, refund $200.", False),
+        ("done, refund $20.50", False),
+        ("done, refund $20x", False),
+        ("done, refund a$20", False),
+        ("done, refund 20", False),
+        ("done, refund $20 or $30", False),
+        ("done or kept, refund $20.", False),
+        ("abandoned, refund $20.", False),
     ],
 )
-def test_an_amount_is_said_as_such(said, is_said):
+def test_a_result_is_named_in_whole_words_and_alone(said, is_told):
     task = started().episode
-    task.must_say, task.said = ["$20"], [said]
-    assert task.has_communicated() == is_said
+    task.must_say, task.results = [{"outcome": "done", "amount": "$20"}], [said]
+    assert task.has_communicated() == is_told
 
 
 @pytest.mark.parametrize(
-    ("last", "is_single"),
+    ("text", "agreed"),
     [
-        ("done.", True),
-        ("sorry, cannot cancel: status.", True),
-        ("done cannot", False),
-        ("done, kept, transferred", False),
-        ("good bye", False),
-        ("kept.", False),  # nobody was asked
+        ("confirm cancel r123?", {"action": "cancel", "id": "r123"}),
+        ("economy, 5 of 20. do you confirm that we cancel r123?", None),
+        ("confirm? cancel r123.", {}),
+        ("confirm cancel r123 or r124?", {}),
+        ("confirm cancel r1234?", {}),
+        ("confirm cancel r123. confirm r124?", {}),
+        ("shall i cancel r123?", {}),
     ],
 )
-def test_the_last_message_names_one_outcome(last, is_single):
-    task = started().episode
-    task.said = ["done.", last]
-    assert task.has_single_outcome() == is_single
-    task.has_asked = True
-    assert task.has_single_outcome() == (is_single or last == "kept.")
+def test_a_yes_is_to_the_one_sentence_that_names_the_change(text, agreed):
+    suite = MiniMixtureSuite(["airline"])
+    env = suite.make()
+    env.reset_now(suite.tasks("train")[0])
+    task = env.episode
+    task.wants, task.reservation_id, task.agrees = "cancel", "r123", True
+    env.step_now(text_message(text))
+    expected = {"action": "cancel", "id": "r123"} if agreed is None else agreed
+    assert task.agreed == expected
+    env.step_now(text_message("thank you."))
+    assert not task.agreed
 
 
 def test_a_reward_is_all_checks_and_only_at_the_end():

@@ -17,9 +17,9 @@ class RubricDomain(Domain):
     def verdict(self) -> dict[str, float]:
         """1.0 or 0.0 per check; the task is solved if all hold."""
         checks = {
-            "looked_up": self.has_looked_up(),
-            "consent": not self.violates_consent,
-            "outcome": self.has_single_outcome() and self.has_communicated(),
+            "policy": self.has_kept_to_policy(),
+            "outcome": self.has_communicated(),
+            "nothing_else": len(self.changes) == len(self.must_change),
             **self.rubric(),
         }
         return {name: float(holds) for name, holds in checks.items()}

@@ -13,7 +13,7 @@ MARKUP = ("<tool_call>", "</tool_call>")
 MAX_CONTEXT_TOKENS = 32768
 
 
-def build_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> Any:
+def build_tokenizer(texts: Iterable[str], vocab_size: int = 1280) -> Any:
     """Byte-level BPE with single digits, trained on ``texts``, Hermes chat template."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from tokenizers.trainers import BpeTrainer

@@ -34,25 +34,36 @@ def spoken_texts(suite: MiniMixtureSuite) -> Iterator[str]:
 
 
 def cloning_batches(
-    recipe: WarmStartRecipe, suite: MiniMixtureSuite, chat_format: ChatFormat
+    recipe: WarmStartRecipe,
+    suite: MiniMixtureSuite,
+    chat_format: ChatFormat,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """One row-packed batch of fresh dialogues per step, train split only."""
+    """One row-packed batch of fresh dialogues per step, train split only.
+
+    Of each step's dialogues every worker tokenises its share.
+    """
     tasks = suite.tasks("train")
     rng = np.random.default_rng(recipe.seed)
     for step in range(recipe.steps):
         errs = step >= recipe.steps - recipe.erring_steps
+        draws = [
+            (tasks[rng.integers(len(tasks))], int(rng.integers(2**31)))
+            for _ in range(recipe.dialogues_per_step)
+        ]
         sequences = [
             tokenize(
                 chat_format,
                 demonstrate(
                     suite,
-                    tasks[rng.integers(len(tasks))],
+                    task,
                     shortcut_rate=errs * recipe.shortcut_rate,
                     slip_rate=errs * recipe.slip_rate,
-                    seed=int(rng.integers(2**31)),
+                    seed=seed,
                 ),
             )
-            for _ in range(recipe.dialogues_per_step)
+            for task, seed in draws[rank::world_size]
         ]
         yield pack_rows(sequences, min_row_tokens=640)
 

@@ -36,6 +36,7 @@ from rllib_llm_async.models.small_agent.cloning_data import (
 )
 
 _STEPS_PER_LINE = 50
+_MAX_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class WarmStartRecipe:
     shortcut_rate: float = 0.4
     slip_rate: float = 0.05
     erring_steps: int = 200
-    steps: int = 1500
-    dialogues_per_step: int = 24
+    steps: int = 1900
+    dialogues_per_step: int = 16
     lr: float = 4e-3
     warmup_steps: int = 40
     seed: int = 0
@@ -73,8 +74,9 @@ def warm_start(recipe: WarmStartRecipe, out: Path) -> dict[str, float]:
 
     resources = ray.cluster_resources()
     use_gpu = resources.get("GPU", 0) >= 1
-    # Ray gives a worker as many threads as CPUs.
-    cpus = min(resources["CPU"], os.cpu_count() or 1)
+    # A worker of one thread per CPU: threads of one worker would wait for each other
+    # within every layer, workers do once per step.
+    cpus = int(min(resources["CPU"], os.cpu_count() or 1, _MAX_WORKERS))
     with (
         tempfile.TemporaryDirectory() as storage,
         _progress_shown(recipe.steps) as progress,
@@ -83,9 +85,9 @@ def warm_start(recipe: WarmStartRecipe, out: Path) -> dict[str, float]:
             _train_loop,
             train_loop_config={"recipe": recipe, "progress": progress},
             scaling_config=ScalingConfig(
-                num_workers=1,
+                num_workers=1 if use_gpu else cpus,
                 use_gpu=use_gpu,
-                resources_per_worker=None if use_gpu else {"CPU": cpus},
+                resources_per_worker=None if use_gpu else {"CPU": 1},
             ),
             run_config=RunConfig(name="warm_start", storage_path=storage),
         ).fit()
@@ -165,7 +167,7 @@ def _progress_shown(steps: int) -> Iterator[Any]:
 
 
 def _train_loop(config: dict[str, Any]) -> None:
-    """Runs on the Ray Train worker; reports at the end, with the trained directory."""
+    """Runs on every Ray Train worker; the first reports the trained directory."""
     import torch
     from ray import train
     from ray.train.torch import get_device
@@ -174,6 +176,8 @@ def _train_loop(config: dict[str, Any]) -> None:
     from rllib_llm_async.models.small_agent.build import build_model, build_tokenizer
 
     recipe, progress = config["recipe"], config["progress"]
+    rank = train.get_context().get_world_rank()
+    world_size = train.get_context().get_world_size()
     suite = MiniMixtureSuite(recipe.domains)
     tokenizer = build_tokenizer(spoken_texts(suite))
     model = build_model(tokenizer, recipe.seed)
@@ -187,7 +191,9 @@ def _train_loop(config: dict[str, Any]) -> None:
     ]
     losses: list[float] = []
     start = time.monotonic()
-    for columns_by_key in cloning_batches(recipe, suite, ChatFormat(tokenizer)):
+    for columns_by_key in cloning_batches(
+        recipe, suite, ChatFormat(tokenizer), rank, world_size
+    ):
         batch = {
             key: torch.from_numpy(column).to(get_device())
             for key, column in columns_by_key.items()
@@ -196,12 +202,15 @@ def _train_loop(config: dict[str, Any]) -> None:
         loss = -logp.sum() / batch[columns.LOSS_MASK].sum()
         policy.zero_grad()
         loss.backward()
+        if world_size > 1:
+            _average_gradients(policy, world_size)
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         with _float32_orthogonalisation():
             for stepper in (*optimizers, *schedules):
                 stepper.step()
         losses.append(loss.item())
-        progress.put((len(losses), losses[-1]))
+        if rank == 0:
+            progress.put((len(losses), losses[-1]))
     with tempfile.TemporaryDirectory() as directory:
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
@@ -212,8 +221,21 @@ def _train_loop(config: dict[str, Any]) -> None:
                 "step": len(losses),
                 "seconds": time.monotonic() - start,
             },
-            checkpoint=train.Checkpoint.from_directory(directory),
+            checkpoint=train.Checkpoint.from_directory(directory)
+            if rank == 0
+            else None,
         )
+
+
+def _average_gradients(policy: Any, world_size: int) -> None:
+    """One exchange for all, after which every worker steps alike."""
+    import torch
+    from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+    gradients = [p.grad for p in policy.parameters() if p.grad is not None]
+    flat = parameters_to_vector(gradients)
+    torch.distributed.all_reduce(flat)
+    vector_to_parameters(flat / world_size, gradients)
 
 
 def _optimizers(policy: Any, lr: float) -> list[Any]:
