@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rllib_llm_async import result_keys
-from rllib_llm_async.result_keys import evaluation, learner, runners, seconds
+from rllib_llm_async.result_keys import evaluation, learner, phase_seconds, runners
 
 #: Section -> panel title -> keys of `WandbLogger`'s history.
 SECTIONS: dict[str, dict[str, list[str]]] = {
@@ -29,7 +29,7 @@ SECTIONS: dict[str, dict[str, list[str]]] = {
             learner(result_keys.STALENESS_LOG_RATIO_ABS_MEAN)
         ],
         "EWMA": [learner(result_keys.EWMA_DECAY), "marks/ewma_reset"],
-        "cost of pi_old, s": [seconds("learner", "old logits")],
+        "cost of pi_old, s": [phase_seconds("learner", "old logits")],
     },
     "staleness": {
         "versions": [
@@ -55,8 +55,8 @@ SECTIONS: dict[str, dict[str, list[str]]] = {
     "system": {
         "trained tokens/s": [learner(result_keys.TRAIN_TOKENS_PER_S)],
         "waiting and updating, s": [
-            seconds("driver", "waiting for episodes"),
-            seconds("driver", "waiting for the update"),
+            phase_seconds("driver", "waiting for episodes"),
+            phase_seconds("driver", "waiting for the update"),
         ],
         "snapshots, bytes": [learner(result_keys.SNAPSHOT_BYTES)],
         "padding": [learner(result_keys.PADDING_FRACTION)],

@@ -21,7 +21,7 @@ _PLAIN = (
 #: Where further figures stand in a result.
 _GROUPS = (
     *(group("") for group in (runners, evaluation, learner)),
-    f"{result_keys.SECONDS}/",
+    f"{result_keys.PHASE_SECONDS}/",
     "ledger/",
     "timers/",
 )

@@ -20,8 +20,8 @@ from rllib_llm_async.report.section import PALETTE, Section, lay_out, percent
 from rllib_llm_async.result_keys import learner
 
 #: What the driver is busy with while learners update, and what it waits for before.
-_UPDATE = "waiting for the update"
-_EPISODES = "waiting for episodes"
+UPDATE = "waiting for the update"
+EPISODES = "waiting for episodes"
 #: What a source makes others wait for.
 _OF_THE_SOURCE = ("old logits", "interruption", "waiting for old logits")
 #: Parts of a bar, in their order, and their colours.
@@ -34,14 +34,14 @@ _COLORS = {
     "publishing": "#F0E442",
     _REST: "#8C959F",
     "waiting for old logits": "#E3B7CD",
-    _EPISODES: "#C4CAD1",
+    EPISODES: "#C4CAD1",
 }
 
 
 def cost_section(groups: Sequence[Group]) -> Section:
     """Seconds of an update by what they are spent on, one bar per group."""
     heading = "Cost of the old logits"
-    timed = [(g, parts) for g in groups if (parts := _mean_update(g.runs))]
+    timed = [(g, parts) for g in groups if (parts := mean_update(g.runs))]
     if not timed:
         return Section(heading, missing="No update with a time line yet.")
     figure = go.Figure()
@@ -78,7 +78,7 @@ def comparison_section(groups: Sequence[Group]) -> Section:
         for name in _compared(group.runs[0]):
             error = group.mean(_mean_of(name, result_keys.COMPARED_ERROR))
             seconds = (
-                _price(_mean_update(group.runs))
+                _price(mean_update(group.runs))
                 if source_of(group.runs[0]) == name
                 else group.mean(_mean_of(name, result_keys.COMPARED_SECONDS))
             )
@@ -129,9 +129,9 @@ def seconds_of_an_update(spans: Sequence[Span]) -> dict[str, float] | None:
         Seconds by part, and those of the whole under ``waiting for the update``.
     """
     driver = seconds_by_phase(s for s in spans if s[0] == "driver").get("driver", {})
-    if _UPDATE not in driver:
+    if UPDATE not in driver:
         return None
-    updates = [(start, end) for _, phase, start, end in spans if phase == _UPDATE]
+    updates = [(start, end) for _, phase, start, end in spans if phase == UPDATE]
     inside = [
         (lane, phase, max(start, first), min(end, last))
         for lane, phase, start, end in spans
@@ -139,14 +139,14 @@ def seconds_of_an_update(spans: Sequence[Span]) -> dict[str, float] | None:
         for first, last in updates
         if start < last and end > first
     ]
-    parts = {k: v for k, v in driver.items() if k in _COLORS or k == _UPDATE}
+    parts = {k: v for k, v in driver.items() if k in _COLORS or k == UPDATE}
     of_learners = seconds_by_phase(inside).get("learner", {})
     parts |= of_learners
-    parts[_REST] = max(0.0, driver[_UPDATE] - sum(of_learners.values()))
+    parts[_REST] = max(0.0, driver[UPDATE] - sum(of_learners.values()))
     return parts
 
 
-def _mean_update(runs: Sequence[Run]) -> dict[str, float]:
+def mean_update(runs: Sequence[Run]) -> dict[str, float]:
     """The parts of an update, means over each run, then over those that have any."""
     of_runs = []
     for run in runs:
@@ -180,7 +180,7 @@ def _compared(run: Run) -> list[str]:
 
 
 def _sentence(group: Group, parts: dict[str, float], named: bool) -> str:
-    update, seconds = parts[_UPDATE], parts.get("old logits", 0.0)
+    update, seconds = parts[UPDATE], parts.get("old logits", 0.0)
     snapshots = group.mean(lambda run: run.last(learner(result_keys.SNAPSHOT_BYTES)))
     share = percent(seconds / update) if update else percent(0.0)
     sentence = f"{seconds:.2f} s of the {update:.2f} s of an update ({share})"

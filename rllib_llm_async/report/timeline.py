@@ -69,7 +69,8 @@ def timeline_section(groups: Sequence[Group]) -> Section:
     figure.update_yaxes(categoryorder="array", categoryarray=lanes)
     figure.update_xaxes(title="seconds since the first phase", range=_view(run, origin))
     figure = lay_out(figure, 150 + 60 * len(lanes), barmode="overlay", bargap=0.35)
-    figure.update_layout(legend_traceorder="normal")
+    # Its colours mean nothing without it, however many there are.
+    figure.update_layout(legend_traceorder="normal", showlegend=True)
     note = (
         f"The last {_UPDATES_IN_VIEW} updates; double click for the whole run, drag to "
         "zoom."

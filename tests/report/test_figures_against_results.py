@@ -11,6 +11,7 @@ import pytest
 from rllib_llm_async.core import NUM_RATIO_BINS
 from rllib_llm_async.report import find_runs, group_runs
 from rllib_llm_async.report.cost import comparison_section, cost_section
+from rllib_llm_async.report.curves import curves_section
 from rllib_llm_async.report.density import density_section
 from rllib_llm_async.report.ledger import ledger_section
 from rllib_llm_async.report.mask import mask_and_clip_section
@@ -55,6 +56,8 @@ def rows(tmp_path):
         learner = {
             "train_infer_mask": rng.uniform(0.8, 1),
             "ppo_clip_fraction": rng.uniform(0, 0.1),
+            "entropy": rng.random(),
+            "train_tokens_per_s": rng.uniform(1e3, 1e4),
             "staleness_mean": rng.uniform(0, 3),
             "staleness_tokens": [rng.randrange(1, 99) for _ in range(3)],
             "ratio_density": density.flatten().tolist(),
@@ -209,6 +212,15 @@ def test_the_time_line_and_its_shares(rows, groups):
         )
     ]
     assert numbers(section.finding) == pytest.approx(shares, abs=0.06)
+
+
+def test_training_curves(rows, groups):
+    figure = curves_section(groups).figure
+    drawn = [list(trace.y) for trace in figure.data]
+    titles = [annotation.text for annotation in figure.layout.annotations]
+    assert titles == ["entropy, nats per token", "trained tokens per second"]
+    assert drawn[0] == pytest.approx(column(rows, *LEARNER, "entropy"))
+    assert drawn[1] == pytest.approx(column(rows, *LEARNER, "train_tokens_per_s"))
 
 
 def test_success(rows, groups):

@@ -144,7 +144,7 @@ class AsyncDecoupledPPO(Algorithm):
         results[result_keys.SEMANTICS_WARNINGS] = self._new_warnings(results)
         spans = self._collect_timeline(results)
         results[result_keys.TIMELINE] = spans
-        results[result_keys.SECONDS] = {
+        results[result_keys.PHASE_SECONDS] = {
             kind: {phase.replace(" ", "_"): value for phase, value in phases.items()}
             for kind, phases in seconds_by_phase(spans).items()
         }
