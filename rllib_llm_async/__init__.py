@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rllib_llm_async.version import __version__
@@ -28,10 +29,11 @@ __all__ = [
     "PPOEWMAAsync",
     "PPOEWMAAsyncConfig",
     "__version__",
+    "register",
 ]
 
 #: Set in vLLM's own processes, which import a single module of this package and would
-#: only wait for RLlib.
+#: only wait for RLlib; and while the command `rllib` imports its first modules.
 NO_REGISTRATION = "RLLIB_LLM_ASYNC_NO_REGISTRATION"
 
 
@@ -43,7 +45,17 @@ def __getattr__(name: str) -> Any:
     return getattr(algorithms, name)
 
 
-def _register() -> None:
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+@cache
+def register() -> None:
+    """Tells RLlib and Tune of the algorithms and environments, once.
+
+    Importing the package does it, except for the command `rllib`, which first reads
+    what it was given.
+    """
     from ray.tune.registry import register_trainable
 
     from rllib_llm_async import algorithms
@@ -55,4 +67,4 @@ def _register() -> None:
 
 
 if importlib.util.find_spec("ray") is not None and NO_REGISTRATION not in os.environ:
-    _register()
+    register()

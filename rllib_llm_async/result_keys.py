@@ -30,6 +30,14 @@ def compared(source: str, key: str) -> str:
     return f"compare/{source}/{key}"
 
 
+def phase_seconds(kind: str, phase: str) -> str:
+    """How long in an iteration the time line shows a phase, the mean over its lanes.
+
+    ``kind``: "driver", "learner" or "engine"; ``phase`` as in `TIMELINE`.
+    """
+    return f"{PHASE_SECONDS}/{kind}/{phase.replace(' ', '_')}"
+
+
 def num_episodes_dropped(reason: str) -> str:
     """A count of episodes, by the reason for which they were dropped."""
     return f"num_episodes_dropped_{reason}"
@@ -136,6 +144,8 @@ COMPARE_ONE_PASS_SECONDS = "compare_one_pass_seconds"
 # --- Top level ---------------------------------------------------------------------
 #: Tuple of `timeline.Span`, what each part of the run was busy with.
 TIMELINE = "timeline"
+#: `phase_seconds`, the same summed up by phase: what an iteration spent its time on.
+PHASE_SECONDS = "phase_seconds"
 #: What the semantics guard says for the first time, a list of sentences.
 SEMANTICS_WARNINGS = "semantics_warnings"
 #: Of the first iteration: the evaluation before any training.

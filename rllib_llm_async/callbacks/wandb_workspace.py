@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rllib_llm_async import result_keys
-from rllib_llm_async.result_keys import evaluation, learner, runners
+from rllib_llm_async.result_keys import evaluation, learner, phase_seconds, runners
 
 #: Section -> panel title -> keys of `WandbLogger`'s history.
 SECTIONS: dict[str, dict[str, list[str]]] = {
@@ -29,7 +29,7 @@ SECTIONS: dict[str, dict[str, list[str]]] = {
             learner(result_keys.STALENESS_LOG_RATIO_ABS_MEAN)
         ],
         "EWMA": [learner(result_keys.EWMA_DECAY), "marks/ewma_reset"],
-        "cost of pi_old, s": [learner(result_keys.OLD_LOGPROB_SECONDS)],
+        "cost of pi_old, s": [phase_seconds("learner", "old logits")],
     },
     "staleness": {
         "versions": [
@@ -54,7 +54,10 @@ SECTIONS: dict[str, dict[str, list[str]]] = {
     },
     "system": {
         "trained tokens/s": [learner(result_keys.TRAIN_TOKENS_PER_S)],
-        "waiting and updating, s": ["timers/sample", "timers/learner_update_timer"],
+        "waiting and updating, s": [
+            phase_seconds("driver", "waiting for episodes"),
+            phase_seconds("driver", "waiting for the update"),
+        ],
         "snapshots, bytes": [learner(result_keys.SNAPSHOT_BYTES)],
         "padding": [learner(result_keys.PADDING_FRACTION)],
     },

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
+from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.cli.reaper import reaper
 from rllib_llm_async.monitoring.owned_folders import (
     OwnedFolder,
@@ -33,7 +34,12 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
 
     with reaper(), OwnedFolder("objects", ray_directory()) as spilled_objects:
         if address:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise InputError(
+                    f"--address {address}: no Ray cluster answers there ({error})"
+                ) from error
         else:
             with _loopback_is_taken_at_its_word():
                 ray.init(

@@ -11,7 +11,6 @@ import click
 from rllib_llm_async.cli.checkpoint import Checkpoint, open_checkpoint
 from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.cli.errors import InputError
-from rllib_llm_async.envs.registry import make_suite
 
 
 @click.command()
@@ -44,13 +43,17 @@ def evaluate(
 
     Prints a table, and as its last line the same as JSON: by domain the share of
     successes (avg@k), the probability that one (pass@k) or all (pass^k) of k trials
-    succeed.
+    succeed. What follows ± is the standard error over the tasks.
     """
     if num_trials < 1:
         raise InputError(f"--num-trials {num_trials}: must be 1 or more")
+    if num_tasks is not None and num_tasks < 1:
+        raise InputError(f"--num-tasks {num_tasks}: must be 1 or more")
     trained = open_checkpoint(checkpoint, trust=trust_checkpoint)
     config = _evaluation_config(trained, env)
     weights = trained.weights()
+    from rllib_llm_async.envs.registry import make_suite
+
     try:
         make_suite(config.env, config.env_config).tasks(split)
     except ValueError as error:
@@ -111,18 +114,27 @@ def _write_transcripts(
 
 def _print_table(domains: dict[str, dict[str, float]], num_trials: int) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     # With k = 1 all are the same figure; powers of two show the curve well enough.
     ks = [k for k in range(2, num_trials + 1) if k & (k - 1) == 0 or k == num_trials]
-    columns = [f"avg@{num_trials}"]
-    columns += [f"{name}{k}" for name in ("pass@", "pass^") for k in ks]
-    table = Table("domain", *columns, "tasks", "episodes")
+    table = Table(
+        Column("domain", overflow="fold"),
+        *("tasks", "episodes", f"avg@{num_trials}"),
+        *(("k", "pass@k", "pass^k") if ks else ()),
+    )
     for domain, row in sorted(domains.items()):
-        table.add_row(
-            domain,
-            *(f"{row[column]:.3f}" for column in columns),
-            str(row["num_tasks"]),
-            str(row["num_episodes"]),
-        )
+        first = [domain, str(row["num_tasks"]), str(row["num_episodes"])]
+        first.append(_with_error(row, f"avg@{num_trials}"))
+        if not ks:
+            table.add_row(*first)
+        for k in ks:
+            figures = (f"{row[f'{name}{k}']:.3f}" for name in ("pass@", "pass^"))
+            table.add_row(*first, str(k), *figures)
+            first = [""] * len(first)
     Console().print(table)
+
+
+def _with_error(row: dict[str, float], key: str) -> str:
+    error = row.get(f"{key}_se")
+    return f"{row[key]:.3f}" + ("" if error is None else f" ± {error:.3f}")

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from rllib_llm_async.cli.errors import InputError
+from rllib_llm_async.cli.errors import InputError, OneLineErrors
 from rllib_llm_async.cli.train import train_file
 from rllib_llm_async.settings.names import did_you_mean
 
 EXAMPLES_DIR = Path(__file__).parent.parent / "tuned_examples"
 
 
-@click.group()
+@click.group(cls=OneLineErrors)
 def example() -> None:
     """List, print or run the bundled examples."""
 

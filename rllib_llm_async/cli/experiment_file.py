@@ -15,25 +15,21 @@ from typing import Any
 
 from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.cli.search_space import candidates, check_fractions, is_space
-from rllib_llm_async.cli.sweep import DEFAULT_METRIC
+from rllib_llm_async.cli.sweep import DEFAULT_METRIC, check_sweep
 from rllib_llm_async.cli.yaml_text import read_yaml
-from rllib_llm_async.settings.check import check_key, check_value
-from rllib_llm_async.settings.names import did_you_mean
+from rllib_llm_async.settings.check import SETTINGS, check_key, check_value
+from rllib_llm_async.settings.names import (
+    ABSENT,
+    ALGORITHMS,
+    GROUPS,
+    did_you_mean,
+    explain,
+    unknown,
+)
 
 _SWEEP_KEYS = ("num_samples", "metric", "mode", "scheduler", "search_alg")
 _OPTIONAL_KEYS = ("max_failures", *_SWEEP_KEYS)
 _EXPERIMENT_KEYS = ("run", "env", "stop", "config", *_OPTIONAL_KEYS)
-#: `AlgorithmConfig` methods by which --set may group a key, as in training.eps_ti.
-_GROUPS = (
-    "training",
-    "environment",
-    "env_runners",
-    "learners",
-    "evaluation",
-    "resources",
-    "debugging",
-    "fault_tolerance",
-)
 
 
 @dataclass
@@ -109,12 +105,13 @@ def choose_experiment(experiments: Iterable[Experiment], name: str) -> Experimen
 
 
 def _experiment(path: Path, name: Any, spec: Any) -> Experiment:
+    if type(name) not in (str, int):
+        raise InputError(f"{path}: {name!r}: an experiment's name must be text")
     if not isinstance(spec, dict):
         raise InputError(f"{path}: {name}: expected keys run, env, stop and config")
     for key in spec:
         if key not in _EXPERIMENT_KEYS:
-            near = did_you_mean(key, _EXPERIMENT_KEYS)
-            raise InputError(f"{path}: {name}: unknown key {key!r}{near}")
+            raise InputError(f"{path}: {name}: {_why_no_key(key)}")
     for key in ("run", "env"):
         if not isinstance(spec.get(key), str):
             raise InputError(f"{path}: {name}: {key} is missing or not a name")
@@ -138,6 +135,14 @@ def _experiment(path: Path, name: Any, spec: Any) -> Experiment:
     )
 
 
+def _why_no_key(key: Any) -> str:
+    if key in SETTINGS:
+        return f"{key}: a setting, it stands under config"
+    if key in ABSENT:
+        return explain(key, _EXPERIMENT_KEYS)
+    return f"unknown key {key!r}{did_you_mean(key, _EXPERIMENT_KEYS)}"
+
+
 def parse_assignments(option: str, assignments: Iterable[str]) -> dict[str, Any]:
     """``key=value`` options to a dict; values are YAML scalars, lists or mappings."""
     parsed = {}
@@ -145,6 +150,8 @@ def parse_assignments(option: str, assignments: Iterable[str]) -> dict[str, Any]
         key, equals, value = assignment.partition("=")
         if not equals or not key:
             raise InputError(f"{option} {assignment}: expected key=value")
+        if key in parsed:
+            raise InputError(f"{option} {key}: given twice; keep one")
         try:
             parsed[key] = read_yaml(value)
         except ValueError as error:
@@ -154,17 +161,22 @@ def parse_assignments(option: str, assignments: Iterable[str]) -> dict[str, Any]
 
 def apply_settings(config: dict[str, Any], settings: Mapping[str, Any]) -> None:
     """Applies ``--set``: ``key``, ``group.key`` or ``key.subkey`` of a mapping."""
+    seen: set[tuple[str, str]] = set()
     for dotted, value in settings.items():
         first, _, rest = dotted.partition(".")
-        if first in _GROUPS:
+        if first in GROUPS:
             if not rest:
                 raise InputError(
                     f"--set {dotted}: a group of settings, name one of them as in "
                     f"{first}.KEY=VALUE"
                 )
             first, _, rest = rest.partition(".")
+        if (first, rest) in seen:
+            raise InputError(f"--set {dotted}: given twice; keep one")
+        seen.add((first, rest))
         if rest:
-            config.setdefault(first, {})
+            if config.get(first) is None:
+                config[first] = {}
             if not isinstance(config[first], dict):
                 raise InputError(f"--set {dotted}: {first} is not a mapping")
             config[first][rest] = value
@@ -181,8 +193,10 @@ def build_config(experiment: Experiment) -> Any:
     Raises:
         InputError: Names the key and, where there is one, the nearest valid key.
     """
+    from rllib_llm_async import register
     from rllib_llm_async.algorithms import get_config_class
 
+    register()
     try:
         config = get_config_class(experiment.run)().environment(experiment.env)
     except ValueError as error:
@@ -206,6 +220,19 @@ def build_config(experiment: Experiment) -> Any:
         except (TypeError, ValueError) as error:
             raise InputError(f"config: {error}") from error
     return candidate_config
+
+
+def check_experiment(experiment: Experiment) -> None:
+    """Checks each name and value by itself, without Ray.
+
+    Raises:
+        InputError: As `build_config`, for what can be told without it.
+    """
+    if experiment.run not in ALGORITHMS:
+        raise InputError(f"run: {unknown(experiment.run, ALGORITHMS)}")
+    for key, value in experiment.config.items():
+        check_setting(key, value)
+    check_sweep(experiment)
 
 
 def check_setting(key: Any, value: Any) -> None:

@@ -12,54 +12,18 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
+from rllib_llm_async.cli.stop_signals import StopSignals
 from rllib_llm_async.monitoring.status_board import Wish, start_status_board
 
-#: By Ctrl-C; by a scheduler that takes the machine back; by SLURM's `--signal`.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 #: How long a run that is stopped waits for its checkpoints.
 SECONDS_TO_SAVE = 120.0
-
-
-class StopSignals:
-    """Notes the first signal while trials run; any other ends the command."""
-
-    def __init__(self) -> None:
-        #: The signal that stops the run.
-        self.received: signal.Signals | None = None
-        #: Whether somebody acts on it: otherwise there is nothing to save.
-        self.awaited = False
-
-    @contextmanager
-    def handled(self) -> Iterator[None]:
-        """Handles the signals inside; in a thread, where none arrive, does nothing."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = [signal.getsignal(number) for number in SIGNALS]
-        self.install()
-        try:
-            yield
-        finally:
-            for number, handler in zip(SIGNALS, before, strict=True):
-                signal.signal(number, handler)
-
-    def install(self) -> None:
-        """Again, for Tune and Ray put handlers of their own in place."""
-        for number in SIGNALS:
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if self.received is not None or not self.awaited:
-            raise SystemExit(128 + number)
-        self.received = signal.Signals(number)
 
 
 class SaveAndEnd(Callback):

@@ -28,23 +28,30 @@ from rllib_llm_async import result_keys
 from rllib_llm_async.monitoring.status_board import start_status_board
 from rllib_llm_async.result_keys import learner, runners
 
-#: Column title, path in the result, format.
+#: Column title, path in the result, format. With the time and the number of a trial
+#: before them, they fit a terminal of 80 columns.
 _COLUMNS = (
-    ("iter", "training_iteration", "{:>5.0f}"),
-    ("success", runners(result_keys.SUCCESS_RATE), "{:>8.3f}"),
-    ("return", "env_runners/episode_return_mean", "{:>7.3f}"),
-    ("staleness", learner(result_keys.STALENESS_MEAN), "{:>10.2f}"),
-    ("kept by mask", learner(result_keys.TRAIN_INFER_MASK), "{:>13.4f}"),
-    ("clipped", learner(result_keys.PPO_CLIP_FRACTION), "{:>8.4f}"),
-    ("gen tok/s", runners(result_keys.GENERATED_TOKENS_PER_S), "{:>10.0f}"),
-    ("version", learner(result_keys.POLICY_VERSION), "{:>8.0f}"),
+    ("iter", "training_iteration", "{:>4.0f}"),
+    ("success", runners(result_keys.SUCCESS_RATE), "{:>7.3f}"),
+    ("return", "env_runners/episode_return_mean", "{:>6.3f}"),
+    ("staleness", learner(result_keys.STALENESS_MEAN), "{:>9.2f}"),
+    ("kept", learner(result_keys.TRAIN_INFER_MASK), "{:>6.4f}"),
+    ("clipped", learner(result_keys.PPO_CLIP_FRACTION), "{:>7.4f}"),
+    ("tok/s", runners(result_keys.GENERATED_TOKENS_PER_S), "{:>6.0f}"),
+    ("version", learner(result_keys.POLICY_VERSION), "{:>7.0f}"),
 )
+#: Iterations after which the rest of the run is estimated, and again with the titles.
+_ESTIMATE_AFTER = 3
+_TITLES_EVERY = 20
 #: After so long without a line a run says what it waits for.
 QUIET_SECONDS = 60.0
 #: How often trials are asked what they do.
 POLL_SECONDS = 0.5
+#: How Ray begins the stack of an actor that could not be made.
+_IN_INIT = "in its creation task"
 #: Where a trial is before it has said anything.
 STARTING = "starting engines and learners"
+STARTED = "engines and learners are up"
 #: Where a run is of which no trial has begun.
 WAITING = "waiting until the cluster has room for a trial"
 #: Iterations that the curve of a live view shows, and what it is drawn with.
@@ -64,6 +71,9 @@ class Progress(Callback):
         self._start = self._last_line = self._last_poll = time.monotonic()
         self._num_lines = 0
         self._success: dict[str, list[float]] = defaultdict(list)
+        #: By trial: when it failed last (Unix time); its iterations and their times.
+        self._restarted: dict[str, float] = {}
+        self._ends: dict[str, list[tuple[float, int]]] = defaultdict(list)
         self._trials: list[Trial] = []
         self._board: Any = None
         self._answer: Any = None
@@ -110,14 +120,17 @@ class Progress(Callback):
 
     def on_trial_start(self, iteration, trials, trial, **info) -> None:
         settings = ", ".join(f"{k}={v}" for k, v in trial.evaluated_params.items())
-        self.say(f"{_label(trial, trials)}{escape(settings or str(trial))}: {STARTING}")
+        self.say(f"{_label(trial, trials)}{escape(settings or str(trial))}: {STARTED}")
 
     def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
         label = _label(trial, trials)
         self._print_evaluation(label, result, result_keys.EVALUATION_AT_START)
         for warning in result.get(result_keys.SEMANTICS_WARNINGS, []):
             self._print(f"{'':>8}  [yellow]note: {label}{escape(warning)}[/yellow]")
-        if self._num_lines % 20 == 0:
+        self._ends[trial.trial_id].append(
+            (time.monotonic(), result["training_iteration"])
+        )
+        if self._num_lines % _TITLES_EVERY == 0:
             titles = "  ".join(
                 title.rjust(len(form.format(0))) for title, _, form in _COLUMNS
             )
@@ -126,11 +139,16 @@ class Progress(Callback):
         cells = "  ".join(_cell(result, path, form) for _, path, form in _COLUMNS)
         self.say(f"{label}{cells}")
         self._print_evaluation(label, result, "evaluation")
+        if self._num_lines % _TITLES_EVERY == _ESTIMATE_AFTER:
+            left = self._time_left(trial)
+            if left:
+                self._print(f"{'':>8}  {label}{left}")
         success = _lookup(result, runners(result_keys.SUCCESS_RATE))
         if success is not None and success == success:
             self._success[trial.trial_id].append(success)
 
     def on_trial_recover(self, iteration, trials, trial, **info) -> None:
+        self._restarted[trial.trial_id] = time.time()
         checkpoint = trial.latest_checkpoint_result
         start = (
             f"iteration {checkpoint.metrics.get('training_iteration') or 0} "
@@ -210,16 +228,32 @@ class Progress(Callback):
 
     def _what(self, trial: Trial) -> str:
         now = time.time()
-        begun = STARTING, trial.run_metadata.start_time or now
-        text, since = self._doing.get(trial.storage.trial_dir_name, begun)
+        restarted = self._restarted.get(trial.trial_id, 0.0)
+        begun = restarted or trial.run_metadata.start_time or now
+        text, since = self._doing.get(trial.storage.trial_dir_name, (STARTING, begun))
+        if since < restarted:  # what its actor of before wrote
+            text, since = STARTING, restarted
         return f"{text}, for {max(0.0, now - since):.0f} s"
+
+    def _time_left(self, trial: Trial) -> str:
+        """How long it goes on at the pace of its last iterations, if that is known."""
+        ends = self._ends[trial.trial_id][-_TITLES_EVERY:]
+        if not self._num_iterations or len(ends) < _ESTIMATE_AFTER:
+            return ""
+        (first, start), (last, done) = ends[0], ends[-1]
+        if done <= start:
+            return ""
+        seconds = (self._num_iterations - done) * (last - first) / (done - start)
+        if seconds < 60:
+            return f"less than a minute to iteration {self._num_iterations:.0f}"
+        hours, minutes = divmod(round(seconds / 60), 60)
+        about = f"{hours} h {minutes} min" if hours else f"{minutes} min"
+        return f"about {about} to iteration {self._num_iterations:.0f}"
 
     def _view(self) -> Group:
         """The live view: a row per running trial."""
         table = Table.grid(padding=(0, 2))
-        for trial in self._trials:
-            if trial.status != Trial.RUNNING:
-                continue
+        for trial in self._running():
             done = (trial.last_result or {}).get("training_iteration", 0)
             count = f"{done}"
             cells: list[Any] = [_label(trial, self._trials).strip()]
@@ -231,8 +265,22 @@ class Progress(Callback):
         minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
         header = f"{minutes}:{seconds:02d} elapsed"
         if not table.row_count:
-            header += ", starting the first trial"
+            header += f", {self._without_a_trial()}"
+        elif left := [*filter(None, map(self._time_left, self._running()))]:
+            header += f", {left[0]}"
         return Group(Text(header, style="dim"), table)
+
+    def _running(self) -> list[Trial]:
+        return [trial for trial in self._trials if trial.status == Trial.RUNNING]
+
+    def _without_a_trial(self) -> str:
+        """What goes on while none is running."""
+        if not self._trials:
+            return "preparing the first trial"
+        if all(trial.is_finished() for trial in self._trials):
+            return "writing down the end of the run"
+        waiting = [trial for trial in self._trials if trial.status == Trial.PENDING]
+        return self._what(waiting[0]) if waiting else "between two trials"
 
     def _curve(self, trial: Trial) -> str:
         success = self._success[trial.trial_id][-_CURVE_LENGTH:]
@@ -257,12 +305,15 @@ def _what_is_missing(trial: Trial) -> str:
 
 def one_line(error: object) -> str:
     """What went wrong, without the stack; the files of the trial hold the rest."""
-    cause = getattr(error, "cause", error)
+    cause: Any = error
+    while getattr(cause, "cause", None) is not None:  # an actor's, of its own actor's
+        cause = cause.cause
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    if isinstance(cause, RayActorError):  # a sentence, then a detail a line
+    if isinstance(cause, RayActorError) and _IN_INIT not in lines[0]:
+        # A sentence, then a detail a line.
         pids = [line for line in lines[1:] if line.startswith("pid: ")]
         return " ".join([lines[0].rstrip("."), *(f"({pid})" for pid in pids)])
-    return lines[-1] if lines else repr(error)
+    return lines[-1] if lines else repr(cause)
 
 
 def _newest_error(trial: Trial) -> object:

@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,13 @@ from ray.tune import TuneError
 from rllib_llm_async import result_keys
 from rllib_llm_async.algorithms.async_decoupled_ppo.checkpoints import read_metrics
 from rllib_llm_async.cli.experiment_file import Experiment
-from rllib_llm_async.cli.interruption import SaveAndEnd, StopSignals
+from rllib_llm_async.cli.interruption import SaveAndEnd
 from rllib_llm_async.cli.own_files import check_own
 from rllib_llm_async.cli.progress import Progress, one_line
 from rllib_llm_async.cli.resume import Changes, prepare_resume
+from rllib_llm_async.cli.run_options import RunOptions
 from rllib_llm_async.cli.search_space import param_space
+from rllib_llm_async.cli.stop_signals import StopSignals
 from rllib_llm_async.cli.sweep import report_sweep, tune_config
 
 
@@ -29,16 +30,6 @@ class OutOfSpace(click.ClickException):
     """A disk was full in a way that a run cannot go on with."""
 
     exit_code = 3
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a command says of how its experiments run."""
-
-    storage_path: str
-    checkpoint_freq: int
-    keep_checkpoints: int
-    wandb_project: str | None
 
 
 def run_experiment(
@@ -60,8 +51,9 @@ def run_experiment(
         SystemExit: If a signal stopped it; its code is 128 and the signal's number.
     """
     click.echo(
-        f"{experiment.name}: {experiment.run} on {experiment.env}, starting (some 20 s "
-        "until the first evaluation or episodes of the bundled agent)"
+        f"{experiment.name}: {experiment.run} on {experiment.env}\n"
+        "engines and learners start: some 20 s for the bundled agent, minutes for "
+        "large models"
     )
     path = Path(options.storage_path, experiment.name)
     # Tune's own tables and tracebacks would interleave with ours.
@@ -87,12 +79,14 @@ def run_experiment(
     if signals.received is not None:
         click.echo(f"stopped; go on with: {command_to_resume()}", err=True)
         raise SystemExit(128 + signals.received)
+    errors = [result.error for result in results if result.error is not None]
+    if errors:
+        which = "trial" if len(results) == 1 else f"{len(errors)} of {len(results)}"
+        raise click.ClickException(
+            f"{which} failed: {one_line(errors[0])}; go on from the newest checkpoint "
+            f"with: {command_to_resume()}"
+        )
     for result in results:
-        if result.error is not None:
-            raise click.ClickException(
-                f"trial failed: {one_line(result.error)}; go on from its newest "
-                f"checkpoint with: {command_to_resume()}"
-            )
         saved = result.checkpoint and read_metrics(Path(result.checkpoint.path))
         saved = saved["training_iteration"] if saved else 0
         if saved < result.metrics["training_iteration"]:

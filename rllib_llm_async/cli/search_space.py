@@ -37,11 +37,10 @@ def candidates(key: str, value: Any) -> list[Any]:
         InputError: If a space is written wrongly.
     """
     if not is_space(value):
-        if isinstance(value, dict) and len(value) == 1:
+        near = _meant(value)
+        if near:
             (name,) = value
-            near = nearest(name, (*_LISTS, *_RANGES))
-            if near:
-                raise InputError(f"config: {key}: {name!r}, did you mean {near!r}?")
+            raise InputError(f"config: {key}: {name!r}, did you mean {near!r}?")
         return [value]
     ((kind, arguments),) = value.items()
     if not isinstance(arguments, list) or not arguments:
@@ -61,6 +60,18 @@ def candidates(key: str, value: Any) -> list[Any]:
         )
     lower, upper = arguments
     return [lower, upper - 1 if kind == "randint" else upper]
+
+
+def _meant(value: Any) -> str | None:
+    """The space that somebody has written otherwise."""
+    if not (isinstance(value, dict) and len(value) == 1):
+        return None
+    (name,), (arguments,) = value, value.values()
+    spaces = (*_LISTS, *_RANGES)
+    near = nearest(name, spaces)
+    if near is None and isinstance(arguments, list) and len(str(name)) > 2:
+        near = next((space for space in spaces if space.startswith(str(name))), None)
+    return near
 
 
 def check_fractions(key: str, value: Any) -> None:

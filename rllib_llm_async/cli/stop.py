@@ -21,6 +21,8 @@ _PLAIN = (
 #: Where further figures stand in a result.
 _GROUPS = (
     *(group("") for group in (runners, evaluation, learner)),
+    f"{result_keys.PHASE_SECONDS}/",
+    "ledger/",
     "timers/",
 )
 #: Names of figures from which a similar one is most likely mistyped.
@@ -29,6 +31,12 @@ _FIGURES = (
     "episode_return_mean",
     "episode_len_mean",
 )
+#: Results that RLlib had once.
+_FORMER = {
+    "episode_reward_mean": runners("episode_return_mean"),
+    "episodes_total": runners("num_episodes_lifetime"),
+    "timesteps_total": "num_env_steps_sampled_lifetime",
+}
 #: How similar a name is that is one letter off.
 _MISTYPED = 0.93
 
@@ -40,6 +48,9 @@ def check_stop(stop: Mapping[Any, Any]) -> None:
         InputError: For a result that there will not be, or what no result can reach.
     """
     for key, value in stop.items():
+        if isinstance(value, Mapping) and any(g.startswith(f"{key}/") for g in _GROUPS):
+            key = "/".join([str(key), *map(str, value)][:2])
+            raise InputError(f"stop: a mapping; write it as {key!r}, with a slash")
         check_result_name("stop", key)
         if type(value) not in (int, float) or not math.isfinite(value):
             raise InputError(f"stop: {key}: got {value!r}, must be a number to reach")
@@ -63,7 +74,9 @@ def check_result_name(option: str, key: Any) -> None:
     if group is None:
         dotted = key.replace(".", "/")
         examples = [*_PLAIN, *(_GROUPS[0] + figure for figure in _FIGURES)]
-        near = dotted if dotted.startswith(_GROUPS) else nearest(key, examples)
+        near = dotted if dotted.startswith(_GROUPS) else _FORMER.get(key)
+        near = near or nearest(key, examples)
+        near = near or next((name for name in examples if key in name), None)
         hint = f", did you mean {near!r}?" if near else ""
         raise InputError(
             f"{option}: {key}: no such result{hint} Valid: {', '.join(_PLAIN)} and "

@@ -19,10 +19,27 @@ def check_storage(storage_path: str, name: str) -> None:
             f"{name!r}: an experiment's name is that of its folder in --storage-path; "
             "leave out slashes and dots that lead elsewhere"
         )
+    if not name.isprintable() or name != name.strip() or len(name.encode()) > 200:
+        raise InputError(
+            f"{name!r}: an experiment's name is that of its folder; at most 200 "
+            "printable characters, no space at its ends"
+        )
+    if not storage_path.strip() or "\0" in storage_path or "://" in storage_path:
+        raise InputError(
+            f"--storage-path {storage_path!r}: must be a folder; one that several "
+            "machines share is mounted"
+        )
     path = Path(os.path.abspath(storage_path), name)
     for folder in (path, *path.parents):
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--storage-path {storage_path}: {folder} is a file")
+
+
+def has_begun(storage_path: str, name: str) -> bool:
+    """Whether a run of that name has left its state; needs no Ray."""
+    path = Path(os.path.abspath(storage_path), name)
+    # The state follows some time after the rest: without it, no trial has begun.
+    return any(path.glob("experiment_state-*.json"))
 
 
 def can_resume(storage_path: str, name: str) -> bool:
@@ -30,7 +47,4 @@ def can_resume(storage_path: str, name: str) -> bool:
     from ray import tune
 
     path = os.path.join(os.path.abspath(storage_path), name)
-    # The state follows some time after the rest: without it, no trial has begun.
-    return tune.Tuner.can_restore(path) and any(
-        Path(path).glob("experiment_state-*.json")
-    )
+    return has_begun(storage_path, name) and tune.Tuner.can_restore(path)

@@ -23,26 +23,48 @@ if TYPE_CHECKING:
 DEFAULT_METRIC = "env_runners/success_rate"
 
 
-def tune_config(experiment: Experiment) -> Any:
-    """The `ray.tune.TuneConfig` of an experiment.
+def check_sweep(experiment: Experiment) -> None:
+    """Checks what can be told without Ray.
 
     Raises:
-        InputError: For an unknown scheduler or searcher, an argument that it does not
-            take, or a searcher that is not installed or cannot search such spaces.
+        InputError: For a metric that no result has, a mode or a number of samples that
+            cannot be, or a searcher beside spaces that are not for one.
     """
-    from ray import tune
-    from ray.tune.schedulers import SCHEDULER_IMPORT
-    from ray.tune.search import SEARCH_ALG_IMPORT
-
     count, mode = experiment.num_samples, experiment.mode
     check_result_name("metric", experiment.metric)
     if mode not in ("max", "min"):
         raise InputError(f"mode: got {mode!r}, must be max or min")
     if type(count) is not int or count < 1:
         raise InputError(f"num_samples: got {count!r}, must be 1 or more")
+    grids = [k for k in experiment.swept if "grid_search" in experiment.config[k]]
+    if experiment.search_alg is None:
+        return
+    if not experiment.swept:
+        raise InputError(
+            f"search_alg: got {experiment.search_alg!r}, but no setting has a space to "
+            "search, e.g. lr: {loguniform: [1e-6, 1e-4]}"
+        )
+    if grids:
+        raise InputError(
+            f"search_alg: chooses values itself, write `choice` for grid_search of "
+            f"{', '.join(grids)}"
+        )
+
+
+def tune_config(experiment: Experiment) -> Any:
+    """The `ray.tune.TuneConfig` of an experiment.
+
+    Raises:
+        InputError: As `check_sweep`; for an unknown scheduler or searcher, an argument
+            that it does not take, or one that is not installed.
+    """
+    from ray import tune
+    from ray.tune.schedulers import SCHEDULER_IMPORT
+    from ray.tune.search import SEARCH_ALG_IMPORT
+
     # The name by which everybody knows it is not among Tune's.
     schedulers = {**SCHEDULER_IMPORT, "asha": SCHEDULER_IMPORT["async_hyperband"]}
-    goal = {"metric": experiment.metric, "mode": mode}
+    goal = {"metric": experiment.metric, "mode": experiment.mode}
     parts: dict[str, Any] = {}
     for key, spec, known in (
         ("scheduler", experiment.scheduler, schedulers),
@@ -50,22 +72,16 @@ def tune_config(experiment: Experiment) -> Any:
     ):
         if spec is not None:
             parts[key] = _make(key, spec, known, goal)
-    grids = [k for k in experiment.swept if "grid_search" in experiment.config[k]]
-    if "search_alg" in parts and not experiment.swept:
-        raise InputError(
-            f"search_alg: got {experiment.search_alg!r}, but no setting has a space to "
-            "search, e.g. lr: {loguniform: [1e-6, 1e-4]}"
-        )
-    if grids and "search_alg" in parts:
-        raise InputError(
-            f"search_alg: chooses values itself, write `choice` for grid_search of "
-            f"{', '.join(grids)}"
-        )
+    check_sweep(experiment)
     # The one given to a searcher or a scheduler must not be given twice.
-    return tune.TuneConfig(num_samples=count, **({} if parts else goal), **parts)
+    return tune.TuneConfig(
+        num_samples=experiment.num_samples, **({} if parts else goal), **parts
+    )
 
 
 def _make(key: str, spec: Any, known: Mapping[str, Any], goal: dict[str, str]) -> Any:
+    from ray import tune
+
     arguments = dict(spec) if isinstance(spec, dict) else {"type": spec}
     name = arguments.pop("type", None)
     if not isinstance(name, str) or name not in known:
@@ -86,7 +102,7 @@ def _make(key: str, spec: Any, known: Mapping[str, Any], goal: dict[str, str]) -
         raise InputError(
             f"{key}: {name} is not installed ({error}); pip install {name}"
         ) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, tune.TuneError) as error:
         raise InputError(f"{key}: {name}: {error}") from error
 
 
@@ -94,7 +110,7 @@ def report_sweep(path: Path, swept: Sequence[str]) -> None:
     """A line per trial: the swept settings, where it ended, whether it collapsed; and
     `report.html` beside the trials, with the same as heat maps."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from rllib_llm_async.report import find_runs, group_runs, render_page
     from rllib_llm_async.report.groups import (
@@ -105,7 +121,8 @@ def report_sweep(path: Path, swept: Sequence[str]) -> None:
     )
 
     runs = find_runs([path])
-    table = Table(*swept, "success", "kept by mask", "largest fall", "collapsed")
+    titles = (*swept, "success", "kept by mask", "largest fall", "collapsed")
+    table = Table(*(Column(title, overflow="fold") for title in titles))
     for run in runs:
         figures = final_success(run), mask_share(run), largest_fall(run)
         table.add_row(

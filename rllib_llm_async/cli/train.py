@@ -1,32 +1,36 @@
-"""`rllib train file YAML`: runs the experiments of a tuned YAML with Ray Tune."""
+"""`rllib train file YAML`: runs the experiments of a tuned YAML with Ray Tune.
+
+What needs no Ray is looked at before Ray is imported, which takes seconds.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from rllib_llm_async.cli.cluster import num_logical_cpus, ray_cluster
-from rllib_llm_async.cli.errors import InputError
+from rllib_llm_async.cli.errors import InputError, OneLineErrors
 from rllib_llm_async.cli.experiment_file import (
     Experiment,
     apply_settings,
     build_config,
+    check_experiment,
     choose_experiment,
     load_experiments,
     parse_assignments,
 )
-from rllib_llm_async.cli.resources import check_resources
+from rllib_llm_async.cli.run_options import RunOptions
 from rllib_llm_async.cli.stop import check_stop
-from rllib_llm_async.cli.storage import can_resume, check_storage
-from rllib_llm_async.cli.sweep import tune_config
-from rllib_llm_async.envs.registry import make_suite
+from rllib_llm_async.cli.stop_signals import StopSignals
+from rllib_llm_async.cli.storage import can_resume, check_storage, has_begun
 
 
-@click.group()
+@click.group(cls=OneLineErrors)
 def train() -> None:
     """Train from a tuned YAML."""
 
@@ -93,57 +97,97 @@ def train_file(
         "settings": parse_assignments("--set", settings),
         "stop": parse_assignments("--stop", stop),
     }
-    configs = []
     for experiment in experiments:
         if max_failures is not None:
             experiment.max_failures = max_failures
-        configs.append(_check(experiment, changes, storage_path))
-    if resume and not any(can_resume(storage_path, e.name) for e in experiments):
-        raise InputError(
-            f"--resume: no interrupted run of {', '.join(e.name for e in experiments)} "
-            f"in {storage_path}"
-        )
-    if wandb_project and importlib.util.find_spec("wandb") is None:
-        raise InputError("--wandb: wandb is missing; pip install wandb")
-    if address is None:
-        for config in configs:
-            check_resources(config, {"CPU": num_logical_cpus()}, "this machine")
-    if check:
-        click.echo(f"{config_file}: valid")
-        return
-
-    import ray
-
-    from rllib_llm_async.cli.interruption import StopSignals
-    from rllib_llm_async.cli.run_experiment import RunOptions, run_experiment
-
-    options = RunOptions(
-        os.path.abspath(storage_path), checkpoint_freq, keep_checkpoints, wandb_project
-    )
+        _check_without_ray(experiment, changes, storage_path)
+    _check_options(wandb_project, address)
+    if resume:
+        _check_that_one_has_begun(experiments, storage_path)
     signals = StopSignals()
-    with signals.handled(), ray_cluster(address):
-        signals.install()  # Ray has put its own in place
-        there = {"CPU": 0, "GPU": 0, **ray.cluster_resources()}
-        for config in configs:
-            check_resources(config, there, "the cluster")
-        for experiment in experiments:
-            # One that was still to come when the command was interrupted starts.
-            goes_on = resume and can_resume(storage_path, experiment.name)
-            run_experiment(experiment, options, signals, changes if goes_on else None)
+    with signals.handled():
+        if not check:
+            click.echo(f"{config_file.name}: read; loading Ray and RLlib, some 10 s")
+        configs = [_check(experiment) for experiment in experiments]
+        if address is None:
+            _check_resources(configs)
+        if check:
+            click.echo(f"{config_file}: valid")
+            return
+        freq, keep = checkpoint_freq, keep_checkpoints
+        options = RunOptions(os.path.abspath(storage_path), freq, keep, wandb_project)
+        click.echo(f"joining {address}" if address else "starting Ray on this machine")
+        with ray_cluster(address):
+            signals.install()  # Ray has put its own in place
+            _check_resources(configs, of_cluster=True)
+            _run(experiments, options, signals, changes if resume else None)
 
 
-def _check(
+def _run(
+    experiments: Sequence[Experiment],
+    options: RunOptions,
+    signals: StopSignals,
+    changes: dict[str, dict[str, Any]] | None,
+) -> None:
+    """One after the other; with ``changes``, those that were begun go on with them."""
+    from rllib_llm_async.cli.run_experiment import run_experiment
+
+    for experiment in experiments:
+        # One that was still to come when the command was interrupted starts.
+        begun = changes and can_resume(options.storage_path, experiment.name)
+        run_experiment(experiment, options, signals, changes if begun else None)
+
+
+def _check_without_ray(
     experiment: Experiment, changes: dict[str, dict[str, Any]], storage_path: str
-) -> Any:
-    """Applies what the command says to an experiment; returns its `AlgorithmConfig`."""
+) -> None:
+    """Applies what the command says to an experiment, and checks it value by value."""
     apply_settings(experiment.config, changes["settings"])
     experiment.stop |= changes["stop"]
     check_stop(experiment.stop)
+    check_storage(storage_path, experiment.name)
+    check_experiment(experiment)
+
+
+def _check_options(wandb_project: str | None, address: str | None) -> None:
+    for option, value in (("--wandb", wandb_project), ("--address", address)):
+        if value is not None and not value.strip():
+            raise InputError(f"{option}: got {value!r}, must not be empty")
+    if wandb_project and importlib.util.find_spec("wandb") is None:
+        raise InputError("--wandb: wandb is missing; pip install wandb")
+
+
+def _check(experiment: Experiment) -> Any:
+    """Checks an experiment as a whole; returns its `AlgorithmConfig`."""
+    from rllib_llm_async.cli.sweep import tune_config
+    from rllib_llm_async.envs.registry import make_suite
+
     config = build_config(experiment)
     try:
         make_suite(config.env, config.env_config)
     except ValueError as error:  # a benchmark that is not installed
         raise InputError(error) from error
     tune_config(experiment)
-    check_storage(storage_path, experiment.name)
     return config
+
+
+def _check_that_one_has_begun(
+    experiments: Sequence[Experiment], storage_path: str
+) -> None:
+    if not any(has_begun(storage_path, e.name) for e in experiments):
+        raise InputError(
+            f"--resume: no interrupted run of {', '.join(e.name for e in experiments)} "
+            f"in {storage_path}"
+        )
+
+
+def _check_resources(configs: Sequence[Any], *, of_cluster: bool = False) -> None:
+    from rllib_llm_async.cli.resources import check_resources
+
+    there, where = {"CPU": float(num_logical_cpus())}, "this machine"
+    if of_cluster:
+        import ray
+
+        there, where = {"CPU": 0, "GPU": 0, **ray.cluster_resources()}, "the cluster"
+    for config in configs:
+        check_resources(config, there, where)

@@ -69,6 +69,8 @@ def _check_node(
     if next(num_seen) > _MAX_VALUES:
         raise ValueError(f"{where}: more than {_MAX_VALUES} values with its aliases")
     above = (*above, node)
+    if isinstance(node, yaml.ScalarNode) and not node.style:
+        _check_number(node, where)
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             _check_node(item, path, above, num_seen)
@@ -84,3 +86,19 @@ def _check_node(
                 )
             lines[name] = line
             _check_node(value, (*path, name), above, num_seen)
+
+
+def _check_number(node: yaml.ScalarNode, where: str) -> None:
+    """What YAML 1.1 takes for another number than it looks like."""
+    written = node.value[:40]
+    is_number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+    if is_number and ":" in node.value:
+        raise ValueError(
+            f"{where}: got {written}, which YAML takes for a number of sixtieths; "
+            "write seconds as a plain number"
+        )
+    if is_number and re.fullmatch(r"[-+]?0[0-7_]+", node.value):
+        raise ValueError(
+            f"{where}: got {written}, which YAML takes for an octal number; leave "
+            "the zero in front out"
+        )

@@ -119,7 +119,9 @@ def _draw_bounds(figure: go.Figure, run: Run, row: int, col: int) -> None:
         for bound in (-math.log(eps_ti), math.log(eps_ti)):
             figure.add_vline(x=bin_position(bound), line=line, row=row, col=col)
     if eps_stale:
-        for bound in (math.log(2 - eps_stale), math.log(eps_stale)):
+        low = 2 - (run.config.get("eps_stale_low") or eps_stale)
+        bounds = [math.log(low)] if low > 0 else []  # below 0 it never acts
+        for bound in (*bounds, math.log(eps_stale)):
             figure.add_hline(y=bin_position(bound), line=line, row=row, col=col)
 
 

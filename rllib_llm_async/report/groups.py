@@ -14,12 +14,16 @@ from scipy.stats import t as student_t
 from rllib_llm_async import result_keys
 from rllib_llm_async.report.load import Run, is_number
 from rllib_llm_async.result_keys import evaluation, learner, runners
+from rllib_llm_async.settings.check import SETTINGS
+from rllib_llm_async.settings.schema import ATTRIBUTES
 
 SUCCESS = runners(result_keys.SUCCESS_RATE)
 HELD_OUT = evaluation(result_keys.SUCCESS_RATE)
 HELD_OUT_AT_START = "evaluation_at_start/env_runners/success_rate"
 #: A fall of success from its peak by more than this counts as a collapse.
 COLLAPSE = 0.2
+#: So many settings stand in a label at most.
+_MAX_KEYS = 4
 #: Named in a label even where the user left it at its default.
 _SOURCE = "old_logprob_source"
 
@@ -120,33 +124,57 @@ def _identity(run: Run) -> dict[str, Any]:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    settings = dict(_leaves(run.settings))
+    settings = dict(leaves(run.settings))
     settings.pop("seed", None)
     return {_SOURCE: source_of(run), **settings}
 
 
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A nested mapping's values by dotted key."""
     for key, value in node.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
     """The settings in which the groups differ; else experiment, else directory."""
-    settings = [_identity(members[0]) for members in groups]
-    keys = sorted({key for s in settings for key in s}, key=lambda k: (k != _SOURCE, k))
-    differing = [
-        key for key in keys if len({str(s.get(key)) for s in settings}) > 1
-    ] or ["experiment"]
-    labels = [", ".join(_word(key, s.get(key)) for key in differing) for s in settings]
+    runs = [members[0] for members in groups]
+    given = {key for run in runs for key, _ in leaves(run.settings)}
+    keys = [_SOURCE, *sorted(k for k in given if _is_setting(k) and k != _SOURCE)]
+    values = [{key: _effective(run, key) for key in keys} for run in runs]
+    differing = [k for k in keys if len({str(v[k]) for v in values}) > 1]
+    shown = differing[:_MAX_KEYS]
+    labels = [
+        ", ".join(_word(key, v[key]) for key in shown) or run.experiment
+        for run, v in zip(runs, values, strict=True)
+    ]
     if len(set(labels)) == len(labels):
         return labels
+    experiments = [f"{run.experiment}, {text}" for run, text in zip(runs, labels)]
+    if shown and len(set(experiments)) == len(labels):
+        return experiments
     return [
-        f"{label} ({members[0].directory.parents[1].name}/{members[0].directory.name})"
-        for label, members in zip(labels, groups, strict=True)
+        f"{label} ({run.directory.parents[1].name}/{run.directory.name})"
+        for label, run in zip(labels, runs, strict=True)
     ]
+
+
+def _is_setting(key: str) -> bool:
+    first = key.split(".")[0]
+    return first != "seed" and (first in SETTINGS or first == "env")
+
+
+def _effective(run: Run, key: str) -> Any:
+    """What a run had, given or by default: a run from Python lists all settings."""
+    if key == _SOURCE:
+        return source_of(run)
+    first, *rest = key.split(".")
+    config: Any = run.config
+    for part in (ATTRIBUTES.get(first, first), *rest):
+        config = config.get(part) if isinstance(config, Mapping) else None
+    return dict(leaves(run.settings)).get(key) if config is None else config
 
 
 def _word(key: str, value: Any) -> str:

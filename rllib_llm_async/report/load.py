@@ -7,7 +7,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rllib_llm_async import result_keys
+
+if TYPE_CHECKING:
+    from rllib_llm_async.monitoring.timeline import Span
 
 RESULT_FILE = "result.json"
 DIALOGUES_FILE = "dialogues.jsonl"
@@ -40,6 +45,11 @@ class Run:
             if is_number(row.get(key))
         ]
         return [x for x, _ in pairs], [y for _, y in pairs]
+
+    def spans(self) -> list[list[Span]]:
+        """The time line of every iteration that has one."""
+        key = result_keys.TIMELINE
+        return [[tuple(span) for span in row[key]] for row in self.rows if row.get(key)]
 
     def last(self, key: str) -> float | None:
         """The key's last value, None if there is none."""

@@ -49,14 +49,15 @@ def mask_and_clip_section(groups: Sequence[Group]) -> Section:
     if not any(len(trace.x) for trace in figure.data):
         return Section(heading, missing="No update yet.")
     num_resets = sum(_mark_resets(figure, group) for group in groups)
-    figure.update_yaxes(tickformat=".1%")
+    # As many decimals as it takes to tell two ticks apart, none that say nothing.
+    figure.update_yaxes(tickformat=".4~%")
     figure.update_xaxes(title="update", row=2, col=1)
     note = "Dotted lines: resets of the EWMA weights, in the colour of their run."
     if not num_resets:
         note = "The EWMA weights were not reset (or the source has none)."
     # The legend stands above the first panel's title, however many lines it takes.
     figure = lay_out(figure, 520).update_layout(legend_y=1.08, margin_t=90)
-    return Section(heading, _mask_finding(groups), figure, note)
+    return Section(heading, mask_finding(groups), figure, note)
 
 
 def reset_iterations(run: Run) -> list[int]:
@@ -78,7 +79,8 @@ def _mark_resets(figure: go.Figure, group: Group) -> int:
     return len(resets)
 
 
-def _mask_finding(groups: Sequence[Group]) -> str:
+def mask_finding(groups: Sequence[Group]) -> str:
+    """What the mask keeps and the clip stops, in words."""
     sentences = []
     for group in groups:
         _, kept, _ = group.band(learner(result_keys.TRAIN_INFER_MASK))

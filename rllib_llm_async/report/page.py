@@ -12,6 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.report.cost import comparison_section, cost_section
+from rllib_llm_async.report.curves import curves_section
 from rllib_llm_async.report.density import density_section
 from rllib_llm_async.report.groups import (
     COLLAPSE,
@@ -19,11 +20,13 @@ from rllib_llm_async.report.groups import (
     collapsed,
     final_success,
     largest_fall,
+    leaves,
     mask_share,
     source_of,
 )
 from rllib_llm_async.report.ledger import ledger_section
 from rllib_llm_async.report.mask import mask_and_clip_section, reset_iterations
+from rllib_llm_async.report.opening import opening
 from rllib_llm_async.report.section import PALETTE, percent
 from rllib_llm_async.report.staleness import staleness_section
 from rllib_llm_async.report.success import success_section
@@ -34,6 +37,7 @@ from rllib_llm_async.result_keys import learner
 _SECTIONS = (
     success_section,
     sweep_section,
+    curves_section,
     mask_and_clip_section,
     density_section,
     staleness_section,
@@ -58,6 +62,8 @@ def render_page(groups: Sequence[Group]) -> str:
         num_runs=len(runs),
         created=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
         summary=[_summary(group) for group in groups],
+        opening=opening(groups),
+        settings=_settings(groups),
         collapse=COLLAPSE,
         notes=list(
             dict.fromkeys(
@@ -117,6 +123,18 @@ def _summary(group: Group) -> dict[str, Any]:
         ),
         "resets": sum(len(reset_iterations(run)) for run in group.runs),
         "seconds": number(group.mean(lambda run: run.last("time_total_s")), "{:.0f}"),
+    }
+
+
+def _settings(groups: Sequence[Group]) -> dict[str, dict[str, str]]:
+    """What was set, a row per key with the value of each group; else by default."""
+    given = [dict(leaves(group.runs[0].settings)) for group in groups]
+    return {
+        key: {
+            group.label: str(settings.get(key, "-"))
+            for group, settings in zip(groups, given, strict=True)
+        }
+        for key in sorted({key for settings in given for key in settings})
     }
 
 

@@ -50,7 +50,7 @@ def success_section(groups: Sequence[Group]) -> Section:
     figure.update_yaxes(title="success rate", range=[0, 1.02])
     return Section(
         "Success",
-        _finding(groups),
+        success_finding(groups),
         lay_out(figure, 420),
         "Lines: mean of the last training episodes (metrics_num_episodes_for_smoothing)"
         ". Diamonds: held-out tasks (evaluation_interval), as far as the run evaluated."
@@ -103,7 +103,8 @@ def _add_held_out(figure: go.Figure, group: Group) -> None:
     )
 
 
-def _finding(groups: Sequence[Group]) -> str:
+def success_finding(groups: Sequence[Group]) -> str:
+    """Where success began and ended, or who succeeds most often."""
     if len(groups) == 1:
         group = groups[0]
         first, last = group.mean(_start), group.mean(final_success)
@@ -117,6 +118,8 @@ def _finding(groups: Sequence[Group]) -> str:
         )
     finals = [(group.mean(final_success), group.label) for group in groups]
     ranked = sorted(((v, label) for v, label in finals if v is not None), reverse=True)
+    if not ranked:
+        return ""
     (best, best_label), (worst, worst_label) = ranked[0], ranked[-1]
     return (
         f"At the end {best_label} succeeds most often ({best:.3f}), {worst_label} "

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from rllib_llm_async import result_keys
+from rllib_llm_async.monitoring.timeline import Span, seconds_by_phase
 from rllib_llm_async.report.groups import Group
 from rllib_llm_async.report.load import Run
 from rllib_llm_async.report.section import Section, lay_out, percent
-
-if TYPE_CHECKING:
-    from rllib_llm_async.monitoring.timeline import Span
 
 #: Phase to colour, in the order in which they are drawn over one another.
 _COLORS = {
@@ -23,11 +19,14 @@ _COLORS = {
     "old logits": "#CC79A7",
     "comparing sources": "#56B4E9",
     "publishing": "#F0E442",
+    "interruption": "#D55E00",
     "weight transfer": "#E69F00",
     "paused": "#D55E00",
     "waiting for episodes": "#C4CAD1",
+    "waiting for old logits": "#E3B7CD",
     "waiting for the update": "#E4E8EC",
     "evaluation": "#57606A",
+    "saving a checkpoint": "#8C959F",
 }
 #: A browser draws this many bars without effort; of a longer run, the end is shown.
 _MAX_SPANS = 4000
@@ -38,15 +37,14 @@ _UPDATES_IN_VIEW = 4
 def timeline_section(groups: Sequence[Group]) -> Section:
     """A lane per engine and learner, for the first run that has a time line."""
     heading = "Who is busy when"
-    key = result_keys.TIMELINE
-    run = next((r for g in groups for r in g.runs if r.rows[-1].get(key)), None)
+    run = next((r for g in groups for r in g.runs if r.spans()), None)
     if run is None:
         return Section(
             heading,
             missing="These runs logged no timeline; runs of this version do so in "
             "every iteration.",
         )
-    all_spans = _merged([tuple(s) for row in run.rows for s in row.get(key) or ()])
+    all_spans = _merged([span for spans in run.spans() for span in spans])
     spans = all_spans[-_MAX_SPANS:]
     origin = min(start for _, _, start, _ in all_spans)
     figure = go.Figure()
@@ -71,7 +69,8 @@ def timeline_section(groups: Sequence[Group]) -> Section:
     figure.update_yaxes(categoryorder="array", categoryarray=lanes)
     figure.update_xaxes(title="seconds since the first phase", range=_view(run, origin))
     figure = lay_out(figure, 150 + 60 * len(lanes), barmode="overlay", bargap=0.35)
-    figure.update_layout(legend_traceorder="normal")
+    # Its colours mean nothing without it, however many there are.
+    figure.update_layout(legend_traceorder="normal", showlegend=True)
     note = (
         f"The last {_UPDATES_IN_VIEW} updates; double click for the whole run, drag to "
         "zoom."
@@ -80,7 +79,7 @@ def timeline_section(groups: Sequence[Group]) -> Section:
         note += f" Only the last {_MAX_SPANS} of {len(all_spans)} phases are drawn."
     if sum(len(group.runs) for group in groups) > 1:
         note += f" Run: {run.directory.name}."
-    return Section(heading, _finding(all_spans), figure, note)
+    return Section(heading, _finding(run), figure, note)
 
 
 def _merged(spans: Sequence[Span]) -> list[Span]:
@@ -104,25 +103,18 @@ def _lane_order(lane: str) -> tuple[int, str]:
 
 
 def _view(run: Run, origin: float) -> list[float]:
-    ends = [
-        max(end for _, _, _, end in row[result_keys.TIMELINE]) - origin
-        for row in run.rows
-        if row.get(result_keys.TIMELINE)
-    ]
+    ends = [max(end for *_, end in spans) - origin for spans in run.spans()]
     first = ends[-1 - _UPDATES_IN_VIEW] if len(ends) > _UPDATES_IN_VIEW else 0.0
     return [first, ends[-1]]
 
 
-def _finding(spans: Sequence[Span]) -> str:
-    busy: dict[tuple[str, str], float] = defaultdict(float)
-    for lane, phase, start, end in spans:
-        busy[lane.split()[0], phase] += end - start
-    lanes = {lane for lane, _, _, _ in spans}
-    total = max(end for *_, end in spans) - min(start for _, _, start, _ in spans)
+def _finding(run: Run) -> str:
+    seconds = seconds_by_phase(span for spans in run.spans() for span in spans)
+    total = _running_seconds(run)
 
     def share(kind: str, *phases: str) -> str:
-        number = sum(lane.split()[0] == kind for lane in lanes) or 1
-        return percent(sum(busy[kind, phase] for phase in phases) / number / total)
+        busy = sum(seconds.get(kind, {}).get(phase, 0.0) for phase in phases)
+        return percent(busy / total) if total else percent(0.0)
 
     return (
         f"Engines generate {share('engine', 'generating')} of the time and take in "
@@ -130,3 +122,15 @@ def _finding(spans: Sequence[Span]) -> str:
         f"{share('learner', 'training')} and compute old logits "
         f"{share('learner', 'old logits')} of it."
     )
+
+
+def _running_seconds(run: Run) -> float:
+    """How long the iterations took, without the time before a run was resumed."""
+    total, until = 0.0, float("-inf")
+    for start, end in sorted(
+        (min(start for _, _, start, _ in spans), max(end for *_, end in spans))
+        for spans in run.spans()
+    ):
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return total

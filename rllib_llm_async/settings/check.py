@@ -6,17 +6,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
 from rllib_llm_async.settings.combinations import check_combinations
-from rllib_llm_async.settings.engine import check_engine_settings
-from rllib_llm_async.settings.lora import check_lora
-from rllib_llm_async.settings.names import ABSENT, ELSEWHERE, explain
-from rllib_llm_async.settings.optimizer import check_optimizer
+from rllib_llm_async.settings.ddp import check_ddp
+from rllib_llm_async.settings.engine import check_engine_settings, engine_arguments
+from rllib_llm_async.settings.lora import check_lora, lora_arguments
+from rllib_llm_async.settings.names import ABSENT, ELSEWHERE, explain, is_explained
+from rllib_llm_async.settings.optimizer import OptimizerSettings, check_optimizer
 from rllib_llm_async.settings.reading import first_fault, read_settings
 from rllib_llm_async.settings.schema import (
     ATTRIBUTES,
@@ -39,6 +40,7 @@ _NESTED: dict[str, Callable[[Any], None]] = {
     "engine": check_engine_settings,
     "optimizer": check_optimizer,
     "old_logit_model": _check_old_logit_model,
+    "torch_ddp_kwargs": check_ddp,
 }
 
 
@@ -48,8 +50,22 @@ def check_key(key: Any) -> None:
     Raises:
         ValueError: Says what it is called here, why there is none, or the nearest.
     """
-    if _ALIASES.get(key, key) not in SETTINGS:
-        raise ValueError(explain(key, SETTINGS))
+    if _ALIASES.get(key, key) in SETTINGS:
+        return
+    if not is_explained(key):
+        for setting, names in _nested_names().items():
+            if key in names:
+                raise ValueError(f"{key}: stands within {setting}: {setting}.{key}")
+    raise ValueError(explain(key, SETTINGS))
+
+
+def _nested_names() -> dict[str, Collection[str]]:
+    """What settings that are mappings of settings have in them."""
+    return {
+        "engine": engine_arguments(),
+        "lora": lora_arguments(),
+        "optimizer": OptimizerSettings.model_fields,
+    }
 
 
 def check_value(key: str, value: Any) -> None:
@@ -77,6 +93,7 @@ def check_settings(config: Any) -> None:
     """
     if config.in_evaluation:  # RLlib's copy of a config that was checked
         return
+    _check_attributes(config)
     values = {
         key: _plain(getattr(config, ATTRIBUTES.get(key, key))) for key in SETTINGS
     }
@@ -88,6 +105,14 @@ def check_settings(config: Any) -> None:
         check(values[key])
     _check_what_does_nothing(config)
     check_combinations(values)
+
+
+def _check_attributes(config: Any) -> None:
+    """What was set that no config has: Python and RLlib's dicts let it pass."""
+    known = vars(type(config)())
+    for name in vars(config):
+        if name not in known and not name.startswith("_"):
+            check_key(name)
 
 
 def _plain(value: Any) -> Any:

@@ -51,7 +51,7 @@ def check_engine_settings(engine: Mapping[str, Any]) -> None:
     Raises:
         ValueError: Names the key and why it cannot be, or what can.
     """
-    valid = _engine_arguments()
+    valid = engine_arguments()
     for key, value in engine.items():
         if key in _REFUSED:
             raise ValueError(f"engine.{key}: {_REFUSED[key]}")
@@ -70,7 +70,7 @@ def check_engine_settings(engine: Mapping[str, Any]) -> None:
 
 
 @cache
-def _engine_arguments() -> dict[str, Argument]:
+def engine_arguments() -> dict[str, Argument]:
     """Fields of vLLM's engine arguments, from its source; empty where it is missing.
 
     Bounds stand with the field of a config class that a default names, or that has the

@@ -56,7 +56,7 @@ def check_lora(lora: Mapping[str, Any] | None) -> None:
     Raises:
         ValueError: Names the key, and what is valid.
     """
-    valid = _lora_arguments()
+    valid = lora_arguments()
     for key, value in (lora or {}).items():
         if key in _REFUSED:
             raise ValueError(f"lora.{key}: {_REFUSED[key]}")
@@ -89,7 +89,7 @@ def check_lora(lora: Mapping[str, Any] | None) -> None:
 
 
 @cache
-def _lora_arguments() -> dict[str, Argument]:
+def lora_arguments() -> dict[str, Argument]:
     """Arguments of PEFT's `LoraConfig`, from its source; empty where it is missing."""
     source = source_of("peft", "tuners/lora/config.py")
     arguments = dataclass_fields(ast.parse(source), ["LoraConfig"])

@@ -12,10 +12,33 @@ from rllib_llm_async.settings.installed import source_of
 #: Under which a similar name is no help.
 _CUTOFF = 0.6
 _FRACTION = "a ratio bound: 1.2 for 0.2"
+_SCHEDULE = "a list of [environment step, value]"
 
+#: What `run` may be.
+ALGORITHMS = ("AsyncDecoupledPPO", "PPOEWMAAsync")
 #: By library, its setting and ours; in parentheses what differs beside the name.
 ELSEWHERE: dict[str, dict[str, str]] = {
     "TRL": {
+        "attn_impl": "attn_implementation",
+        "cliprange": f"eps_stale ({_FRACTION})",
+        "eval_interval": "evaluation_interval (in updates)",
+        "gradient_accumulation_steps": "micro_batch_tokens (in tokens)",
+        "load_in_4bit": "lora (of a model that is not quantised)",
+        "lora_dropout": "lora (without dropout)",
+        "lora_r": "lora.r",
+        "lr_warmup_steps": f"lr ({_SCHEDULE})",
+        "max_tokens": "max_response_tokens (of one turn)",
+        "mini_batch_size": "minibatch_size (in episodes)",
+        "model_name": "model",
+        "model_name_or_path": "model",
+        "num_mini_batches": "minibatch_size (in episodes)",
+        "num_ppo_epochs": "num_epochs",
+        "num_return_sequences": "group_size",
+        "response_length": "max_response_tokens (of one turn)",
+        "use_peft": "lora",
+        "vf_coef": "vf_loss_coeff",
+        "warmup_ratio": f"lr ({_SCHEDULE})",
+        "warmup_steps": f"lr ({_SCHEDULE})",
         "adam_beta1": "optimizer.betas",
         "adam_beta2": "optimizer.betas",
         "adam_epsilon": "optimizer.eps",
@@ -29,7 +52,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "importance_sampling_level": "ratio_level",
         "learning_rate": "lr",
         "loss_type": "loss_normalizer",
-        "lr_scheduler_type": "lr (a list of [environment step, value])",
+        "lr_scheduler_type": f"lr ({_SCHEDULE})",
         "max_completion_length": "max_response_tokens (of one turn)",
         "max_grad_norm": "grad_clip",
         "max_prompt_length": "engine.max_model_len (of the whole dialogue)",
@@ -48,6 +71,12 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "weight_decay": "optimizer.weight_decay",
     },
     "verl": {
+        "clip_grad": "grad_clip",
+        "max_seq_len": "engine.max_model_len (of the whole dialogue)",
+        "model_path": "model",
+        "ppo_micro_batch_size": "micro_batch_tokens (in tokens)",
+        "rollout_n": "group_size",
+        "use_flash_attention_2": "attn_implementation (flash_attention_2)",
         "adv_estimator": "advantage_estimator",
         "clip_ratio": f"eps_stale ({_FRACTION})",
         "clip_ratio_c": "dual_clip",
@@ -96,10 +125,29 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "recompute_logprob": "old_logprob_source",
         "use_decoupled_loss": "old_logprob_source",
     },
+    "OpenRLHF": {
+        "gradient_clipping": "grad_clip",
+        "init_kl_coef": "kl_coeff",
+        "kl_target": "kl_coeff (fixed)",
+        "n_samples_per_prompt": "group_size",
+        "pretrain": "model",
+        "pretrained": "model",
+        "rollout_batch_size": "episodes_per_update (in episodes)",
+    },
+    "prime-rl": {
+        "max_async_level": "max_staleness (in versions)",
+        "max_off_policy_steps": "max_staleness (in versions)",
+    },
+    "Stable-Baselines3": {
+        "clip_range": f"eps_stale ({_FRACTION})",
+        "n_epochs": "num_epochs",
+        "n_steps": "episodes_per_update (in episodes)",
+    },
     "RLlib": {
+        "num_envs": "num_concurrent_episodes (per env runner)",
         "clip_param": f"eps_stale ({_FRACTION})",
         "evaluation_num_episodes": "evaluation_duration (in tasks)",
-        "lr_schedule": "lr (a list of [environment step, value])",
+        "lr_schedule": f"lr ({_SCHEDULE})",
         "metrics_smoothing_episodes": "metrics_num_episodes_for_smoothing",
         "num_cpus_for_driver": "num_cpus_for_main_process",
         "num_cpus_per_worker": "num_cpus_per_env_runner",
@@ -122,19 +170,42 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 }
 _NOT_TRUNCATED = "tokens are sampled from the whole distribution"
 _BESIDE = "it stands beside config, in the experiment itself"
+#: Groups of settings, by which `--set` may name one.
+GROUPS = (
+    "training",
+    "environment",
+    "env_runners",
+    "learners",
+    "evaluation",
+    "resources",
+    "debugging",
+    "fault_tolerance",
+)
+_SUITE = "an environment has its own tasks and rewards, see env and env_config"
+_ENTROPY = "there is no entropy bonus"
+_CHECKPOINTS = "`rllib train` takes it as --checkpoint-freq"
+_STORAGE = "`rllib train` takes it as --storage-path"
+_NAME = "the key that the whole experiment stands under is its name"
 _ENVIRONMENT = "the environment says what is observed and when an episode ends"
 _EVALUATION = "the training env runners evaluate, with their engines, between updates"
 #: Names that have no counterpart, and why.
 ABSENT: dict[str, str] = {
+    **dict.fromkeys(GROUPS, "its settings stand in config by themselves"),
     "batch_mode": "episodes are never cut",
-    "checkpoint_freq": "`rllib train` takes it as --checkpoint-freq",
+    "checkpoint_config": _CHECKPOINTS,
+    "checkpoint_freq": _CHECKPOINTS,
     "clip_actions": _ENVIRONMENT,
     "clip_rewards": _ENVIRONMENT,
+    "config": "settings are named without it",
     "count_steps_by": "there is one agent, whose turns are the steps",
     "create_env_on_driver": "env runners are actors of their own",
     "create_local_env_runner": "env runners are actors of their own",
     "custom_eval_function": "`evaluate_tasks` of the algorithm takes split and trials",
-    "entropy_coeff": "there is no entropy bonus",
+    "dataset_name": _SUITE,
+    "do_sample": "tokens are always sampled; temperature says how",
+    "ent_coef": _ENTROPY,
+    "entropy_coef": _ENTROPY,
+    "entropy_coeff": _ENTROPY,
     "env": _BESIDE,
     "evaluation_config": _EVALUATION,
     "evaluation_num_env_runners": _EVALUATION,
@@ -142,31 +213,55 @@ ABSENT: dict[str, str] = {
     "evaluation_parallel_to_training": _EVALUATION,
     "explore": "tokens are always sampled; temperature says how",
     "exploration_config": "tokens are always sampled; temperature says how",
+    "experiment_name": _NAME,
     "fp16": "gradients in float16 would need loss scaling; compute_dtype: bfloat16",
+    "horizon": _ENVIRONMENT,
+    "local_dir": _STORAGE,
+    "logging_steps": "every iteration is logged",
+    "max_failures": _BESIDE,
+    "metric": _BESIDE,
     "min_p": _NOT_TRUNCATED,
+    "mode": _BESIDE,
+    "name": _NAME,
     "normalize_actions": _ENVIRONMENT,
     "num_aggregator_actors_per_learner": "learners read the episodes themselves",
+    "num_samples": _BESIDE,
     "observation_filter": _ENVIRONMENT,
-    "output_dir": "`rllib train` takes it as --storage-path",
+    "output_dir": _STORAGE,
     "policies": "there is one policy, the language model under `model`",
     "policies_to_train": "there is one policy, the language model under `model`",
     "policy_mapping_fn": "there is one policy, the language model under `model`",
     "report_to": "`rllib train` takes --wandb PROJECT",
+    "resources_per_trial": "what a trial takes follows from config",
+    "reward_funcs": _SUITE,
+    "reward_model": _SUITE,
     "run": _BESIDE,
-    "save_freq": "`rllib train` takes it as --checkpoint-freq",
+    "run_name": _NAME,
+    "save_freq": _CHECKPOINTS,
+    "save_steps": _CHECKPOINTS,
+    "scheduler": _BESIDE,
+    "search_alg": _BESIDE,
     "stop": _BESIDE,
+    "storage_path": _STORAGE,
     "torch_skip_nan_gradients": "a step with such gradients is always left out",
     "top_k": _NOT_TRUNCATED,
     "top_p": _NOT_TRUNCATED,
     "use_kl_in_reward": "a penalty is part of the loss, kl_coeff weighs it",
     "vf_clip_param": "the value head's error is not clipped",
+    "wandb_project": "`rllib train` takes --wandb PROJECT",
 }
 
 
 def nearest(name: object, valid: Iterable[str], cutoff: float = _CUTOFF) -> str | None:
     """The valid name that looks most like ``name``, if any does."""
-    near = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=cutoff)
-    return near[0] if near else None
+    by_plain = {_plain(word): word for word in valid}
+    near = difflib.get_close_matches(_plain(name), by_plain, n=1, cutoff=cutoff)
+    return by_plain[near[0]] if near else None
+
+
+def _plain(name: object) -> str:
+    """Without what one easily writes otherwise: capitals, hyphens."""
+    return str(name).lower().replace("-", "_")
 
 
 def did_you_mean(name: object, valid: Iterable[str]) -> str:
@@ -180,6 +275,11 @@ def unknown(name: object, valid: Iterable[str]) -> str:
     valid = list(valid)
     near = did_you_mean(name, valid) or "."
     return f"unknown {name!r}{near} Valid: {', '.join(valid)}"
+
+
+def is_explained(key: object) -> bool:
+    """Whether `explain` knows a counterpart, or why there is none."""
+    return key in ABSENT or any(key in names for names in ELSEWHERE.values())
 
 
 def explain(key: object, valid: Iterable[str]) -> str:

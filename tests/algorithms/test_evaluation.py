@@ -52,6 +52,9 @@ def test_means_over_tasks_by_hand():
     assert airline["pass^2"] == pytest.approx((1 / 3 + 0) / 2)
     # Three trials are left of task a alone.
     assert airline["pass@3"] == 1 and airline["pass^3"] == 0
+    # Of 2/3 and 0: |2/3 - 0| / sqrt(2) is their deviation, over sqrt(2) tasks.
+    assert airline["avg@3_se"] == pytest.approx((2 / 3) / 2)
+    assert "pass@3_se" not in airline and "avg@3_se" not in rows["retail"]
     assert airline["num_tasks"] == 2 and airline["num_episodes"] == 5
     assert rows["retail"]["pass^3"] == 1
 

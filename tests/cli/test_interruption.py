@@ -8,7 +8,8 @@ import pytest
 from ray.tune.experiment import Trial
 
 from rllib_llm_async.cli import interruption
-from rllib_llm_async.cli.interruption import SaveAndEnd, StopSignals
+from rllib_llm_async.cli.interruption import SaveAndEnd
+from rllib_llm_async.cli.stop_signals import SIGNALS, StopSignals
 from rllib_llm_async.monitoring.status_board import StatusBoard, Wish
 
 
@@ -110,6 +111,15 @@ def test_a_save_that_takes_too_long(run, monkeypatch):
     assert "not saved within 120 s" in run.said[-1]
 
 
+def test_each_signal_is_answered_at_once(run, capfd):
+    os.kill(os.getpid(), signal.SIGTERM)
+    said = capfd.readouterr().err
+    assert said.startswith("SIGTERM: stopping") and said.count("\n") == 1
+    with pytest.raises(SystemExit):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert capfd.readouterr().err == "SIGINT: ending now\n"
+
+
 def test_a_second_signal_ends_at_once(run):
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(SystemExit) as exit_:
@@ -125,7 +135,7 @@ def test_a_signal_before_and_after_trials_run_ends_at_once(run):
 
 
 def test_handlers_are_given_back():
-    before = [signal.getsignal(number) for number in interruption.SIGNALS]
+    before = [signal.getsignal(number) for number in SIGNALS]
     with StopSignals().handled():
         assert signal.getsignal(signal.SIGTERM) != before[1]
-    assert [signal.getsignal(number) for number in interruption.SIGNALS] == before
+    assert [signal.getsignal(number) for number in SIGNALS] == before

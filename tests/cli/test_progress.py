@@ -138,7 +138,7 @@ def test_lines_of_several_trials_say_which(reporter, capsys):
         0, trials, trials[1], result(3, 0.5, evaluation=evaluation)
     )
     out = capsys.readouterr().out
-    assert "#2     3     0.500" in out
+    assert "#2    3    0.500" in out
     assert "#2 held-out tasks: success 0.250 over 8 episodes" in out
     reporter.on_trial_result(0, trials[:1], trials[0], result(3, 0.5))
     assert "#" not in capsys.readouterr().out
@@ -170,3 +170,80 @@ def test_tune_can_keep_it_for_a_resumed_run(reporter):
     )
     again = pickle.loads(pickle.dumps(reporter))
     assert again._num_iterations == 10 and not again._success
+
+
+def test_lines_fit_80_columns(clock, reporter, capsys):
+    trials = [running_trial(f"a_0000{n}") for n in range(12)]
+    clock.now = 99999.0
+    learner = {
+        "staleness_mean": 12.34,
+        "train_infer_mask": 0.9876,
+        "ppo_clip_fraction": 0.0123,
+        "policy_version": 1234.0,
+    }
+    full = result(1234, 0.5, learners={"default_policy": learner})
+    full["env_runners"] |= {"episode_return_mean": -0.5, "generated_tokens_per_s": 9e4}
+    reporter.on_trial_result(0, trials, trials[11], full)
+    titles, line = capsys.readouterr().out.splitlines()
+    assert len(titles) == len(line) <= 80
+    assert line.replace("s", "").split() == [
+        *("99999", "#12", "1234", "0.500", "-0.500", "12.34", "0.9876", "0.0123"),
+        *("90000", "1234"),
+    ]
+
+
+def test_a_phase_of_before_a_restart_is_not_shown(clock, reporter, tmp_path):
+    trial = running_trial("a_00000")
+    trial.storage.trial_driver_staging_path = str(tmp_path)
+    reporter._doing = {"dir_a_00000": ("waiting for the update", 50.0)}
+    clock.now = 60.0
+    assert reporter._what(trial) == "waiting for the update, for 10 s"
+    trial.max_failures = 3
+    reporter.on_trial_recover(0, [trial], trial)
+    clock.now = 62.0
+    assert reporter._what(trial) == f"{progress.STARTING}, for 2 s"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (None, "preparing the first trial"),
+        (Trial.PENDING, progress.STARTING),
+        (Trial.TERMINATED, "writing down the end of the run"),
+        (Trial.ERROR, "writing down the end of the run"),
+    ],
+)
+def test_the_live_view_without_a_running_trial(clock, reporter, status, words):
+    if status is not None:
+        trial = running_trial("a_00000")
+        trial.set_status(status)
+        reporter._trials = [trial]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(reporter._view())
+    assert words in console.export_text()
+
+
+def test_the_rest_is_estimated_from_the_last_iterations(clock, reporter, capsys):
+    trial = running_trial("a_00000")
+    for number, clock.now in ((1, 100.0), (2, 130.0), (3, 160.0)):
+        reporter.on_trial_result(0, [trial], trial, result(number, 0.5))
+    # 7 of 10 iterations are left, 30 s each: 210 s.
+    assert "about 4 min to iteration 10" in capsys.readouterr().out
+    reporter._num_iterations = 503
+    assert reporter._time_left(trial) == "about 4 h 10 min to iteration 503"
+    reporter._num_iterations = 4
+    assert reporter._time_left(trial) == "less than a minute to iteration 4"
+    reporter._num_iterations = None
+    assert reporter._time_left(trial) == ""
+
+
+def test_an_error_of_an_actor_within_an_actor_is_its_last_sentence():
+    stack = "ray::Runner.__init__()\n  File x, line 3\nValueError: no such model"
+    died = ActorDiedError()
+    died.error_msg = (
+        f"The actor died because of an error raised in its creation task, {stack}"
+    )
+    outer = RayTaskError("train", "Traceback", died)
+    assert progress.one_line(outer) == "ValueError: no such model"
+    nested = RayTaskError("a", "T", RayTaskError("b", "T", ValueError("the cause")))
+    assert progress.one_line(nested) == "the cause"

@@ -109,3 +109,23 @@ def test_the_command_names_what_it_cannot_read(experiment, tmp_path):
     empty.mkdir()
     done = CliRunner().invoke(main, ["report", str(empty)])
     assert done.exit_code == 2 and "no result.json in it" in done.output
+
+
+def test_a_run_from_python_and_one_of_the_command_have_short_labels(tmp_path):
+    """Tune writes down all settings of the one, of the other those in its YAML."""
+    config = {
+        "old_logprob_source": "snapshot_old",
+        "model_name_or_path": "small_agent",
+        "model": {"fcnet_hiddens": [256]},
+        "lr": 1e-5,
+        "eps_ti": 1.05,
+        "clip_actions": False,
+        "env_config": {"domains": ["airline"]},
+    }
+    of_command = {"model": "small_agent", "lr": 1e-5, "env": "mini_tau2"}
+    for name, given, lr in (("python", config, 1e-4), ("command", of_command, 1e-5)):
+        folder = tmp_path / name / "trial"
+        write_trial(folder, 0, [0.5], **{**config, "lr": lr})
+        (folder / "params.json").write_text(json.dumps({**given, "lr": lr}))
+    labels = [group.label for group in group_runs(find_runs([tmp_path]))]
+    assert labels == ["lr 1e-05", "lr 0.0001"]

@@ -9,8 +9,8 @@ from rllib_llm_async.settings.names import ABSENT, ELSEWHERE, rllib_names, unkno
 from rllib_llm_async.settings.optimizer import OptimizerSettings
 
 _WITHIN = {
-    "engine": engine._engine_arguments(),
-    "lora": lora._lora_arguments(),
+    "engine": engine.engine_arguments(),
+    "lora": lora.lora_arguments(),
     "optimizer": OptimizerSettings.model_fields,
     "stop": ["training_iteration"],
 }

@@ -28,10 +28,7 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     LEARNER_RESULTS,
-    LEARNER_UPDATE_TIMER,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    SAMPLE_TIMER,
-    TIMERS,
 )
 
 from rllib_llm_async import result_keys
@@ -61,7 +58,12 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
 from rllib_llm_async.coordination.messages import FinishedGroup
 from rllib_llm_async.monitoring import dialogues
 from rllib_llm_async.monitoring.status_board import find_status_board
-from rllib_llm_async.monitoring.timeline import Span, Timeline, logged_spans
+from rllib_llm_async.monitoring.timeline import (
+    Span,
+    Timeline,
+    logged_spans,
+    seconds_by_phase,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,8 @@ NUM_SAMPLE_DIALOGUES = 4
 #: Iterations of which generated tokens per second are the mean: an update whose groups
 #: were all there already hears nothing new of the engines.
 RATE_ITERATIONS = 5
+#: What the status board shows where a phase is over and no other has begun.
+BETWEEN_PHASES = "ending the iteration"
 
 
 class AsyncDecoupledPPO(Algorithm):
@@ -108,6 +112,7 @@ class AsyncDecoupledPPO(Algorithm):
         self._say("waiting for the engines")
         # What fails here is raised, not retried.
         ray.get([r.wait_until_started.remote() for r in self._env_runner_actors()])
+        self._say("ready to begin")
 
     def _say(self, text: str) -> None:
         """Writes on the `StatusBoard` of the command that runs this trial, if any."""
@@ -117,10 +122,13 @@ class AsyncDecoupledPPO(Algorithm):
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:
-        """A phase of the time line that the status board shows as well."""
+        """A phase of the time line that the status board shows as well, while it is."""
         self._say(name)
-        with self._timeline.phase(name):
-            yield
+        try:
+            with self._timeline.phase(name):
+                yield
+        finally:
+            self._say(BETWEEN_PHASES)
 
     @override(Algorithm)
     def step(self) -> dict[str, Any]:
@@ -134,7 +142,12 @@ class AsyncDecoupledPPO(Algorithm):
         )
         results = super().step()
         results[result_keys.SEMANTICS_WARNINGS] = self._new_warnings(results)
-        results[result_keys.TIMELINE] = self._collect_timeline(results)
+        spans = self._collect_timeline(results)
+        results[result_keys.TIMELINE] = spans
+        results[result_keys.PHASE_SECONDS] = {
+            kind: {phase.replace(" ", "_"): value for phase, value in phases.items()}
+            for kind, phases in seconds_by_phase(spans).items()
+        }
         if start is not None:
             results[result_keys.EVALUATION_AT_START] = start
         return results
@@ -176,16 +189,10 @@ class AsyncDecoupledPPO(Algorithm):
     def _try_one_update(self) -> bool:
         """One update; False if its groups were lost on the way, or the coordinator."""
         try:
-            with (
-                self.metrics.log_time((TIMERS, SAMPLE_TIMER)),
-                self._phase("waiting for episodes"),
-            ):
+            with self._phase("waiting for episodes"):
                 groups = self._collector.collect(self._coordination.coordinator)
-                self._wait_for_scores(groups)
-            with (
-                self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)),
-                self._phase("waiting for the update"),
-            ):
+            self._wait_for_scores(groups)
+            with self._phase("waiting for the update"):
                 learner_results = self._update(groups)
             self.metrics.aggregate(learner_results, key=LEARNER_RESULTS)
             self._log_accounts(self._coordination.end_update())
@@ -256,7 +263,8 @@ class AsyncDecoupledPPO(Algorithm):
             return
         start = time.monotonic()
         refs = [group.episodes for group in groups]
-        ray.wait(refs, num_returns=len(refs), fetch_local=False)
+        with self._phase("waiting for old logits"):
+            ray.wait(refs, num_returns=len(refs), fetch_local=False)
         self.metrics.log_value(
             result_keys.OLD_LOGIT_MODEL_WAIT_SECONDS, time.monotonic() - start, window=1
         )
@@ -370,7 +378,8 @@ class AsyncDecoupledPPO(Algorithm):
     def save(self, checkpoint_dir: str | None = None) -> Any:
         if self._storage is None or checkpoint_dir is not None:
             return super().save(checkpoint_dir)
-        return save_whole(self, super().save)
+        with self._phase("saving a checkpoint"):
+            return save_whole(self, super().save)
 
     @override(Algorithm)
     def get_state(self, components=None, *, not_components=None, **kwargs):

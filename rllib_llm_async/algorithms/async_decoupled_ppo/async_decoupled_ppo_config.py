@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
@@ -12,6 +11,7 @@ from ray.util.debug import log_once
 from rllib_llm_async.chat.check import check_chat_format
 from rllib_llm_async.envs.registry import check_suite
 from rllib_llm_async.models.resolve import resolve_model
+from rllib_llm_async.settings.arguments import check_arguments, explained
 from rllib_llm_async.settings.check import SETTINGS, check_settings, check_value
 from rllib_llm_async.settings.names import explain
 
@@ -124,6 +124,14 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.add_default_connectors_to_env_to_module_pipeline = False
         self.add_default_connectors_to_module_to_env_pipeline = False
         self.add_default_connectors_to_learner_pipeline = False
+
+    environment = explained(AlgorithmConfig.environment, "env_config")
+    env_runners = explained(AlgorithmConfig.env_runners)
+    learners = explained(AlgorithmConfig.learners)
+    resources = explained(AlgorithmConfig.resources)
+    debugging = explained(AlgorithmConfig.debugging)
+    reporting = explained(AlgorithmConfig.reporting)
+    fault_tolerance = explained(AlgorithmConfig.fault_tolerance)
 
     @property
     def model_path(self) -> str:
@@ -288,9 +296,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             for key, value in locals().items()
             if key not in ("self", "kwargs", "model", "__class__")
         }
-        for key in kwargs:
-            if key not in inspect.signature(super().training).parameters:
-                raise TypeError(f"training(): {explain(key, SETTINGS)}")
+        check_arguments(AlgorithmConfig.training, kwargs)
         if not isinstance(kwargs.get("optimizer", {}), dict):
             check_value("optimizer", kwargs["optimizer"])
         super().training(**kwargs)
@@ -313,9 +319,17 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 reports pass@k and pass^k per domain.
             **kwargs: RLlib's own. ``evaluation_duration`` counts test tasks.
         """
+        check_arguments(AlgorithmConfig.evaluation, kwargs)
         super().evaluation(**kwargs)
         if evaluation_num_trials is not NotProvided:
             self.evaluation_num_trials = evaluation_num_trials
+        return self
+
+    @override(AlgorithmConfig)
+    def multi_agent(self, **kwargs: Any) -> AsyncDecoupledPPOConfig:
+        """There is one agent: raises for every argument."""
+        for key in kwargs:
+            raise ValueError(f"multi_agent(): {explain(key, SETTINGS)}")
         return self
 
     @override(AlgorithmConfig)

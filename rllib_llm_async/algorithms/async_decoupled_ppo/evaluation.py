@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
+from statistics import fmean, stdev
 from typing import Any
 
 from ray.actor import ActorHandle
@@ -25,6 +27,8 @@ from rllib_llm_async.envs.registry import make_suite
 
 #: How often runners are asked how far they are.
 POLL_SECONDS = 0.2
+#: Behind a key: the standard error of that figure.
+_ERROR = "_se"
 #: How long one may take to answer before the others go on without.
 ANSWER_SECONDS = 5.0
 
@@ -162,7 +166,9 @@ def summarise(
                 f"{key}/{domain}": value
                 for domain, row in domains.items()
                 for key, value in row.items()
-                if num_trials > 1 and key.startswith("pass")
+                if num_trials > 1
+                and key.startswith("pass")
+                and not key.endswith(_ERROR)
             },
             NUM_EPISODES: len(outcomes),
             result_keys.NUM_ENV_FAILURES: num_failures,
@@ -176,7 +182,8 @@ def per_domain(
 ) -> dict[str, dict[str, float]]:
     """The part ``domains`` of an evaluation's result.
 
-    A task that lost trials to its environment counts where k trials are left.
+    A task that lost trials to its environment counts where k trials are left. Beside
+    each figure of two tasks or more stands its standard error over them, ``avg@n_se``.
     """
     trials: dict[str, dict[TaskRef, list[bool]]] = defaultdict(
         lambda: defaultdict(list)
@@ -186,21 +193,20 @@ def per_domain(
     rows = {}
     for domain, by_task in trials.items():
         tasks = list(by_task.values())
-        row = {f"avg@{num_trials}": _mean(sum(task) / len(task) for task in tasks)}
+        of_tasks = {f"avg@{num_trials}": [sum(task) / len(task) for task in tasks]}
         for name, estimate in (("pass@", pass_at_k), ("pass^", pass_hat_k)):
             for k in range(1, num_trials + 1):
-                row[f"{name}{k}"] = _mean(
+                of_tasks[f"{name}{k}"] = [
                     estimate(len(task), sum(task), k)
                     for task in tasks
                     if len(task) >= k
-                )
+                ]
+        row: dict[str, float] = {}
+        for key, values in of_tasks.items():
+            row[key] = fmean(values) if values else float("nan")
+            if len(values) > 1:
+                row[f"{key}{_ERROR}"] = stdev(values) / math.sqrt(len(values))
         row["num_tasks"] = len(tasks)
         row[NUM_EPISODES] = sum(map(len, tasks))
         rows[domain] = row
     return rows
-
-
-def _mean(values: Iterable[float]) -> float:
-    """NaN where there is nothing."""
-    numbers = list(values)
-    return sum(numbers) / len(numbers) if numbers else float("nan")

@@ -26,7 +26,7 @@ MIN_PROXY_MASK_SHARE = 0.1
 #: explain; bfloat16 gives 1e-3 to 4e-2 even where nothing is wrong.
 NUMERICAL_NOISE = {"float32": 1e-4, "bfloat16": 1e-3, "float16": 1e-3}
 #: Setting -> the setting and value without which it does nothing.
-_DEPENDENT = {
+DEPENDENT = {
     "gamma": ("advantage_estimator", "gae"),
     "lambda_": ("advantage_estimator", "gae"),
     "vf_loss_coeff": ("advantage_estimator", "gae"),
@@ -55,7 +55,7 @@ def _without_effect(config: Any) -> dict[str, str]:
         for setting in source_settings() - read
         if is_given(setting)
     }
-    for setting, (other, value) in _DEPENDENT.items():
+    for setting, (other, value) in DEPENDENT.items():
         if is_given(setting) and getattr(config, other) != value:
             found[setting] = f"{other} {getattr(config, other)}"
     if is_given("learner_sharding") and not config.shards_weights:

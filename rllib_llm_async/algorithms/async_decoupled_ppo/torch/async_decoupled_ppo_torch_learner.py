@@ -171,8 +171,7 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
         self._log_steps(steps)
         self._log_update(batch, metrics, compared, seconds=time.monotonic() - start)
         if steps[Step.TAKEN]:
-            with self._timeline.phase("publishing"):
-                self._publish_next_version()
+            self._publish_next_version()
         self._timeline.log_to(self.metrics, DEFAULT_MODULE_ID)
         self.after_gradient_based_update(timesteps=timesteps or {})
         return self.metrics.reduce()
@@ -421,13 +420,15 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
         if self._publisher is not None:
             for source in self._sources:
                 if source.stops_generation:
-                    seconds = self._publisher.score_outgoing(self._version, source)
+                    with self._timeline.phase("interruption"):
+                        seconds = self._publisher.score_outgoing(self._version, source)
                     self._log({result_keys.INTERRUPTION_SECONDS: seconds})
         self._version += 1
-        # The engines first: they are busy with the old version for as long as it takes.
-        if self._publisher is not None:
-            self._publisher.publish(self._version)
-        self._show_weights_to_sources()
+        with self._timeline.phase("publishing"):
+            # The engines first: they are busy with the old version for that long.
+            if self._publisher is not None:
+                self._publisher.publish(self._version)
+            self._show_weights_to_sources()
 
     def _show_weights_to_sources(self) -> None:
         self._sources.on_publish(self._version, self._weights.trainable())

@@ -1,0 +1,68 @@
+"""The figures that any training run is watched by: loss, entropy, rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from rllib_llm_async import result_keys
+from rllib_llm_async.report.groups import Group
+from rllib_llm_async.report.section import Section, lay_out, panels
+from rllib_llm_async.result_keys import learner, runners
+
+#: Title and key of a panel; what no run has is left out.
+_PANELS = (
+    ("entropy, nats per token", learner(result_keys.ENTROPY)),
+    ("policy loss", learner(result_keys.POLICY_LOSS)),
+    ("gradient norm", learner("gradients_default_optimizer_global_norm")),
+    ("learning rate", learner("default_optimizer_learning_rate")),
+    ("KL to the reference", learner(result_keys.KL_TO_REFERENCE)),
+    ("value loss", learner(result_keys.VF_LOSS)),
+    ("generated tokens per second", runners(result_keys.GENERATED_TOKENS_PER_S)),
+    ("trained tokens per second", learner(result_keys.TRAIN_TOKENS_PER_S)),
+)
+
+
+def curves_section(groups: Sequence[Group]) -> Section:
+    """A panel for each figure over updates, a line per group."""
+    heading = "Training curves"
+    shown = [
+        (title, key) for title, key in _PANELS if any(_has(g, key) for g in groups)
+    ]
+    if not shown:
+        return Section(heading, missing="No update yet.")
+    figure = panels([title for title, _ in shown])
+    for number, (_, key) in enumerate(shown):
+        row, col = divmod(number, 2)
+        for group in groups:
+            iterations, means, _ = group.band(key)
+            figure.add_trace(
+                go.Scatter(
+                    x=iterations,
+                    y=means,
+                    name=group.label,
+                    legendgroup=group.label,
+                    showlegend=number == 0 and len(groups) > 1,
+                    line={"color": group.color, "width": 2},
+                    hovertemplate="update %{x}: %{y:.4g}",
+                ),
+                row=row + 1,
+                col=col + 1,
+            )
+    figure.update_yaxes(exponentformat="e")
+    note = "" if _has_gradients(groups) else "log_gradients: true adds gradient norms."
+    height = 110 + 210 * ((len(shown) + 1) // 2)
+    # The legend stands above the first panels' titles.
+    figure = lay_out(figure, height).update_layout(legend_y=1.05, margin_t=80)
+    return Section(heading, "", figure, note)
+
+
+def _has(group: Group, key: str) -> bool:
+    return any(run.series(key)[1] for run in group.runs)
+
+
+def _has_gradients(groups: Sequence[Group]) -> bool:
+    return any(
+        _has(group, key) for group in groups for t, key in _PANELS if "norm" in t
+    )

@@ -1,0 +1,28 @@
+"""The table of `rllib evaluate` on a terminal of 80 columns."""
+
+import pytest
+
+from rllib_llm_async.cli.evaluate import _print_table
+
+
+def row(num_trials):
+    figures = {f"{name}{k}": k / 10 for name in ("pass@", "pass^") for k in range(1, 9)}
+    return {**figures, f"avg@{num_trials}": 0.5, "num_tasks": 50, "num_episodes": 400}
+
+
+@pytest.mark.parametrize("num_trials", [1, 2, 8])
+def test_every_title_is_whole_and_every_line_fits(num_trials, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    error = {f"avg@{num_trials}_se": 0.0625}
+    _print_table(
+        {"delivery,instore,ota": row(num_trials), "airline": row(num_trials) | error},
+        num_trials,
+    )
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    assert "…" not in said and f"avg@{num_trials}" in said
+    assert "0.500 ± 0.062" in said
+    if num_trials > 1:
+        assert "pass@k" in said and "pass^k" in said
+    # k = 2, 4 and 8 are lines of their own.
+    assert said.count("0.800") == (4 if num_trials == 8 else 0)
