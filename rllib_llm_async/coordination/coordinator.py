@@ -1,9 +1,9 @@
 """The actor between learners, engines and the driver: one place for every decision.
 
-Learners put weights into Ray's object store and hand the reference over; env runners
-wait for orders and report what has become of them. So weights go from learner to
-engine over Ray's own transfer, never through the driver, a runner that (re)starts finds
-its place by itself, and an update never queues behind a runner's `sample()`.
+Learners put weights into shared memory and say where; env runners wait for orders and
+report what has become of them. So weights go from learner to engine, never through the
+driver or this actor, a runner that (re)starts finds its place by itself, and an update
+never queues behind a runner's `sample()`.
 
 What is decided here is decided by plain objects: `Dispatcher` (who may start, what an
 update is made of), `WeightBoard`, `Ledger`, `Interruption`.
@@ -184,11 +184,22 @@ class Coordinator:
 
     # --- Called by learners -------------------------------------------------------
 
+    async def announce(self, version: int) -> int:
+        """The learner holds this version from now on, and is about to publish it.
+
+        Returns:
+            `PublishedWeights.serial`. A version that comes soon after may be the only
+            one of the two that is published.
+        """
+        serial = self._weights.announce()
+        self._dispatcher.publish(version, self._now())
+        self._allot()
+        return serial
+
     async def publish(self, published: list[PublishedWeights]) -> None:
-        """Makes a version current (in a list, lest Ray resolves the reference)."""
+        """Lets engines have a version (in a list, lest Ray resolves the reference)."""
         (newest,) = published
         self._weights.publish(newest)
-        self._dispatcher.publish(newest.version, self._now())
         self._wake_runners()
         self._allot()
 
@@ -280,7 +291,7 @@ class Coordinator:
         )
 
     async def newest_serial(self) -> int:
-        """`PublishedWeights.serial` of the newest weights."""
+        """`PublishedWeights.serial` of what was announced last."""
         return self._weights.newest_serial
 
     async def pause_training_episodes(self, paused: bool) -> None:

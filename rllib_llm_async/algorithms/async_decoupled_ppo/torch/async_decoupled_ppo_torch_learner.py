@@ -151,6 +151,7 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
         self.before_gradient_based_update(timesteps=timesteps or {})
         self._weights_seq_no += 1
         batch = self._build_batch(training_data or TrainingData(**kwargs))
+        self._finish_reading()
         self._add_old_logp(batch)
         if not sum_over_learners(batch[columns.LOSS_MASK].sum()):
             self._log({result_keys.NUM_AGENT_TOKENS: 0})
@@ -402,6 +403,7 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
 
     def connect(self, coordinator: ray.actor.ActorHandle) -> None:
         """Takes the run's `Coordinator` and publishes the current version to it."""
+        self.shutdown()
         self._publisher = WeightPublisher(
             self._weights,
             self.config,
@@ -411,6 +413,22 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
             num_learners=self._num_learners,
         )
         self._publisher.publish(self._version)
+
+    def finish_publishing(self) -> None:
+        """Waits until engines can have the newest version; see `WeightPublisher`."""
+        if self._publisher is not None:
+            self._publisher.finish_publishing()
+
+    def _finish_reading(self) -> None:
+        """Before the weights change, and before the policy is used."""
+        if self._publisher is not None:
+            self._publisher.finish_reading()
+
+    @override(PolicyLearner)
+    def shutdown(self) -> None:
+        if self._publisher is not None:
+            self._publisher.close()
+            self._publisher = None
 
     def _settle_episodes(self) -> None:
         """Tells the ledger what became of this learner's share of the update."""
@@ -441,6 +459,11 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
         return {}
 
     @override(PolicyLearner)
+    def set_state(self, state) -> None:
+        self._finish_reading()
+        super().set_state(state)
+
+    @override(PolicyLearner)
     def _set_own_state(self, state: Mapping[str, Any]) -> None:
         if ASYNC_STATE in state:
             set_async_state(self, state[ASYNC_STATE])
@@ -453,5 +476,6 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
 
     def load_weights(self, weights: Mapping[str, np.ndarray], version: int) -> None:
         """Takes weights of the policy, see `AsyncDecoupledPPO.load_weights`."""
+        self._finish_reading()
         self.module[DEFAULT_MODULE_ID].unwrapped().set_state(weights)
         self._version = version

@@ -1,0 +1,131 @@
+"""A learner publishes and goes on: what it waits for, and what becomes visible."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch import weight_publisher
+from rllib_llm_async.core.fingerprint import fingerprint
+from tests.algorithms.in_place import Announced, InPlace
+
+
+@pytest.fixture
+def coordinator(monkeypatch):
+    monkeypatch.setattr(weight_publisher, "ray", InPlace)
+    return Announced()
+
+
+@pytest.fixture
+def learner(make_learner, coordinator):
+    learner = make_learner(engine={"dtype": "bfloat16"})
+    learner.connect(coordinator)
+    learner.finish_publishing()
+    yield learner
+    learner.shutdown()
+
+
+@pytest.fixture
+def slow_probe(monkeypatch):
+    """The pass over the probe lasts until the event is set."""
+    probe, goes_on = weight_publisher.probe, threading.Event()
+
+    def wait_and_probe(policy):
+        assert goes_on.wait(60)
+        return probe(policy)
+
+    monkeypatch.setattr(weight_publisher, "probe", wait_and_probe)
+    return goes_on
+
+
+@torch.no_grad()
+def step(learner):
+    for parameter in learner._policy.parameters():
+        parameter += 1e-3 * torch.randn_like(parameter)
+
+
+def weights_of(learner):
+    return {n: t.bfloat16().clone() for n, t in learner._policy.inference_weights()}
+
+
+def expect_published(published, weights):
+    loaded = load_file(published.weights.path)
+    assert loaded.keys() == weights.keys() == published.expected.fingerprints.keys()
+    for name, weight in weights.items():
+        assert torch.equal(loaded[name], weight)
+        assert published.expected.fingerprints[name] == fingerprint(weight)
+
+
+def test_a_version_is_what_the_weights_were_when_it_was_published(
+    learner, coordinator, slow_probe
+):
+    step(learner)
+    weights = weights_of(learner)
+    learner._publisher.publish(1)
+    assert coordinator.announced == [0, 1]  # at once: it is the learner's version
+    assert len(coordinator.taken) == 1  # engines cannot have it yet
+    slow_probe.set()
+    learner._publisher.finish_reading()
+    step(learner)
+    learner.finish_publishing()
+    assert (coordinator.taken[1].version, coordinator.taken[1].serial) == (1, 2)
+    expect_published(coordinator.taken[1], weights)
+
+
+def test_the_policy_is_not_used_before_the_probe_is_through(learner, slow_probe):
+    learner._publisher.publish(1)
+    waiting = threading.Thread(target=learner._publisher.finish_reading)
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    slow_probe.set()
+    waiting.join(60)
+    assert not waiting.is_alive()
+
+
+def test_a_version_on_its_way_gives_way_to_the_next_but_not_two_in_a_row(
+    learner, coordinator, monkeypatch
+):
+    publisher = learner._publisher
+    begun, prints = threading.Semaphore(0), weight_publisher._fingerprint
+
+    def wait_for_the_end(tensor, check):
+        begun.release()
+        while publisher._num_given_up == 0:
+            check()
+        return prints(tensor, check)
+
+    monkeypatch.setattr(weight_publisher, "_fingerprint", wait_for_the_end)
+    publisher.publish(1)
+    begun.acquire()
+    publisher.publish(2)  # ends version 1, and is let through
+    publisher.publish(3)
+    publisher._num_given_up = 1
+    learner.finish_publishing()
+    assert [one.version for one in coordinator.taken] == [0, 2, 3]
+
+
+@pytest.mark.parametrize("method", ["finish_reading", "publish", "finish_publishing"])
+def test_what_goes_wrong_beside_the_learner_reaches_it(learner, monkeypatch, method):
+    def fail(tensor, check):
+        raise OSError("shared memory is gone")
+
+    publisher = learner._publisher
+    monkeypatch.setattr(weight_publisher, "_fingerprint", fail)
+    publisher.publish(1)
+    publisher._sending._thread.join()
+    monkeypatch.undo()
+    monkeypatch.setattr(weight_publisher, "ray", InPlace)
+    with pytest.raises(OSError, match="shared memory is gone"):
+        getattr(publisher, method)(*([2] if method == "publish" else []))
+    publisher.publish(2)  # and it goes on
+    publisher.finish_publishing()
+
+
+def test_a_learner_that_ends_leaves_nothing_in_shared_memory(learner, coordinator):
+    path = Path(coordinator.taken[0].weights.path)
+    assert path.exists()
+    learner.shutdown()
+    assert not path.parent.exists()
