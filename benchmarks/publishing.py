@@ -22,7 +22,6 @@ from benchmarks.sharded_vs_single_memory import max_resident_bytes
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_weights import (
     PolicyWeights,
 )
-from rllib_llm_async.algorithms.async_decoupled_ppo.torch.probe import probe
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.weight_publisher import (
     WeightPublisher,
 )
@@ -41,6 +40,8 @@ SIZES = {
 }
 NUM_VERSIONS = 4
 LEARNING_RATE = 1e-6
+#: Tokens of the least that a learner does between two steps.
+PASS = torch.zeros(1, 512, dtype=torch.long)
 
 
 class Coordinator:
@@ -64,9 +65,9 @@ class Coordinator:
 class Learner:
     """A policy that takes steps of Adam's size, and its publisher."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_layers: int = SIZES["num_hidden_layers"]) -> None:
         config = AutoConfig.from_pretrained(small_agent_dir())
-        for key, value in SIZES.items():
+        for key, value in {**SIZES, "num_hidden_layers": num_layers}.items():
             setattr(config, key, value)
         config.layer_types = ["full_attention"] * config.num_hidden_layers
         torch.manual_seed(0)
@@ -90,12 +91,17 @@ class Learner:
             tensor += noise
 
     def publish(self) -> float:
-        """Steps and publishes; seconds that the learner waits."""
+        """Steps and publishes; seconds that the learner waits, then and before the next
+        step, for which it makes one small pass forward and back."""
         self.step()
         self._version += 1
         start = time.perf_counter()
         self.publisher.publish(self._version)
         seconds = time.perf_counter() - start
+        _pass(self.policy)
+        start = time.perf_counter()
+        self.publisher.finish_reading()
+        seconds += time.perf_counter() - start
         self.publisher.finish_publishing()
         return seconds
 
@@ -103,9 +109,13 @@ class Learner:
         return ray.get(self.coordinator.newest.remote())
 
 
+def _pass(policy: CausalLMPolicy) -> None:
+    policy.causal_lm(PASS).logits.logsumexp(-1).sum().backward()
+
+
 @contextmanager
-def _learner() -> Iterator[Learner]:
-    learner = Learner()
+def _learner(**sizes: int) -> Iterator[Learner]:
+    learner = Learner(**sizes)
     try:
         yield learner
     finally:
@@ -141,9 +151,10 @@ def memory_vs_payload_two_nodes() -> Row:
 
 
 def _memory(name: str, *, from_afar: bool) -> Row:
+    with _learner(num_layers=1) as small:
+        small.publish()  # loads code
     with _learner() as learner:
-        probe(learner.policy)  # code is loaded, and scratch memory is there
-        learner.step()
+        _pass(learner.policy)
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
         before = psutil.Process().memory_info().rss
         for _ in range(NUM_VERSIONS):

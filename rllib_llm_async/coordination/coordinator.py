@@ -95,6 +95,7 @@ class Coordinator:
         self._outcomes: list[EpisodeOutcome] = []
         self._dropped: Counter[str] = Counter()
         self._batch_news = asyncio.Event()
+        self._failure: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.Task | None = None
 
@@ -203,6 +204,11 @@ class Coordinator:
         self._wake_runners()
         self._allot()
 
+    async def fail(self, reason: str) -> None:
+        """A learner cannot go on; the driver hears of it with its next question."""
+        self._failure = reason
+        self._batch_news.set()
+
     async def interrupt(self, version: int) -> list[ray.ObjectRef]:
         """Stops all engines; returns what they sampled under the outgoing version.
 
@@ -253,9 +259,15 @@ class Coordinator:
         self._allot()
 
     async def next_batch(self, wait_seconds: float) -> NextBatch:
-        """The groups of the next update, waiting for them for so long."""
+        """The groups of the next update, waiting for them for so long.
+
+        Raises:
+            RuntimeError: What a learner says, see `fail`.
+        """
         deadline = self._now() + wait_seconds
         while not (batch := self._dispatcher.next_batch(self._now())):
+            if self._failure is not None:
+                raise RuntimeError(self._failure)
             if self._now() >= deadline:
                 break
             self._batch_news.clear()

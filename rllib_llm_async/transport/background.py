@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 
-class _CancelledError(Exception):
+class _CancelledError(BaseException):
     pass
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from rllib_llm_async.core.deltas import Delta, apply_delta_, bits, tensor_delta
+from rllib_llm_async.core.deltas import Delta, apply_delta_, tensor_delta
 
 #: Elements of a piece: small beside a model, large beside a call; a multiple of the
 #: blocks of a `Delta`.
@@ -84,7 +85,7 @@ def _apply_piece_(pieces: tuple[Tensor, ...], said: dict[str, Tensor]) -> None:
 
 
 def checksum(flat: Tensor, check: Callable[[], None] = lambda: None) -> int:
-    """Sum of the elements' bits, as integers of their width.
+    """Sum of all bits, as integers of 64, modulo 2^64.
 
     Fast, and enough for a copy that missed a difference or got one twice; what an
     engine makes of it is checked with `core.fingerprint`.
@@ -92,5 +93,8 @@ def checksum(flat: Tensor, check: Callable[[], None] = lambda: None) -> int:
     total = 0
     for piece in flat.split(PIECE):
         check()
-        total += int(bits(piece).sum())
-    return total
+        piece_bytes = piece.view(torch.uint8)
+        tail = len(piece_bytes) % 8
+        whole = piece_bytes[: len(piece_bytes) - tail].view(torch.int64)
+        total += int(whole.sum()) + int(piece_bytes[len(piece_bytes) - tail :].sum())
+    return total % (1 << 64)

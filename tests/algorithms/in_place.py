@@ -17,9 +17,10 @@ class Announced:
     """A coordinator in place: keeps what a `WeightPublisher` tells it."""
 
     def __init__(self):
-        self.announced, self.taken = [], []
+        self.announced, self.taken, self.failures = [], [], []
         self.announce = SimpleNamespace(remote=self._announce)
         self.publish = SimpleNamespace(remote=self.taken.extend)
+        self.fail = SimpleNamespace(remote=self.failures.append)
 
     def _announce(self, version):
         self.announced.append(version)

@@ -1,13 +1,16 @@
 """A learner publishes and goes on: what it waits for, and what becomes visible."""
 
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch import weight_publisher
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_view import PolicyView
 from rllib_llm_async.core.fingerprint import fingerprint
 from tests.algorithms.in_place import Announced, InPlace
 
@@ -74,7 +77,7 @@ def test_a_version_is_what_the_weights_were_when_it_was_published(
     expect_published(coordinator.taken[1], weights)
 
 
-def test_the_policy_is_not_used_before_the_probe_is_through(learner, slow_probe):
+def test_weights_do_not_change_before_they_are_read(learner, slow_probe):
     learner._publisher.publish(1)
     waiting = threading.Thread(target=learner._publisher.finish_reading)
     waiting.start()
@@ -122,6 +125,44 @@ def test_what_goes_wrong_beside_the_learner_reaches_it(learner, monkeypatch, met
         getattr(publisher, method)(*([2] if method == "publish" else []))
     publisher.publish(2)  # and it goes on
     publisher.finish_publishing()
+
+
+def test_the_driver_hears_of_what_keeps_weights_from_engines(
+    learner, coordinator, monkeypatch
+):
+    """It may be waiting for episodes, with the learner idle."""
+    monkeypatch.setattr(weight_publisher, "_fingerprint", lambda *_: 1 / 0)
+    learner._publisher.publish(1)
+    with pytest.raises(ZeroDivisionError):
+        learner.finish_publishing()
+    assert coordinator.failures == ["publishing: ZeroDivisionError('division by zero')"]
+
+
+def test_the_policy_is_as_ever_while_adapters_are_merged(make_learner, coordinator):
+    learner = make_learner(
+        lora={"r": 4, "target_modules": ["q_proj", "down_proj"]},
+        engine={"dtype": "bfloat16"},
+    )
+    policy = learner._policy
+    with torch.no_grad():
+        for parameter in policy.trainable_parameters().values():
+            parameter += 0.1 * torch.randn_like(parameter)
+    tokens = torch.arange(5, 25)[None]
+    before, passes = policy.lm(tokens).logits, []
+    view = PolicyView(policy)
+
+    def merge_and_look(merge):
+        merge()
+        passes.append(policy.lm(tokens).logits)
+
+    for module in view.policy.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.merge = partial(merge_and_look, module.merge)
+    merged = dict(view.policy.inference_weights())
+    assert len(passes) > 1
+    assert all(torch.equal(logits, before) for logits in passes)
+    for name, weight in policy.inference_weights():
+        assert torch.equal(merged[name], weight)
 
 
 def test_a_learner_that_ends_leaves_nothing_in_shared_memory(learner, coordinator):

@@ -69,6 +69,18 @@ def test_a_version_that_comes_after_it_was_withdrawn_is_not_handed_out():
     assert board.newest_serial == restored.serial
 
 
+def test_a_driver_that_waits_hears_that_no_weights_come():
+    async def main():
+        loop = Loop()
+        waiting = asyncio.ensure_future(loop.batch(60.0))
+        await asyncio.sleep(0.1)
+        await loop.coordinator.fail("publishing: no room")
+        with pytest.raises(RuntimeError, match="publishing: no room"):
+            await waiting
+
+    run(main)
+
+
 class Faulty(Weights):
     """Version 1 is gone; version 2 is another one than it says."""
 

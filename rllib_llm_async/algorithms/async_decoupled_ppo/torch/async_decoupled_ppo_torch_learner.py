@@ -151,7 +151,6 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
         self.before_gradient_based_update(timesteps=timesteps or {})
         self._weights_seq_no += 1
         batch = self._build_batch(training_data or TrainingData(**kwargs))
-        self._finish_reading()
         self._add_old_logp(batch)
         if not sum_over_learners(batch[columns.LOSS_MASK].sum()):
             self._log({result_keys.NUM_AGENT_TOKENS: 0})
@@ -289,6 +288,7 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
         gradients = self._weights.gradients()
         step = step_with(gradients.values())
         if step is Step.TAKEN:
+            self._finish_reading()
             # RLlib hands nothing back where it logs gradients without clipping them.
             self.apply_gradients(self.postprocess_gradients(gradients) or gradients)
         # Not with the next step: old versions are scored in between, and need the room.
@@ -413,6 +413,7 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
             num_learners=self._num_learners,
         )
         self._publisher.publish(self._version)
+        self._publisher.finish_publishing()  # nobody could do anything without it
 
     def finish_publishing(self) -> None:
         """Waits until engines can have the newest version; see `WeightPublisher`."""
@@ -420,7 +421,7 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
             self._publisher.finish_publishing()
 
     def _finish_reading(self) -> None:
-        """Before the weights change, and before the policy is used."""
+        """Before the weights change."""
         if self._publisher is not None:
             self._publisher.finish_reading()
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -15,6 +15,7 @@ import torch
 from ray.exceptions import ActorDiedError, ObjectLostError
 from torch import Tensor
 
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_view import PolicyView
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_weights import (
     PolicyWeights,
 )
@@ -29,19 +30,32 @@ from rllib_llm_async.core.fingerprint import (
     fingerprint,
 )
 from rllib_llm_async.engine.arrival_check import ExpectedArrival
+from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.old_logprobs.base import Forward, OldLogprobSource, Scores
 from rllib_llm_async.transport.background import Background
 from rllib_llm_async.transport.differences import PIECE
 from rllib_llm_async.transport.outbox import Outbox
 
 
+class Read(NamedTuple):
+    """What was taken from the live weights, beside their copy.
+
+    ``on_device``: fingerprints of tensors that are not in host memory; ``probe_tokens``
+    and ``probe_logp``: see `ExpectedArrival`.
+    """
+
+    on_device: dict[str, Fingerprint]
+    probe_tokens: list[int]
+    probe_logp: np.ndarray
+
+
 class WeightPublisher:
     """One learner's side of the `Coordinator`.
 
-    `publish` waits for one copy of the weights. The rest (a pass over the probe,
-    fingerprints, differences) goes on beside the learner, which calls
-    `finish_reading` before it uses the policy again. A version that is not out when
-    the next one comes is given up, but never two in a row.
+    The weights are copied beside the learner, which calls `finish_reading` before they
+    change; what follows (fingerprints, differences) it does not wait for at all. Only
+    sharded weights are copied, by all learners together, before `publish` returns. A
+    version that is not out when the next one comes is given up, but never two in a row.
 
     Args:
         weights: What is published.
@@ -72,6 +86,7 @@ class WeightPublisher:
         self._device = next(weights.policy.parameters()).device
         self._has_published = False
         self._outbox: Outbox | None = None
+        self._view: PolicyView | None = None
         self._sending = Background("publishing weights")
         self._is_out = True
         self._num_given_up = 0  # in a row
@@ -81,8 +96,8 @@ class WeightPublisher:
     # --- Versions -----------------------------------------------------------------
 
     def publish(self, version: int) -> None:
-        """Copies the weights, to be sent while the learner goes on; the first learner
-        does it for all, which give it their shares.
+        """Begins to send a version; the first learner does it for all, which give it
+        their shares.
 
         Raises:
             Exception: What went wrong with the version before.
@@ -96,13 +111,7 @@ class WeightPublisher:
             self._sending.cancel()
         self._sending.end()
         self._num_given_up = 0 if self._is_out else self._num_given_up + 1
-        if self._outbox is None:
-            node_id = ray.get_runtime_context().get_node_id()
-            self._outbox = Outbox(self._dtype, node_id)
-        on_device: dict[str, Fingerprint] = {}
-        self._outbox.stage(lambda: self._cast(on_device))
-        # Learners that share the weights have to make this pass together.
-        shared_probe = probe(self._weights.policy) if self._weights.is_sharded else None
+        read = self._reader()
         trainer_weights = self._put_trainer_weights()
         # The driver starts another coordinator, and has this one publish again.
         with contextlib.suppress(ActorDiedError):
@@ -110,18 +119,11 @@ class WeightPublisher:
             self._is_out = False
             self._is_read.clear()
             self._sending.start(
-                partial(
-                    self._send,
-                    version,
-                    serial,
-                    trainer_weights,
-                    shared_probe,
-                    on_device,
-                )
+                partial(self._send, version, serial, trainer_weights, read)
             )
 
     def finish_reading(self) -> None:
-        """Waits until nothing reads the live weights, nor runs the policy.
+        """Waits until the weights may change.
 
         Raises:
             Exception: What went wrong with the version that was published last.
@@ -145,44 +147,70 @@ class WeightPublisher:
         if self._outbox is not None:
             self._outbox.close()
 
+    def _reader(self) -> Callable[[], Read]:
+        """What copies the live weights and passes over the probe, or has done so."""
+        if self._outbox is None:
+            node_id = ray.get_runtime_context().get_node_id()
+            self._outbox = Outbox(self._dtype, node_id)
+        if self._weights.is_sharded:  # learners do it together
+            read = self._read(self._weights.policy)
+            return lambda: read
+        self._view = self._view or PolicyView(self._weights.policy)
+        self._view.refresh()
+        return partial(self._read, self._view.policy)
+
+    def _read(self, policy: CausalLMPolicy) -> Read:
+        assert self._outbox is not None
+        on_device: dict[str, Fingerprint] = {}
+
+        def cast() -> Iterator[tuple[str, Tensor]]:
+            for name, tensor in policy.inference_weights():
+                if tensor.device.type != "cpu":  # which takes no time to do it
+                    tensor = tensor.to(self._dtype)
+                    on_device[name] = fingerprint(tensor)
+                yield name, tensor
+
+        self._outbox.stage(cast)
+        return Read(on_device, *probe(policy))
+
     def _send(
         self,
         version: int,
         serial: int,
         trainer_weights: ray.ObjectRef | None,
-        shared_probe: tuple[list[int], np.ndarray] | None,
-        on_device: dict[str, Fingerprint],
+        read: Callable[[], Read],
         check: Callable[[], None],
     ) -> None:
-        """Describes the staged version, and lets engines have it."""
+        """Copies and describes a version, and lets engines have it."""
         assert self._outbox is not None
         try:
-            probed = shared_probe or probe(self._weights.policy)
-        finally:
-            self._is_read.set()
-        fingerprints = {
-            name: on_device.get(name) or _fingerprint(tensor, check)
-            for name, tensor in self._outbox.staged.items()
-        }
-        published = PublishedWeights(
-            version=version,
-            weights=self._outbox.show(serial, check),
-            expected=ExpectedArrival(fingerprints, *probed),
-            trainer_weights=trainer_weights,
-            serial=serial,
-        )
-        with contextlib.suppress(ActorDiedError):
-            ray.get(self._coordinator.publish.remote([published]))
+            try:
+                taken = read()
+            finally:
+                self._is_read.set()
+            published = PublishedWeights(
+                version=version,
+                expected=self._describe(taken, check),
+                weights=self._outbox.show(serial, check),
+                trainer_weights=trainer_weights,
+                serial=serial,
+            )
+            with contextlib.suppress(ActorDiedError):
+                ray.get(self._coordinator.publish.remote([published]))
+        except Exception as error:
+            # The driver may be waiting for episodes that only these weights bring.
+            with contextlib.suppress(ActorDiedError):
+                ray.get(self._coordinator.fail.remote(f"publishing: {error!r}"))
+            raise
         self._is_out = True
 
-    def _cast(self, on_device: dict[str, Fingerprint]) -> Iterator[tuple[str, Tensor]]:
-        """What engines load; what an accelerator holds in their dtype, with its
-        fingerprints, which it takes in no time."""
-        for name, tensor in self._weights.policy.inference_weights():
-            if tensor.device.type != "cpu":
-                tensor = tensor.to(self._dtype)
-                on_device[name] = fingerprint(tensor)
-            yield name, tensor
+    def _describe(self, read: Read, check: Callable[[], None]) -> ExpectedArrival:
+        assert self._outbox is not None
+        fingerprints = {
+            name: read.on_device.get(name) or _fingerprint(tensor, check)
+            for name, tensor in self._outbox.staged.items()
+        }
+        return ExpectedArrival(fingerprints, read.probe_tokens, read.probe_logp)
 
     def _give_shares(self, is_first: bool) -> None:
         """Takes part in all that the first learner gathers, in its order."""
