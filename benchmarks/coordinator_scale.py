@@ -104,7 +104,7 @@ async def cpu_per_update(
     coordinator = Coordinator(
         Dispatcher(batch_size, MAX_STALENESS, GROUP_SIZE), MAX_STALENESS
     )
-    await coordinator.publish([PublishedWeights(0, None, None)])  # type: ignore[arg-type]
+    await _publish(coordinator, 0)
     runners = [FakeRunner(coordinator, number) for number in range(num_runners)]
     serving = [asyncio.create_task(runner.serve()) for runner in runners]
     seconds = []
@@ -147,11 +147,16 @@ async def _update(
         for outcome in group.outcomes
     ]
     learners = time.process_time() - started
-    newest = PublishedWeights(version + 1, None, None)  # type: ignore[arg-type]
-    await coordinator.publish([newest])
+    await _publish(coordinator, version + 1)
     await coordinator.settle(fates)
     await coordinator.consumed()
     return learners
+
+
+async def _publish(coordinator: Coordinator, version: int) -> None:
+    serial = await coordinator.announce(version)
+    newest = PublishedWeights(version, None, None, serial=serial)  # type: ignore[arg-type]
+    await coordinator.publish([newest])
 
 
 def _hand_out(num_returns: int) -> SimpleNamespace:

@@ -1,9 +1,9 @@
 """The actor between learners, engines and the driver: one place for every decision.
 
-Learners put weights into Ray's object store and hand the reference over; env runners
-wait for orders and report what has become of them. So weights go from learner to
-engine over Ray's own transfer, never through the driver, a runner that (re)starts finds
-its place by itself, and an update never queues behind a runner's `sample()`.
+Learners put weights into shared memory and say where; env runners wait for orders and
+report what has become of them. So weights go from learner to engine, never through the
+driver or this actor, a runner that (re)starts finds its place by itself, and an update
+never queues behind a runner's `sample()`.
 
 What is decided here is decided by plain objects: `Dispatcher` (who may start, what an
 update is made of), `WeightBoard`, `Ledger`, `Interruption`.
@@ -95,6 +95,7 @@ class Coordinator:
         self._outcomes: list[EpisodeOutcome] = []
         self._dropped: Counter[str] = Counter()
         self._batch_news = asyncio.Event()
+        self._failure: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.Task | None = None
 
@@ -184,13 +185,29 @@ class Coordinator:
 
     # --- Called by learners -------------------------------------------------------
 
+    async def announce(self, version: int) -> int:
+        """The learner holds this version from now on, and is about to publish it.
+
+        Returns:
+            `PublishedWeights.serial`. A version that comes soon after may be the only
+            one of the two that is published.
+        """
+        serial = self._weights.announce()
+        self._dispatcher.publish(version, self._now())
+        self._allot()
+        return serial
+
     async def publish(self, published: list[PublishedWeights]) -> None:
-        """Makes a version current (in a list, lest Ray resolves the reference)."""
+        """Lets engines have a version (in a list, lest Ray resolves the reference)."""
         (newest,) = published
         self._weights.publish(newest)
-        self._dispatcher.publish(newest.version, self._now())
         self._wake_runners()
         self._allot()
+
+    async def fail(self, reason: str) -> None:
+        """A learner cannot go on; the driver hears of it with its next question."""
+        self._failure = reason
+        self._batch_news.set()
 
     async def interrupt(self, version: int) -> list[ray.ObjectRef]:
         """Stops all engines; returns what they sampled under the outgoing version.
@@ -242,9 +259,15 @@ class Coordinator:
         self._allot()
 
     async def next_batch(self, wait_seconds: float) -> NextBatch:
-        """The groups of the next update, waiting for them for so long."""
+        """The groups of the next update, waiting for them for so long.
+
+        Raises:
+            RuntimeError: What a learner says, see `fail`.
+        """
         deadline = self._now() + wait_seconds
         while not (batch := self._dispatcher.next_batch(self._now())):
+            if self._failure is not None:
+                raise RuntimeError(self._failure)
             if self._now() >= deadline:
                 break
             self._batch_news.clear()
@@ -280,7 +303,7 @@ class Coordinator:
         )
 
     async def newest_serial(self) -> int:
-        """`PublishedWeights.serial` of the newest weights."""
+        """`PublishedWeights.serial` of what was announced last."""
         return self._weights.newest_serial
 
     async def pause_training_episodes(self, paused: bool) -> None:

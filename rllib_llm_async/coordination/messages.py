@@ -12,20 +12,21 @@ if TYPE_CHECKING:
 
     from rllib_llm_async.engine.arrival_check import ExpectedArrival
     from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
+    from rllib_llm_async.transport.shipment import Shipment
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
     """One policy version on its way to the engines.
 
-    ``serial`` numbers publications; after a restore an older version comes again.
-    ``weights`` refers to the bytes of a safetensors file, ``expected`` is what
+    ``serial`` numbers publications, see `Coordinator.announce`; after a restore an
+    older version comes again. ``weights`` says where they lie, ``expected`` is what
     `VLLMEngine.install` checks the arrival with. ``trainer_weights`` refers to the
     trained parameters by name, in their own dtype, where a run has old-logit actors.
     """
 
     version: int
-    weights: ray.ObjectRef
+    weights: Shipment
     expected: ExpectedArrival
     trainer_weights: ray.ObjectRef | None = None
     serial: int = 0

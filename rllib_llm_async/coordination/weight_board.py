@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rllib_llm_async.coordination.messages import PublishedWeights
@@ -22,13 +21,20 @@ class WeightBoard:
         self._max_staleness = max_staleness
         self._trainer_weights: list[PublishedWeights] = []
         self._newest: PublishedWeights | None = None
-        #: Number of publications so far.
+        self._withdrawn = 0  # all serials up to here
+        #: Of what was announced last.
         self.newest_serial = 0
 
-    def publish(self, published: PublishedWeights) -> None:
-        """Makes a version the newest; it gets the next serial number."""
+    def announce(self) -> int:
+        """A version is on its way; returns the next serial number, which is its."""
         self.newest_serial += 1
-        self._newest = newest = replace(published, serial=self.newest_serial)
+        return self.newest_serial
+
+    def publish(self, newest: PublishedWeights) -> None:
+        """Makes an announced version the newest, unless it was withdrawn since."""
+        if newest.serial <= self._withdrawn:
+            return
+        self._newest = newest
         if newest.trainer_weights is not None:
             oldest = newest.version - self._max_staleness
             self._trainer_weights = [
@@ -52,4 +58,5 @@ class WeightBoard:
     def forget(self) -> None:
         """Withdraws what belongs to versions that a restored learner has not seen."""
         self._newest = None
+        self._withdrawn = self.newest_serial
         self._trainer_weights.clear()

@@ -14,7 +14,6 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -31,12 +30,14 @@ from rllib_llm_async.coordination.messages import (
     Report,
 )
 from rllib_llm_async.coordination.staleness_gate import Ticket
-from rllib_llm_async.engine.vllm_engine import VLLMEngine
+from rllib_llm_async.engine.vllm_engine import VLLMEngine, WeightMismatchError
 from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
 from rllib_llm_async.env_runners.episodes import EpisodePlayer
 from rllib_llm_async.env_runners.replay import Replay, record_of
 from rllib_llm_async.env_runners.transcript import Progress, sampled_under
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
+from rllib_llm_async.transport.node_weights import NodeWeights, to_its_end
+from rllib_llm_async.transport.shipment import SupersededError
 
 #: A runner with nothing new reports after this long what it waits for.
 QUIET_REPORT_SECONDS = 2.0
@@ -52,7 +53,7 @@ class EpisodeService:
         tasks: Of the suite, for training.
         capacity: Episodes at once.
         seed: Of all sampling, by number of group and member; None: whatever comes.
-        weights_dir: Where weights lie on their way into the engine.
+        weights: Brings them to this node.
         on_failure: Called with what ends the service for good.
     """
 
@@ -64,7 +65,7 @@ class EpisodeService:
         tasks: Sequence[TaskRef],
         capacity: int,
         seed: int | None,
-        weights_dir: Path,
+        weights: NodeWeights,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._runner = runner
@@ -73,7 +74,7 @@ class EpisodeService:
         self._tasks = tasks
         self._capacity = capacity
         self._seed = seed
-        self._weights_dir = weights_dir
+        self._weights = weights
         self._on_failure = on_failure
         self._coordinator: Any = None
         self._handle: Any = None
@@ -228,17 +229,22 @@ class EpisodeService:
             self._weights_came.clear()
             published = self._newest
             assert published is not None
-            path = self._weights_dir / f"{published.version}.safetensors"
-            # In a thread: gigabytes take seconds, and the loop has episodes to serve.
-            await asyncio.to_thread(path.write_bytes, await published.weights)
             try:
-                # A session may end meanwhile. An engine whose weights are exchanged by
-                # half would die at its next step.
-                await _to_its_end(
-                    self._engine.install(published.version, path, published.expected)
-                )
-            finally:
-                path.unlink()
+                async with self._weights.at_hand(published.weights) as path:
+                    # A session may end meanwhile. An engine whose weights are
+                    # exchanged by half would die at its next step.
+                    await to_its_end(
+                        self._engine.install(
+                            published.version, path, published.expected
+                        )
+                    )
+            except SupersededError:
+                continue  # the next order has those that are newer
+            except WeightMismatchError:
+                if not self._weights.doubt(published.weights):
+                    raise
+                self._weights_came.set()
+                continue
             self._report.engine_version = published.version
             self._news.set()
             self._installed_serial = published.serial
@@ -389,13 +395,3 @@ def _first_leaf(error: BaseException | None) -> Any:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Awaits it; whoever cancels this waits for it as well."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise

@@ -15,7 +15,6 @@ import logging
 import threading
 import time
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import gymnasium as gym
@@ -36,7 +35,7 @@ from rllib_llm_async.env_runners.runner_metrics import RunnerMetrics
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
 from rllib_llm_async.envs.registry import make_suite
 from rllib_llm_async.monitoring.dialogues import DialogueRecord
-from rllib_llm_async.monitoring.owned_folders import SHARED_MEMORY, OwnedFolder
+from rllib_llm_async.transport.node_weights import NodeWeights
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -93,7 +92,7 @@ class LLMEnvRunner(EnvRunner):
             turn_timeout_s=config.turn_timeout_s,
             episode_timeout_s=config.episode_timeout_s,
         )
-        self._weights_dir = OwnedFolder("weights", SHARED_MEMORY)
+        self._weights = NodeWeights(ray.get_runtime_context().get_node_id())
         self._service = EpisodeService(
             index,
             self.engine,
@@ -102,7 +101,7 @@ class LLMEnvRunner(EnvRunner):
             config.num_concurrent_episodes,
             # Elsewhere the order of arrivals decides anyhow, and seeds cost time.
             config.seed if config.max_staleness == 0 else None,
-            Path(self._weights_dir.name),
+            self._weights,
             on_failure=self._fail,
         )
         self._coordinator: ray.actor.ActorHandle | None = None
@@ -286,7 +285,7 @@ class LLMEnvRunner(EnvRunner):
             ending.result(STOP_TIMEOUT_SECONDS)
         self.engine.shutdown()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._weights_dir.cleanup()
+        self._weights.close()
 
     # --- On the asyncio loop ------------------------------------------------------
 

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 #: Where shared memory is, on Linux.
 SHARED_MEMORY = Path("/dev/shm")
 #: Names of folders that are locked; the process id is for people who look.
-_NAME = re.compile(r"rllib_llm_async_[a-z]+_pid\d+_")
+_NAME = re.compile(r"rllib_llm_async_[a-z]+_(pid\d+|shared)_")
 
 
 class OwnedFolder:
@@ -57,6 +58,33 @@ class OwnedFolder:
         self.cleanup()
 
 
+class SharedFolder:
+    """A temporary folder of all processes of this machine that ask for its name.
+
+    It is there for as long as one of them lives and has not given it up.
+
+    Args:
+        kind: As of `OwnedFolder`.
+        key: With the kind, its name.
+        parent: As of `OwnedFolder`.
+    """
+
+    def __init__(self, kind: str, key: str, parent: Path) -> None:
+        remove_abandoned_folders()
+        if not parent.is_dir():
+            parent = Path(tempfile.gettempdir())
+        path = parent / f"rllib_llm_async_{kind}_shared_{key}"
+        while (lock := _join(path)) is None:
+            time.sleep(0.01)  # somebody removes it just now
+        #: Where it is.
+        self.name = str(path)
+        self._finalizer = weakref.finalize(self, _give_up, path, lock)
+
+    def cleanup(self) -> None:
+        """Gives the folder up; a second time does nothing."""
+        self._finalizer()
+
+
 def ray_directory() -> Path:
     """Where a user wants Ray's temporary files."""
     return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
@@ -83,17 +111,43 @@ def _remove_abandoned(path: Path) -> bool:
     return False
 
 
+def _join(path: Path) -> int | None:
+    """Takes part in the lock of a shared folder; None if it has to be tried again."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        lock = _lock(path, fcntl.LOCK_SH)
+        if lock is not None and is_at(lock, path):
+            return lock
+        if lock is not None:
+            os.close(lock)
+    return None
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file or folder is still what has this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _give_up(path: Path, lock: int) -> None:
+    os.close(lock)
+    with contextlib.suppress(OSError):
+        _remove_abandoned(path)
+
+
 def _remove(path: Path, lock: int | None) -> None:
     shutil.rmtree(path, ignore_errors=True)
     if lock is not None:
         os.close(lock)
 
 
-def _lock(path: Path) -> int | None:
+def _lock(path: Path, kind: int = fcntl.LOCK_EX) -> int | None:
     """Takes the lock of a folder, as an open file; None if another process has it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
         return None

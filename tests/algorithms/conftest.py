@@ -71,6 +71,9 @@ class Publisher:
     def publish(self, version):
         self.published.append(version)
 
+    def finish_reading(self):
+        pass
+
 
 def random_episodes(
     rng, version_choices, num_groups=2, group_size=4, max_turn_tokens=12

@@ -1,6 +1,7 @@
 """Learners that share one policy's weights: what a test asks of each of them."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.sharded_checkpoint imp
 )
 from rllib_llm_async.batch import columns
 from rllib_llm_async.old_logprobs import source_names
+from tests.algorithms.in_place import Announced, InPlace
 from tests.algorithms.test_learner_state import ScoringPublisher
 from tests.algorithms.two_learners import ESTIMATORS, build, episodes_of, share_of
 
@@ -189,32 +191,22 @@ def _fail(*_):
     raise ZeroDivisionError
 
 
-class _InPlace:
-    """What `weight_publisher` asks of Ray: no store, no other process."""
-
-    put = get = staticmethod(lambda value: value)
-
-
-class _Coordinator:
-    def __init__(self):
-        self.taken = []
-        self.publish = self
-
-    def remote(self, published):
-        self.taken += published
-
-
 def published(rank, learner):
-    """The weights for engines and for old-logit actors, and the probe's log pi."""
-    coordinator = _Coordinator()
-    ray, weight_publisher.ray = weight_publisher.ray, _InPlace
+    """The file for engines, the weights for old-logit actors, the probe's log pi."""
+    coordinator = Announced()
+    ray, weight_publisher.ray = weight_publisher.ray, InPlace
     try:
         learner.connect(coordinator)
+        learner.finish_publishing()
     finally:
         weight_publisher.ray = ray
     assert len(coordinator.taken) == (rank == 0)
     return [
-        (one.weights.tobytes(), one.trainer_weights, one.expected.probe_logp)
+        (
+            Path(one.weights.path).read_bytes(),
+            one.trainer_weights,
+            one.expected.probe_logp,
+        )
         for one in coordinator.taken
     ]
 

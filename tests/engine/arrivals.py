@@ -3,9 +3,9 @@
 import torch
 from safetensors.torch import save_file
 
-from rllib_llm_async.algorithms.async_decoupled_ppo.torch.weight_publisher import (
-    weights_to_send,
-)
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.probe import probe
+from rllib_llm_async.core.fingerprint import fingerprint
+from rllib_llm_async.engine.arrival_check import ExpectedArrival
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.models.small_agent import small_agent_dir
 
@@ -33,13 +33,23 @@ class Trainer:
             noise = torch.randn(parameter.shape, generator=self._generator)
             parameter += learning_rate * noise.sign()
 
+    def weights(self):
+        """Checkpoint-format tensors in the engine's dtype."""
+        dtype = getattr(torch, self.dtype)
+        return {n: w.to(dtype) for n, w in self.policy.inference_weights()}
+
+    def expected(self, weights):
+        """`ExpectedArrival` of these."""
+        prints = {name: fingerprint(weight) for name, weight in weights.items()}
+        return ExpectedArrival(prints, *probe(self.policy))
+
     def send(self, leave_out=()):
         """Version, path and `ExpectedArrival`: the arguments of `VLLMEngine.install`.
 
         Args:
             leave_out: Names of tensors that the file lacks.
         """
-        weights, expected = weights_to_send(self.policy, getattr(torch, self.dtype))
+        weights = self.weights()
         path = self._directory / f"{self.version}.safetensors"
         save_file({n: w for n, w in weights.items() if n not in leave_out}, path)
-        return self.version, path, expected
+        return self.version, path, self.expected(weights)

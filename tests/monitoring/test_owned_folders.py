@@ -12,6 +12,7 @@ import pytest
 from rllib_llm_async.monitoring import owned_folders
 from rllib_llm_async.monitoring.owned_folders import (
     OwnedFolder,
+    SharedFolder,
     remove_abandoned_folders,
 )
 
@@ -79,3 +80,37 @@ def test_other_folders_stay(folders):
     (folders / "rllib_llm_async_weights_pid1_a").symlink_to(elsewhere)
     assert remove_abandoned_folders() == [] and elsewhere.is_dir()
     assert {p.name for p in folders.iterdir()} > set(names)
+
+
+SHARE = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import owned_folders
+folder = owned_folders.SharedFolder("weights", "key", Path(sys.argv[2]))
+print(folder.name, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_shared_folder_lasts_until_the_last_one_has_given_it_up_or_was_killed(
+    folders,
+):
+    module = Path(owned_folders.__file__).parent
+    other = subprocess.Popen(
+        [sys.executable, "-c", SHARE, module, folders], stdout=subprocess.PIPE
+    )
+    path = Path(other.stdout.readline().decode().strip())
+    first = SharedFolder("weights", "key", folders)
+    assert Path(first.name) == path and path.is_dir()
+    second = SharedFolder("weights", "another", folders)
+    assert second.name != first.name
+    first.cleanup()
+    assert path.is_dir() and remove_abandoned_folders() == []
+    first = SharedFolder("weights", "key", folders)
+    os.kill(other.pid, signal.SIGKILL)
+    other.wait()
+    assert remove_abandoned_folders() == [] and path.is_dir()
+    first.cleanup()
+    second.cleanup()
+    assert list(folders.iterdir()) == []

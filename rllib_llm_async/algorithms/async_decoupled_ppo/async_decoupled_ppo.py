@@ -362,7 +362,7 @@ class AsyncDecoupledPPO(Algorithm):
             return evaluate_on_runners(
                 self.env_runner_group,
                 self.config,
-                serial=coordination.ask("newest_serial"),
+                serial=coordination.newest_serial(),
                 coordinator=coordination.coordinator,
                 revive=lambda: self._collector.bring_back(coordination.coordinator),
                 say=self._say,

@@ -94,8 +94,17 @@ class Coordination:
     def publish_weights(self) -> None:
         """Lets the learners publish what they hold, at their current version."""
         coordinator = self.coordinator
-        results = self._learner_group.foreach_learner(
-            lambda learner: learner.connect(coordinator)
-        )
-        for result in results:
+        self._have_learners(lambda learner: learner.connect(coordinator))
+
+    def newest_serial(self) -> int:
+        """`PublishedWeights.serial` of the newest version, once engines can have it.
+
+        Raises:
+            Exception: What keeps it from them.
+        """
+        self._have_learners(lambda learner: learner.finish_publishing())
+        return self.ask("newest_serial")
+
+    def _have_learners(self, do: Callable[[Any], None]) -> None:
+        for result in self._learner_group.foreach_learner(do):
             result.get()

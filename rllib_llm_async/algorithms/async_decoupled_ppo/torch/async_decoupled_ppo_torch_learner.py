@@ -287,6 +287,7 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
         gradients = self._weights.gradients()
         step = step_with(gradients.values())
         if step is Step.TAKEN:
+            self._finish_reading()
             # RLlib hands nothing back where it logs gradients without clipping them.
             self.apply_gradients(self.postprocess_gradients(gradients) or gradients)
         # Not with the next step: old versions are scored in between, and need the room.
@@ -401,6 +402,7 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
 
     def connect(self, coordinator: ray.actor.ActorHandle) -> None:
         """Takes the run's `Coordinator` and publishes the current version to it."""
+        self.shutdown()
         self._publisher = WeightPublisher(
             self._weights,
             self.config,
@@ -410,6 +412,23 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
             num_learners=self._num_learners,
         )
         self._publisher.publish(self._version)
+        self._publisher.finish_publishing()  # nobody could do anything without it
+
+    def finish_publishing(self) -> None:
+        """Waits until engines can have the newest version; see `WeightPublisher`."""
+        if self._publisher is not None:
+            self._publisher.finish_publishing()
+
+    def _finish_reading(self) -> None:
+        """Before the weights change."""
+        if self._publisher is not None:
+            self._publisher.finish_reading()
+
+    @override(PolicyLearner)
+    def shutdown(self) -> None:
+        if self._publisher is not None:
+            self._publisher.close()
+            self._publisher = None
 
     def _settle_episodes(self) -> None:
         """Tells the ledger what became of this learner's share of the update."""
@@ -442,6 +461,11 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
         return {}
 
     @override(PolicyLearner)
+    def set_state(self, state) -> None:
+        self._finish_reading()
+        super().set_state(state)
+
+    @override(PolicyLearner)
     def _set_own_state(self, state: Mapping[str, Any]) -> None:
         if ASYNC_STATE in state:
             set_async_state(self, state[ASYNC_STATE])
@@ -454,5 +478,6 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
 
     def load_weights(self, weights: Mapping[str, np.ndarray], version: int) -> None:
         """Takes weights of the policy, see `AsyncDecoupledPPO.load_weights`."""
+        self._finish_reading()
         self.module[DEFAULT_MODULE_ID].unwrapped().set_state(weights)
         self._version = version

@@ -3,35 +3,59 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
 import torch
 from ray.exceptions import ActorDiedError, ObjectLostError
-from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_view import PolicyView
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_weights import (
     PolicyWeights,
 )
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.probe import probe
 from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import pack_rows
 from rllib_llm_async.coordination.ledger import EpisodeFate
 from rllib_llm_async.coordination.messages import PublishedWeights
-from rllib_llm_async.core.fingerprint import fingerprint
+from rllib_llm_async.core.fingerprint import (
+    Fingerprint,
+    add_fingerprints,
+    fingerprint,
+)
 from rllib_llm_async.engine.arrival_check import ExpectedArrival
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.old_logprobs.base import Forward, OldLogprobSource, Scores
+from rllib_llm_async.transport.background import Background
+from rllib_llm_async.transport.differences import PIECE
+from rllib_llm_async.transport.outbox import Outbox
 
-#: Length of the fixed prompt that checks the arrival of weights.
-PROBE_TOKENS = 64
+
+class Read(NamedTuple):
+    """What was taken from the live weights, beside their copy.
+
+    ``on_device``: fingerprints of tensors that are not in host memory; ``probe_tokens``
+    and ``probe_logp``: see `ExpectedArrival`.
+    """
+
+    on_device: dict[str, Fingerprint]
+    probe_tokens: list[int]
+    probe_logp: np.ndarray
 
 
 class WeightPublisher:
     """One learner's side of the `Coordinator`.
+
+    The weights are copied beside the learner, which calls `finish_reading` before they
+    change; what follows (fingerprints, differences) it does not wait for at all. Only
+    sharded weights are copied, by all learners together, before `publish` returns. A
+    version that is not out when the next one comes is given up, but never two in a row.
 
     Args:
         weights: What is published.
@@ -60,33 +84,153 @@ class WeightPublisher:
         self._dtype = getattr(torch, config.engine.get("dtype", "bfloat16"))
         self._has_old_logit_actors = config.needs_old_logit_actors
         self._device = next(weights.policy.parameters()).device
+        self._has_published = False
+        self._outbox: Outbox | None = None
+        self._view: PolicyView | None = None
+        self._sending = Background("publishing weights")
+        self._is_out = True
+        self._num_given_up = 0  # in a row
+        self._is_read = threading.Event()
+        self._is_read.set()
+
+    # --- Versions -----------------------------------------------------------------
 
     def publish(self, version: int) -> None:
-        """Puts the weights into the object store; the first learner does it for all,
-        which give it their shares."""
+        """Begins to send a version; the first learner does it for all, which give it
+        their shares.
+
+        Raises:
+            Exception: What went wrong with the version before.
+        """
+        is_first, self._has_published = not self._has_published, True
         if self._rank != 0:
             if self._weights.is_sharded:
-                self._give_shares()
+                self._give_shares(is_first)
             return
-        weights, expected = weights_to_send(self._weights.policy, self._dtype)
-        published = PublishedWeights(
-            version=version,
-            weights=ray.put(np.frombuffer(save_safetensors(weights), np.uint8)),
-            expected=expected,
-            trainer_weights=self._put_trainer_weights(),
-        )
+        if not self._num_given_up:
+            self._sending.cancel()
+        self._sending.end()
+        self._num_given_up = 0 if self._is_out else self._num_given_up + 1
+        read = self._reader()
+        trainer_weights = self._put_trainer_weights()
         # The driver starts another coordinator, and has this one publish again.
         with contextlib.suppress(ActorDiedError):
-            ray.get(self._coordinator.publish.remote([published]))
+            serial = ray.get(self._coordinator.announce.remote(version))
+            self._is_out = False
+            self._is_read.clear()
+            self._sending.start(
+                partial(self._send, version, serial, trainer_weights, read)
+            )
 
-    def _give_shares(self) -> None:
+    def finish_reading(self) -> None:
+        """Waits until the weights may change.
+
+        Raises:
+            Exception: What went wrong with the version that was published last.
+        """
+        self._is_read.wait()
+        self._sending.raise_error()
+
+    def finish_publishing(self) -> None:
+        """Waits until engines can have the newest version.
+
+        Raises:
+            Exception: What keeps it back.
+        """
+        self._sending.end()
+
+    def close(self) -> None:
+        """Gives up what is on its way, and takes the weights out of shared memory."""
+        self._sending.cancel()
+        with contextlib.suppress(Exception):  # nobody needs that version any more
+            self._sending.end()
+        if self._outbox is not None:
+            self._outbox.close()
+
+    def _reader(self) -> Callable[[], Read]:
+        """What copies the live weights and passes over the probe, or has done so."""
+        if self._outbox is None:
+            node_id = ray.get_runtime_context().get_node_id()
+            self._outbox = Outbox(self._dtype, node_id)
+        if self._weights.is_sharded:  # learners do it together
+            read = self._read(self._weights.policy)
+            return lambda: read
+        self._view = self._view or PolicyView(self._weights.policy)
+        self._view.refresh()
+        return partial(self._read, self._view.policy)
+
+    def _read(self, policy: CausalLMPolicy) -> Read:
+        assert self._outbox is not None
+        on_device: dict[str, Fingerprint] = {}
+
+        def cast() -> Iterator[tuple[str, Tensor]]:
+            for name, tensor in policy.inference_weights():
+                if tensor.device.type != "cpu":  # which takes no time to do it
+                    tensor = tensor.to(self._dtype)
+                    on_device[name] = fingerprint(tensor)
+                yield name, tensor
+
+        self._outbox.stage(cast)
+        return Read(on_device, *probe(policy))
+
+    def _send(
+        self,
+        version: int,
+        serial: int,
+        trainer_weights: ray.ObjectRef | None,
+        read: Callable[[], Read],
+        check: Callable[[], None],
+    ) -> None:
+        """Copies and describes a version, and lets engines have it."""
+        assert self._outbox is not None
+        try:
+            try:
+                taken = read()
+            finally:
+                self._is_read.set()
+            published = PublishedWeights(
+                version=version,
+                expected=self._describe(taken, check),
+                weights=self._outbox.show(serial, check),
+                trainer_weights=trainer_weights,
+                serial=serial,
+            )
+            with contextlib.suppress(ActorDiedError):
+                ray.get(self._coordinator.publish.remote([published]))
+        except Exception as error:
+            # The driver may be waiting for episodes that only these weights bring.
+            with contextlib.suppress(ActorDiedError):
+                ray.get(self._coordinator.fail.remote(f"publishing: {error!r}"))
+            raise
+        self._is_out = True
+
+    def _describe(self, read: Read, check: Callable[[], None]) -> ExpectedArrival:
+        assert self._outbox is not None
+        fingerprints = {
+            name: read.on_device.get(name) or _fingerprint(tensor, check)
+            for name, tensor in self._outbox.staged.items()
+        }
+        return ExpectedArrival(fingerprints, read.probe_tokens, read.probe_logp)
+
+    def _give_shares(self, is_first: bool) -> None:
         """Takes part in all that the first learner gathers, in its order."""
-        for _ in self._weights.policy.inference_weights():
-            pass
-        _probe(self._weights.policy)
+        for _ in range(2 if is_first else 1):  # `Outbox.stage` asks for the shapes
+            for _ in self._weights.policy.inference_weights():
+                pass
+        probe(self._weights.policy)
         if self._has_old_logit_actors:
             for _ in self._weights.whole():
                 pass
+
+    def _put_trainer_weights(self) -> ray.ObjectRef | None:
+        """The trained weights as they are, for `OldLogitActor`; None if unused."""
+        if not self._has_old_logit_actors:
+            return None
+        return ray.put(
+            {name: tensor.detach().cpu() for name, tensor in self._weights.whole()}
+        )
+
+    # --- What precedes them -------------------------------------------------------
 
     def settle(self, fates: list[EpisodeFate]) -> None:
         """Tells the ledger what became of this learner's share of an update.
@@ -143,65 +287,15 @@ class WeightPublisher:
             for key in np.unique(keys)
         }
 
-    def _put_trainer_weights(self) -> ray.ObjectRef | None:
-        """The trained weights as they are, for `OldLogitActor`; None if unused."""
-        if not self._has_old_logit_actors:
-            return None
-        return ray.put(
-            {name: tensor.detach().cpu() for name, tensor in self._weights.whole()}
-        )
 
-
-def weights_to_send(
-    policy: CausalLMPolicy, dtype: torch.dtype
-) -> tuple[dict[str, Tensor], ExpectedArrival]:
-    """A version as engines get it, and what they check its arrival with.
-
-    Args:
-        policy: Whose weights are published.
-        dtype: The engines'.
-
-    Returns:
-        Checkpoint-format tensors on the CPU; their fingerprints are taken on the
-        policy's device.
-    """
-    weights, fingerprints = {}, {}
-    for name, tensor in policy.inference_weights():
-        cast = tensor.to(dtype)
-        fingerprints[name] = fingerprint(cast)
-        weights[name] = cast.to("cpu").contiguous()
-    return weights, ExpectedArrival(fingerprints, *_probe(policy))
-
-
-def _probe(policy: CausalLMPolicy) -> tuple[list[int], np.ndarray]:
-    """A fixed prompt and log pi of its tokens but the first, through what trains.
-
-    The engine scores a prompt at temperature 1, whatever it samples with. Rare tokens
-    have the largest gradients; those of a vocabulary's second quarter are rare after
-    each other, and none of them is a control token.
-    """
-    vocabulary = policy.causal_lm.get_input_embeddings().num_embeddings
-    start, stop = vocabulary // 4, vocabulary // 2
-    tokens = np.random.default_rng(0).integers(start, stop, PROBE_TOKENS)
-    sequence = {
-        columns.TOKENS: tokens,
-        columns.POSITION_IDS: np.arange(PROBE_TOKENS),
-        columns.LOSS_MASK: np.arange(PROBE_TOKENS) > 0,
-    }
-    device = next(policy.parameters()).device
-    batch = {
-        key: torch.from_numpy(column).to(device)
-        for key, column in pack_rows([sequence], min_row_tokens=PROBE_TOKENS).items()
-    }
-    was_training, temperature = policy.training, policy.temperature
-    policy.eval()
-    policy.temperature = 1.0
-    try:
-        logp = policy.score(batch, None, PROBE_TOKENS)[0, 1:]
-    finally:
-        policy.temperature = temperature
-        policy.train(was_training)
-    return tokens.tolist(), logp.cpu().numpy()
+def _fingerprint(tensor: Tensor, check: Callable[[], None]) -> Fingerprint:
+    """Of a tensor in host memory, where it takes its time."""
+    rows = tensor.reshape(-1, tensor.shape[-1] if tensor.dim() > 1 else 1)
+    prints = []
+    for part in rows.split(max(1, PIECE // max(1, rows.shape[1]))):
+        check()
+        prints.append(fingerprint(part))
+    return add_fingerprints(prints)
 
 
 def _get(sampled: ray.ObjectRef) -> list[dict[str, np.ndarray]]:

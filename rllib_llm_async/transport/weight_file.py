@@ -1,0 +1,143 @@
+"""A version's weights as a safetensors file in shared memory, written where it is read.
+
+Who reads holds a shared lock on the file, who writes an exclusive one, and only whole
+versions have a name that readers know: a writer that is killed leaves nothing that
+could be taken for a version, and the kernel lets go of its locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rllib_llm_async.monitoring.owned_folders import is_at
+from rllib_llm_async.transport.shipment import SupersededError
+
+#: As safetensors calls them.
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+#: Where numbers start is a multiple of this.
+_ALIGNMENT = 64
+
+Shapes = Mapping[str, torch.Size]
+
+
+class WeightFile:
+    """Its writer's side: mapped into memory, locked from the beginning.
+
+    Args:
+        directory: Where.
+        shapes: Of each tensor.
+        dtype: Of all.
+
+    Raises:
+        OSError: If there is no room for it.
+    """
+
+    def __init__(self, directory: Path, shapes: Shapes, dtype: torch.dtype) -> None:
+        header = _header(shapes, dtype)
+        #: Where the numbers start, in bytes.
+        self.start = len(header)
+        numel = sum(map(math.prod, shapes.values()))
+        self.nbytes = self.start + numel * dtype.itemsize
+        descriptor, path = tempfile.mkstemp(prefix="unfinished_", dir=directory)
+        self._file = os.fdopen(descriptor, "r+b", buffering=0)
+        self.path = Path(path)
+        self.lock()
+        try:
+            # Memory that is not there would end the process when it is written to.
+            os.posix_fallocate(descriptor, 0, self.nbytes)
+        except OSError:
+            self.remove()
+            raise
+        mapped = mmap.mmap(descriptor, self.nbytes)
+        mapped[: self.start] = header
+        #: All numbers, ``[elements]``.
+        self.flat = torch.frombuffer(
+            mapped, dtype=dtype, count=numel, offset=self.start
+        )
+        parts = self.flat.split([math.prod(shape) for shape in shapes.values()])
+        #: The same memory by tensor.
+        self.tensors: dict[str, Tensor] = {
+            name: part.view(shape)
+            for (name, shape), part in zip(shapes.items(), parts, strict=True)
+        }
+
+    def lock(self) -> bool:
+        """Keeps readers away; False if somebody reads it."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def take_back(self) -> bool:
+        """Takes its name away, to be written over; False if somebody reads it."""
+        if not self.lock():
+            return False
+        self._rename(f"unfinished_{self.path.name}")
+        return True
+
+    def show(self, name: str) -> None:
+        """Gives it its name and lets readers in."""
+        self._rename(name)
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def remove(self) -> None:
+        """Its memory is free when the last one who reads it has ended."""
+        self.path.unlink(missing_ok=True)
+        self._file.close()
+
+    def _rename(self, name: str) -> None:
+        self.path = self.path.rename(self.path.with_name(name))
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[Path]:
+    """Keeps a file that was shown as it is.
+
+    Yields:
+        Where it is meanwhile for all processes, should it lose its name.
+
+    Raises:
+        SupersededError: If it is gone, or about to be.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise SupersededError(str(path)) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SupersededError(str(path)) from error
+        # Renamed under the exclusive lock only: what has its name now keeps it.
+        if not is_at(descriptor, path):
+            raise SupersededError(str(path))
+        yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def _header(shapes: Shapes, dtype: torch.dtype) -> bytes:
+    """Of a safetensors file, whose format is a length, JSON, and the numbers."""
+    entries, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        entries[name] = {
+            "dtype": _DTYPES[dtype],
+            "shape": list(shape),
+            "data_offsets": [begin, end],
+        }
+    said = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
+    said += b" " * (-(8 + len(said)) % _ALIGNMENT)
+    return len(said).to_bytes(8, "little") + said
