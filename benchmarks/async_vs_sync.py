@@ -169,6 +169,8 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=50)
     parser.add_argument("--out", type=Path, default=Path("async_vs_sync.html"))
     arguments = parser.parse_args()
+    if arguments.updates <= SETTLING:
+        parser.error(f"--updates: more than {SETTLING}, the time of which is not taken")
     outcomes = []
     with ray_cluster():
         for source in SOURCES:

@@ -29,9 +29,11 @@ from rllib_llm_async.models.small_agent import small_agent_dir
 NUM_RUNNERS = (1, 2, 4)
 #: Of each runner; an update takes half of the episodes of all.
 NUM_CONCURRENT, GROUP_SIZE = 16, 4
-USER_SECONDS = 4.0
+USER_SECONDS = 8.0
+#: More versions than are published while an episode is under way: never what limits.
+MAX_STALENESS = 8
 #: Until episodes are spread over all their turns, and how long they are counted then.
-WARM_UP_SECONDS, COUNTED_SECONDS = 30.0, 60.0
+WARM_UP_SECONDS, COUNTED_SECONDS = 40.0, 60.0
 
 
 def two() -> Row:
@@ -59,9 +61,9 @@ def _row(num_runners: int) -> Row:
 @functools.cache
 def _rates() -> dict[int, float]:
     """Episodes per second by number of runners."""
-    runner = ray.remote(LLMEnvRunner).options(num_cpus=1)
+    actor = ray.remote(LLMEnvRunner).options(num_cpus=1)
     runners = [
-        runner.remote(config=_config(1), worker_index=number + 1)
+        actor.remote(config=_config(1), worker_index=number + 1)
         for number in range(max(NUM_RUNNERS))
     ]
     try:
@@ -69,6 +71,8 @@ def _rates() -> dict[int, float]:
         return {number: _rate(runners[:number]) for number in NUM_RUNNERS}
     finally:
         ray.get([runner.stop.remote() for runner in runners])
+        for runner in runners:
+            ray.kill(runner)
 
 
 def _config(num_runners: int) -> AsyncDecoupledPPOConfig:
@@ -85,6 +89,7 @@ def _config(num_runners: int) -> AsyncDecoupledPPOConfig:
             num_concurrent_episodes=NUM_CONCURRENT,
             episodes_per_update=num_runners * NUM_CONCURRENT // 2,
             minibatch_size=None,
+            max_staleness=MAX_STALENESS,
             engine={**ENGINE, "max_num_seqs": NUM_CONCURRENT},
         )
     )

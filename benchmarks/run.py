@@ -41,6 +41,10 @@ ROWS = {
     "env_runner_scaling_4": env_runner_scaling.four,
     "snapshot_old_vs_recompute": snapshot_old_vs_recompute.run,
     "snapshot_old_vs_recompute_two_versions": snapshot_old_vs_recompute.two_versions,
+    "snapshot_old_vs_recompute_tokens": snapshot_old_vs_recompute.tokens,
+    "snapshot_old_vs_recompute_tokens_two_versions": (
+        snapshot_old_vs_recompute.tokens_two_versions
+    ),
     "ewma_update_vs_copy": weights.ewma_update_vs_copy,
     "snapshot_window_vs_copy": weights.snapshot_window_vs_copy,
     "snapshot_work_4_vs_1": weights.snapshot_work_4_vs_1,

@@ -3,14 +3,17 @@
 One-turn answers of the bundled agent to the first prompts of the bundled airline, 128
 an update, 8 to a prompt, one optimizer step an update; both on all cores of this
 machine, in float32, with the same clip, learning rate and bound on an answer. Rewards
-differ by chance within a group, and the learning rate moves nothing, so that answers
-keep their length.
+are drawn by chance, and the learning rate moves next to nothing, so that answers keep
+their length.
 
-TRL generates with transformers and needs no pass for old log-probabilities: it is
-synchronous. Its padding, its batches and no checkpointing of gradients are what was
-fastest here. This package runs as it would be used, engine and learner side by side,
-with exact old log-probabilities. TRL's asynchronous trainer does not run without a GPU:
-its attention is a kernel of CUDA, and its weights travel over NCCL.
+TRL generates with transformers, in batches of a whole update, and needs no pass for old
+log-probabilities, since it is synchronous; no reference model, no checkpointing of
+gradients. This package runs as it would be used, engine and learner side by side, with
+exact old log-probabilities. While one has its turn the other is at rest, and the first
+updates of a turn do not count: what was prepared before it is used up by then.
+
+TRL's asynchronous trainer needs a GPU: its attention is the kernel of FlashAttention 3
+(`trl/experimental/async_grpo/packing.py`) and its weights travel over NCCL.
 """
 
 from __future__ import annotations
