@@ -24,6 +24,14 @@ from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 
 NUM_EPISODES = 256
 NUM_CONCURRENT = 64
+ENGINE = {
+    "dtype": "float32",
+    "max_model_len": 512,
+    "max_num_seqs": NUM_CONCURRENT,
+    "kv_cache_memory_bytes": 64 << 20,
+    "block_size": 32,
+    "enforce_eager": True,
+}
 
 #: Requests of one episode: prompt token ids and number of generated tokens, in order.
 Turns = list[tuple[list[int], int]]
@@ -107,14 +115,7 @@ def started(runner_class: type[LLMEnvRunner]) -> Iterator[ray.actor.ActorHandle]
         .training(
             model="small_agent",
             num_concurrent_episodes=NUM_CONCURRENT,
-            engine={
-                "dtype": "float32",
-                "max_model_len": 512,
-                "max_num_seqs": NUM_CONCURRENT,
-                "kv_cache_memory_bytes": 64 << 20,
-                "block_size": 32,
-                "enforce_eager": True,
-            },
+            engine=ENGINE,
         )
     )
     config.validate()

@@ -8,6 +8,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 
+class MissingPackageError(Exception):
+    """A row needs a package that is not installed.
+
+    Args:
+        name: Of the package.
+        remedy: What installs it.
+    """
+
+    def __init__(self, name: str, remedy: str) -> None:
+        super().__init__(f"needs the package {name!r}: {remedy}")
+
+
 @dataclass(frozen=True)
 class Row:
     """``ratio`` is value / reference; both were measured in turns in one run."""

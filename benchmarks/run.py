@@ -13,17 +13,21 @@ from rich.table import Table
 
 from benchmarks import (
     admission,
+    async_vs_sync,
     attention,
     coordinator_scale,
+    env_runner_scaling,
     generation_vs_raw_vllm,
     learner_vs_bare_torch,
     publishing,
+    samples_vs_trl,
     sharded_vs_single_memory,
     shared_prefix,
     slow_users,
     snapshot_old_vs_recompute,
     weights,
 )
+from benchmarks.row import MissingPackageError
 from rllib_llm_async.cli.cluster import ray_cluster
 
 ROWS = {
@@ -31,8 +35,17 @@ ROWS = {
     "slow_users_vs_instant_ones": slow_users.run,
     "event_loop_stall": slow_users.event_loop_stall,
     "learner_vs_bare_torch": learner_vs_bare_torch.run,
+    "samples_vs_trl": samples_vs_trl.run,
+    "async_vs_sync": async_vs_sync.run,
+    "async_vs_sync_success": async_vs_sync.success,
+    "env_runner_scaling_2": env_runner_scaling.two,
+    "env_runner_scaling_4": env_runner_scaling.four,
     "snapshot_old_vs_recompute": snapshot_old_vs_recompute.run,
     "snapshot_old_vs_recompute_two_versions": snapshot_old_vs_recompute.two_versions,
+    "snapshot_old_vs_recompute_tokens": snapshot_old_vs_recompute.tokens,
+    "snapshot_old_vs_recompute_tokens_two_versions": (
+        snapshot_old_vs_recompute.tokens_two_versions
+    ),
     "ewma_update_vs_copy": weights.ewma_update_vs_copy,
     "snapshot_window_vs_copy": weights.snapshot_window_vs_copy,
     "snapshot_work_4_vs_1": weights.snapshot_work_4_vs_1,
@@ -57,10 +70,14 @@ def main() -> None:
     if unknown := [name for name in names if name not in ROWS]:
         parser.error(f"unknown row {unknown[0]!r}, valid: {', '.join(ROWS)}")
     rows = []
+    missing: dict[str, MissingPackageError] = {}
     with ray_cluster():
         for name in names:
             print(f"{name} ...", file=sys.stderr, flush=True)
-            rows.append(ROWS[name]())
+            try:
+                rows.append(ROWS[name]())
+            except MissingPackageError as error:
+                missing[name] = error
     table = Table("row", "value", "reference", "unit", "ratio")
     for row in rows:
         table.add_row(
@@ -71,6 +88,8 @@ def main() -> None:
             f"{row.ratio:.2f}",
         )
     Console().print(table)
+    for name, error in missing.items():
+        print(f"{name}: {error}")
     for row in rows:
         print(row.json())
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from benchmarks.figures import write_figure
 from rllib_llm_async import result_keys
 from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.cli.example import EXAMPLES_DIR
@@ -172,7 +173,7 @@ def report(rows: list[dict[str, Any]], out: Path) -> None:
             else f"{key:24} 0"
         )
     figure.update_layout(height=220 * len(columns))
-    figure.write_html(out.with_suffix(".html"), include_plotlyjs="cdn")
+    write_figure(figure, out.with_suffix(".html"))
 
 
 if __name__ == "__main__":

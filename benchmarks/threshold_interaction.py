@@ -21,6 +21,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figures import write_figure
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -162,11 +164,7 @@ def main() -> None:
     for source, grid in grids.items():
         print(json.dumps({"old_logprob_source": source, **interaction(grid)}))
     if arguments.out is not None:
-        if arguments.out.suffix == ".html":
-            figure(grids).write_html(arguments.out)
-        else:
-            figure(grids).write_image(arguments.out)
-        print(f"plots: {arguments.out}")
+        write_figure(figure(grids), arguments.out)
 
 
 if __name__ == "__main__":
