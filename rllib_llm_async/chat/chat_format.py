@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from rllib_llm_async.chat.control_tokens import ControlTokens
-from rllib_llm_async.chat.messages import as_user, text_of
+from rllib_llm_async.chat.messages import (
+    as_user,
+    by_turns,
+    text_of,
+    thought_in,
+    without_thought,
+)
+from rllib_llm_async.chat.served_template import ServedTemplate, served_template
 from rllib_llm_async.chat.template import ASKED, MARKER, ChatTemplate
 from rllib_llm_async.chat.turn_ends import TurnEnd, stand_in, turn_ends
 from rllib_llm_async.chat.turn_parser import TurnParser
@@ -119,7 +126,27 @@ class ChatFormat:
         )
 
     def start(self, messages: list[Message], tools: list[ToolSchema]) -> list[int]:
-        """Token ids of an episode's first prompt, up to where the agent speaks.
+        """Token ids of a dialogue, up to where the agent speaks next.
+
+        What the agent has said in it already is shown as if it had been generated here,
+        see `assistant_turn` and `extend`.
+
+        Raises:
+            ValueError: If the template refuses the messages.
+        """
+        opening, turns = by_turns(messages)
+        ids = self.as_published(opening, tools)
+        for said, answers in turns:
+            turn = self.assistant_turn(said)
+            ids += turn + self.extend(answers, last_turn=turn, said=said)
+        return ids
+
+    def as_published(
+        self, messages: list[Message], tools: list[ToolSchema]
+    ) -> list[int]:
+        """Token ids of a dialogue as the model's template shows it, all at once.
+
+        For a model that is not trained; of one that is, see `start`.
 
         Raises:
             ValueError: If the template refuses the messages.
@@ -164,12 +191,21 @@ class ChatFormat:
         return ids[1:] if len(last_turn) > 0 and last_turn[-1] in ends else ids
 
     def assistant_turn(self, message: Message) -> list[int]:
-        """Token ids that a model would have generated to say ``message``."""
+        """Token ids that a model would have generated to say ``message``.
+
+        What it thought, if the message tells, comes before what it says.
+        """
         calls = message.get("tool_calls") and "calls" in self._ends
         end = self._ends["calls" if calls else "text"].generated
-        text = self._template.turn(message)
+        thought, plain = thought_in(message), without_thought(message)
+        plain["content"] = text_of(message.get("content")).strip()
+        if thought and self._template.thought_key:
+            plain[self._template.thought_key] = thought
+            thought = ""
+        text = self._template.turn(plain)
         said, _, _ = text.rpartition(end) if end in text else (text, "", "")
-        return self._control_tokens.encode(self._parser.closed(said) + end)
+        said = self._parser.closed(said, self._control_tokens.break_up(thought))
+        return self._control_tokens.encode(said + end)
 
     def parse(
         self,
@@ -198,6 +234,12 @@ class ChatFormat:
             self.tokenizer.decode(ids).removesuffix(self._ends["text"].closing),
             tools,
             prompt_end=None if end is None else self.tokenizer.decode(end),
+        )
+
+    def served_template(self) -> ServedTemplate:
+        """The chat template with which a server shows dialogues as `start` does."""
+        return served_template(
+            self.tokenizer, self._template, self._ends, self._parser, self.start
         )
 
     def check_tool_parser(self) -> None:
@@ -239,7 +281,8 @@ def _with_their_calls(
 ) -> tuple[list[Message], Message]:
     """Tool results with the ids of their calls, and a turn of those calls."""
     functions = {
-        call["id"]: call["function"]["name"] for call in said.get("tool_calls", ())
+        call.get("id", f"call_{number}"): call["function"]["name"]
+        for number, call in enumerate(said.get("tool_calls") or ())
     }
     left = iter(functions)
     calls: list[tuple[str, str]] = []

@@ -54,6 +54,7 @@ def check_chat_format(
         )
         if tool_parser != "auto" and needs_vllm(chat_format.tool_parser):
             chat_format.check_tool_parser()
+        _check_served(model_path, chat_format)
     except (OSError, ImportError) as error:
         if Path(model_path).is_dir() and isinstance(error, OSError):
             what = f"model: {model_path} has no tokenizer"
@@ -62,6 +63,22 @@ def check_chat_format(
         logger.warning(_in_one_line(unchecked, error))
     except ValueError as error:
         raise ValueError(_in_one_line("", error)) from error
+
+
+def _check_served(model_path: str, chat_format: ChatFormat) -> None:
+    """Refuses what no episode could begin with; says what serving cannot repeat."""
+    served = chat_format.served_template()
+    if served.refused:
+        raise ValueError(
+            f"chat template of {model_path}: cannot show {'; '.join(served.refused)}"
+        )
+    if served.differences:
+        logger.warning(
+            "chat template of %s: a server shows some dialogues otherwise than they "
+            "are trained, also with the template that `rllib export` writes: %s",
+            model_path,
+            "; ".join(served.differences),
+        )
 
 
 def _at_hand(model: str) -> str:

@@ -7,15 +7,19 @@ that no tokenizer takes; templates differ in what they want of a tool call.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rllib_llm_async.chat.control_tokens import ControlTokens
-from rllib_llm_async.envs.agent_env import Message
+from rllib_llm_async.envs.agent_env import Message, ToolSchema
 
 #: Mistral's templates want ids of exactly nine letters and digits.
 _SHORT_ID_LENGTH = 9
+#: What OpenAI's schema of a function holds, in this order; servers drop the rest.
+_FUNCTION_KEYS = ("name", "description", "parameters", "strict")
+#: Keys under which messages carry what an assistant thought.
+THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 
 @dataclass(frozen=True)
@@ -153,3 +157,48 @@ def _merged(messages: list[Message]) -> list[Message]:
         else:
             merged.append(message)
     return merged
+
+
+def prepare_tool(tool: ToolSchema) -> ToolSchema:
+    """``tool`` as a server gives it to a template: OpenAI's keys, in their order."""
+    function = tool.get("function", tool)
+    kept = {
+        key: function[key] for key in _FUNCTION_KEYS if function.get(key) is not None
+    }
+    return {"type": "function", "function": kept}
+
+
+def thought_in(message: Message) -> str:
+    """What an assistant's message says that it thought, under whatever key."""
+    thoughts = (message.get(key) for key in THOUGHT_KEYS)
+    return next((t.strip("\n") for t in thoughts if isinstance(t, str)), "")
+
+
+def without_thought(message: Message) -> Message:
+    """The message without what it thought."""
+    return {key: said for key, said in message.items() if key not in THOUGHT_KEYS}
+
+
+def by_turns(
+    messages: Sequence[Message],
+) -> tuple[list[Message], list[tuple[Message, list[Message]]]]:
+    """What stood before the agent first spoke, and its turns with what came after each.
+
+    What an assistant says before it is asked anything is a greeting by the environment,
+    unless it calls a tool.
+    """
+    opening: list[Message] = []
+    turns: list[tuple[Message, list[Message]]] = []
+    asked = False
+    for message in messages:
+        if message["role"] == "assistant" and (
+            asked or (opening and message.get("tool_calls"))
+        ):
+            turns.append((message, []))
+            asked = True
+        elif turns:
+            turns[-1][1].append(message)
+        else:
+            opening.append(message)
+            asked = asked or message["role"] in ("user", "tool")
+    return opening, turns

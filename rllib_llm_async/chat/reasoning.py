@@ -22,7 +22,12 @@ _NEVER = re.compile(r"(?!)")
 
 
 class Reasoning(Protocol):
-    """Takes thoughts out of turns."""
+    """Takes thoughts out of turns.
+
+    ``tags`` open and close a thought; None where that is not all there is to it.
+    """
+
+    tags: tuple[str, str] | None
 
     def said(self, text: str, *, opened: bool, call_start: re.Pattern) -> str:
         """``text`` without thoughts; calls stay.
@@ -39,8 +44,14 @@ class Reasoning(Protocol):
         """Whether a prompt with this end has opened a thought."""
         ...
 
-    def closed(self, said: str, *, opened: bool) -> str:
-        """A turn that says ``said`` after a prompt that may have opened a thought."""
+    def closed(self, said: str, *, opened: bool, thought: str = "") -> str:
+        """A turn that says ``said`` after a prompt that may have opened a thought.
+
+        Args:
+            said: As the template writes it.
+            opened: Whether the prompt has opened a thought.
+            thought: Before it, if the template does not write that.
+        """
         ...
 
 
@@ -53,6 +64,7 @@ class TaggedThoughts:
 
     def __init__(self, start: str, end: str) -> None:
         self.start, self.end = start, end
+        self.tags: tuple[str, str] | None = (start, end)
 
     def said(self, text: str, *, opened: bool, call_start: re.Pattern) -> str:
         if opened and not text.lstrip().startswith(self.start):
@@ -73,12 +85,19 @@ class TaggedThoughts:
     def is_opened_by(self, prompt_end: str) -> bool:
         return prompt_end.rstrip().endswith(self.start)
 
-    def closed(self, said: str, *, opened: bool) -> str:
+    def closed(self, said: str, *, opened: bool, thought: str = "") -> str:
+        if thought:
+            _, closes, after = said.partition(self.end)
+            after = (after if closes else said).lstrip("\n")
+            opening = "" if opened else f"{self.start}\n"
+            return f"{opening}{thought}\n{self.end}\n\n{after}"
         return f"{self.end}\n\n{said}" if opened and self.end not in said else said
 
 
 class NoReasoning:
     """Everything is said aloud."""
+
+    tags: tuple[str, str] | None = None
 
     def said(self, text: str, *, opened: bool, call_start: re.Pattern) -> str:
         return text
@@ -86,7 +105,7 @@ class NoReasoning:
     def is_opened_by(self, prompt_end: str) -> bool:
         return False
 
-    def closed(self, said: str, *, opened: bool) -> str:
+    def closed(self, said: str, *, opened: bool, thought: str = "") -> str:
         return said
 
 

@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 
 from rllib_llm_async.chat.control_tokens import ControlTokens
 from rllib_llm_async.chat.messages import (
+    THOUGHT_KEYS,
     CallStyle,
     orders_to_try,
     prepare,
+    prepare_tool,
     with_user_first,
 )
 from rllib_llm_async.chat.tools_as_text import calls_as_text, describe_tools
@@ -77,23 +79,28 @@ class ChatTemplate:
         control_tokens: ControlTokens,
     ) -> None:
         self._tokenizer = tokenizer
-        self._kwargs = dict(template_kwargs)
+        #: Its source.
+        self.text: str = tokenizer.chat_template
+        #: Further variables of it, by name.
+        self.variables = dict(template_kwargs)
         self._control_tokens = control_tokens
         #: By kinds of messages, see `_leaves_out`.
         self._left_out: dict[tuple[Any, ...], str | None] = {}
         #: How it wants calls; None if it knows none, which are then text.
         self.call_style: CallStyle | None = CallStyle()
-        self._shows_tools = True
-        self._wants_user_first = False
+        #: Whether it shows the list of tools.
+        self.shows_tools = True
+        #: Whether messages get an empty one of the user first, where none is.
+        self.wants_user_first = False
         answer = {"role": "assistant", "content": MARKER}
         rendered = self.render([ASKED, answer, ASKED], prompt=True)
         if MARKER not in rendered:
             raise ValueError("chat template: does not show what an assistant has said")
         self.call_style = self._find_call_style()
-        self._shows_tools = self._finds_tools_shown()
+        self.shows_tools = self._finds_tools_shown()
         #: What stands before an assistant's turn.
         self.prompt = self.render([ASKED], prompt=True)
-        self._wants_user_first = (
+        self.wants_user_first = (
             self._loses_a_lone_system_message() or self._mistakes_a_first_answer()
         )
         #: A call of ``f`` alone, None if the template knows none.
@@ -103,6 +110,8 @@ class ChatTemplate:
             self.own_call = self.turn(
                 {"role": "assistant", "content": "", "tool_calls": [call]}
             )
+        #: Key of a message under which it shows the last thought, None if it does not.
+        self.thought_key = self._find_thought_key()
 
     def render(
         self,
@@ -122,30 +131,40 @@ class ChatTemplate:
             ValueError: If the template refuses them in every order that it might take,
                 or a message holds what is no text.
         """
+        return self.in_order(messages, prompt=prompt, tools=tools)[1]
+
+    def in_order(
+        self,
+        messages: Sequence[Message],
+        *,
+        prompt: bool,
+        tools: Sequence[ToolSchema] | None = None,
+    ) -> tuple[int, str]:
+        """As `render`; before the text, the number of the order in `orders_to_try`."""
         style = self.call_style
         prepared = [
             prepare(message, self._control_tokens, style or CallStyle())
             for message in messages
         ]
-        shown = self._control_tokens.break_up_in(list(tools)) if tools else None
+        shown = self._control_tokens.break_up_in([*map(prepare_tool, tools or ())])
         if style is None:
             prepared = calls_as_text(prepared)
-        if shown and not self._shows_tools:
-            prepared = describe_tools(prepared, shown, self._example())
-            shown = None
-        if self._wants_user_first:
+        if shown and not self.shows_tools:
+            prepared = describe_tools(prepared, shown, self.example())
+            shown = []
+        if self.wants_user_first:
             prepared = with_user_first(prepared)
         refusal = None
-        for order in orders_to_try(prepared):
+        for number, order in enumerate(orders_to_try(prepared)):
             try:
-                rendered = self._apply(order, shown, prompt)
+                rendered = self._apply(order, shown or None, prompt)
                 lost = self._leaves_out(order)
             # Templates call methods of what they are given, raise at will, recurse.
             except Exception as error:
                 refusal = refusal or error
                 continue
             if lost is None:
-                return rendered
+                return number, rendered
             refusal = refusal or ValueError(f"leaves out the {lost} message")
         roles = ", ".join(message["role"] for message in messages)
         raise ValueError(
@@ -197,7 +216,7 @@ class ChatTemplate:
             tools=tools,
             add_generation_prompt=add_generation_prompt,
             tokenize=False,
-            **self._kwargs,
+            **self.variables,
         )
 
     def _find_call_style(self) -> CallStyle | None:
@@ -219,6 +238,16 @@ class ChatTemplate:
                 mangled = "{'a'" in rendered or '\\"a\\"' in rendered
                 if shows_call and _RESULT in after and not mangled:
                     return self.call_style
+        return None
+
+    def _find_thought_key(self) -> str | None:
+        for key in THOUGHT_KEYS:
+            said = {"role": "assistant", "content": MARKER, key: _RESULT}
+            try:
+                if _RESULT in self.render([ASKED, said], prompt=False):
+                    return key
+            except ValueError:
+                continue
         return None
 
     def _finds_tools_shown(self) -> bool:
@@ -256,9 +285,15 @@ class ChatTemplate:
         if not asked.startswith(before):
             return False
         header = asked.partition(MARKER)[0].removeprefix(before)
-        return not first.partition(MARKER)[0].endswith(header)
+        shown = first.partition(MARKER)[0]
+        if shown.endswith(header):
+            return False
+        # An empty thought may stand before an answer, and none before a greeting.
+        parts = self._control_tokens.split(header)
+        _, opened, speaker = shown.rpartition(parts[1]) if len(parts) > 1 else ("",) * 3
+        return not (opened and speaker.startswith(parts[2]))
 
-    def _example(self) -> str | None:
+    def example(self) -> str | None:
         """A call in the template's own way, without the end of the turn."""
         if self.call_style is None:
             return None

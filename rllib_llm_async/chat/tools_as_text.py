@@ -10,7 +10,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-_EXAMPLE = {"name": "function_name", "arguments": {"argument": "value"}}
+#: What is said before the schemas of tools, and what before an example of a call.
+BEFORE_SCHEMAS = "You can call these functions, each given by its JSON schema:"
+AFTER_SCHEMAS = "A call is written like this, several one after the other:"
 
 
 def hermes_call(name: str, arguments: Any) -> str:
@@ -21,6 +23,10 @@ def hermes_call(name: str, arguments: Any) -> str:
         f'<tool_call>\n{{"name": {json.dumps(name, ensure_ascii=False)}, '
         f'"arguments": {arguments}}}\n</tool_call>'
     )
+
+
+#: In Hermes style.
+EXAMPLE_CALL = hermes_call("function_name", {"argument": "value"})
 
 
 def describe_tools(
@@ -38,10 +44,10 @@ def describe_tools(
     ]
     text = "\n".join(
         [
-            "You can call these functions, each given by its JSON schema:",
+            BEFORE_SCHEMAS,
             *lines,
-            "A call is written like this, several one after the other:",
-            example or hermes_call(**_EXAMPLE),  # type: ignore[arg-type]
+            AFTER_SCHEMAS,
+            example or EXAMPLE_CALL,
         ]
     )
     if messages and messages[0]["role"] == "system":

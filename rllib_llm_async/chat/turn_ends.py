@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from rllib_llm_async.chat.control_tokens import ControlTokens
 from rllib_llm_async.chat.template import (
@@ -15,8 +15,7 @@ from rllib_llm_async.chat.template import (
 from rllib_llm_async.envs.agent_env import Message
 
 
-@dataclass(frozen=True)
-class TurnEnd:
+class TurnEnd(NamedTuple):
     """The end of a turn of text, or of a turn of calls.
 
     ``generated`` is the token that a model ends it with, ``in_history`` the one that

@@ -91,9 +91,19 @@ class TurnParser:
             ],
         }
 
-    def closed(self, said: str) -> str:
-        """The turn that says ``said`` after a question: a thought opened is closed."""
-        return self._reasoning.closed(said, opened=self._opened)
+    @property
+    def thought_tags(self) -> tuple[str, str] | None:
+        """What opens and closes a thought, None if thoughts are not told by tags."""
+        return self._reasoning.tags
+
+    def closed(self, said: str, thought: str = "") -> str:
+        """The turn that says ``said`` after a question: a thought opened is closed.
+
+        Args:
+            said: As the template writes it.
+            thought: Before it, if the template does not write that.
+        """
+        return self._reasoning.closed(said, opened=self._opened, thought=thought)
 
     def check_reads(self, message: Message, own_call: str) -> None:
         """Raises a ValueError if ``message``, parsed from ``own_call``, is not it."""
@@ -120,7 +130,7 @@ class TurnParser:
         opening = _OPENING.search(call)
         if opening is None or opening.group() == "{":
             start_of_json = re.compile(r"\A\s*(?:\{|<\|python_tag\|>)")
-            return CallMarks(start_of_json, "", Nesting("", ""))
+            return CallMarks(start_of_json, "}", Nesting("", ""))
         start = opening.group()
         text = template.turn({"role": "assistant", "content": MARKER})
         end = text.partition(MARKER)[2]

@@ -24,16 +24,16 @@ from rllib_llm_async.cli.errors import InputError
 def export(checkpoint: Path, out: Path, adapter: bool, trust_checkpoint: bool) -> None:
     """Write the agent of CHECKPOINT as transformers and vLLM load it.
 
-    Weights (LoRA merged into the base model), tokenizer and chat template.
+    Weights (LoRA merged into the base model), tokenizer, and a chat template with which
+    a server shows dialogues as the agent was trained on them.
     """
     trained = open_checkpoint(checkpoint, trust=trust_checkpoint)
     if out.exists() and any(out.iterdir()):
         raise InputError(f"--out {out}: not empty")
-    from transformers import AutoTokenizer
-
     from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
 
-    spec = trained.config().get_default_rl_module_spec()
+    config = trained.config()
+    spec = config.get_default_rl_module_spec()
     spec.observation_space = spec.action_space = TOKENS_SPACE
     module = spec.build()
     try:
@@ -52,8 +52,8 @@ def export(checkpoint: Path, out: Path, adapter: bool, trust_checkpoint: bool) -
     if is_lora and not adapter:
         lm = lm.merge_and_unload()
     lm.save_pretrained(out)
-    AutoTokenizer.from_pretrained(
-        module.model_config["model"],
-        trust_remote_code=module.model_config.get("trust_remote_code", False),
-    ).save_pretrained(out)
+    chat_format = config.build_chat_format()
+    tokenizer = chat_format.tokenizer
+    tokenizer.chat_template = chat_format.served_template().text
+    tokenizer.save_pretrained(out)
     click.echo(str(out))

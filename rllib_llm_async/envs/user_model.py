@@ -104,7 +104,7 @@ class ModelServer:
         if self._start is None or _has_raised(self._start):
             self._start = asyncio.ensure_future(self._start_engine())
         await self._start
-        prompt = self._format.start(messages, tools or [])
+        prompt = self._format.as_published(messages, tools or [])
         if len(prompt) >= self._engine.max_model_len:
             raise ValueError(
                 f"{len(prompt)} tokens of conversation, engine.max_model_len is "

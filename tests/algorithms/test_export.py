@@ -1,5 +1,7 @@
 """`rllib export`: what transformers loads is what the checkpoint holds."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rllib_llm_async.cli import main
 from rllib_llm_async.models.small_agent import small_agent_dir
+from tests.chat.templates import TEMPLATES
+from tests.chat.test_served_template import POLICY, TOOLS, TWO_CALLS, played
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 
@@ -67,6 +71,27 @@ def test_an_adapter_to_a_base_model_that_was_changed_is_not_exported(
     learner.save_to_path(str(tmp_path / "run" / "learner_group" / "learner"))
     done = run(tmp_path / "run", "--out", tmp_path / "adapter", "--adapter")
     assert done.exit_code == 2 and "init_lora_weights" in done.output
+
+
+def test_the_chat_template_shows_what_was_trained(make_learner, tmp_path):
+    """Qwen3's own would drop the empty thoughts of earlier turns."""
+    if "qwen3" not in TEMPLATES:
+        pytest.skip("trl ships no template qwen3")
+    model = tmp_path / "model"
+    shutil.copytree(small_agent_dir(), model)
+    (model / "chat_template.jinja").write_text(TEMPLATES["qwen3"])
+    variables = {"enable_thinking": False}
+    learner = make_learner(model=str(model), chat_template_kwargs=variables)
+    learner.save_to_path(str(tmp_path / "run" / "learner_group" / "learner"))
+    done = run(tmp_path / "run", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    chat_format = learner.config.build_chat_format()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    for messages, ids in played(chat_format, POLICY, TWO_CALLS):
+        shown = tokenizer.apply_chat_template(
+            messages, tools=TOOLS, add_generation_prompt=True, tokenize=False
+        )
+        assert shown == tokenizer.decode(ids)
 
 
 def test_no_checkpoint(tmp_path):

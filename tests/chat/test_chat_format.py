@@ -251,3 +251,32 @@ def test_no_tools_are_no_tools(chat_format):
     )
     prompt = ChatFormat(tokenizer).start([{"role": "user", "content": "hi"}], [])
     assert "tools" not in tokenizer.decode(prompt)
+
+
+def test_a_whole_dialogue_is_shown_as_it_grew(dialogues, chat_format):
+    """As for a template that shows earlier turns otherwise than their prompts."""
+    tokenizer = copy.deepcopy(chat_format.tokenizer)
+    tokenizer.chat_template += (
+        "{%- if add_generation_prompt -%}<think>\n\n</think>\n\n{%- endif -%}"
+    )
+    quiet = ChatFormat(tokenizer)
+    for dialogue in dialogues[:5]:
+        messages = dialogue.messages
+        said = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+        ids = quiet.start(messages[: said[0]], dialogue.tools)
+        for index, following in zip(said, [*said[1:], len(messages)], strict=True):
+            turn = quiet.assistant_turn(messages[index])
+            ids += turn + quiet.extend(messages[index + 1 : following], last_turn=turn)
+        assert quiet.start(messages, dialogue.tools) == ids
+        shown = tokenizer.decode(quiet.as_published(messages, dialogue.tools))
+        assert shown.count("<think>") == 1
+        assert tokenizer.decode(ids).count("<think>") == len(said) + 1
+
+
+def test_a_thought_stands_before_what_is_said(chat_format):
+    message = {"role": "assistant", "content": "hello", "reasoning": "\nwho?\n"}
+    ids = chat_format.assistant_turn(message)
+    assert chat_format.tokenizer.decode(ids) == (
+        "<think>\nwho?\n</think>\n\nhello<|im_end|>"
+    )
+    assert chat_format.parse(ids) == {"role": "assistant", "content": "hello"}

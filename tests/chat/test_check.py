@@ -124,3 +124,50 @@ def test_a_model_that_was_fetched_before_is_checked_without_the_hub(
         check_chat_format("some/model")
     (snapshot / "chat_template.jinja").write_text(template)
     check_chat_format("some/model")
+
+
+CHATML = """{%- for m in messages -%}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}<|im_start|>assistant
+{% endif -%}"""
+
+
+def test_a_template_under_which_episodes_cannot_begin_is_refused(model):
+    no_greeting = (
+        "{%- if tools and messages | selectattr('role', 'equalto', 'assistant') | list"
+        " -%}{{ raise_exception('tools come first') }}{%- endif -%}{{ tools }}"
+    )
+    template = (small_agent_dir() / "chat_template.jinja").read_text()
+    message = refusal(model, no_greeting + template)
+    assert "cannot show a greeting (" in message and "tools come first" in message
+
+
+@pytest.mark.parametrize(
+    "objection",
+    [
+        "not messages | selectattr('role', 'equalto', 'user') | list",
+        "messages[0].role == 'assistant'",
+        "messages[0].role == 'system'",
+        "messages[1:] | selectattr('role', 'equalto', 'system') | list",
+        "messages | selectattr('role', 'equalto', 'tool') | list",
+    ],
+)
+def test_what_templates_object_to_is_put_otherwise(model, caplog, objection):
+    """In training, and in the template that goes with the agent."""
+    raises = f"{{%- if {objection} -%}}{{{{ raise_exception('no') }}}}{{%- endif -%}}"
+    (model / "chat_template.jinja").write_text(raises + CHATML)
+    check_chat_format(str(model))
+    assert caplog.messages == []
+
+
+def test_what_a_server_cannot_repeat_is_one_warning(model, caplog):
+    counts = (
+        "{%- set said = messages | map(attribute='content') | join -%}"
+        "{{ '<|im_start|>' ~ said | length }}"
+    )
+    (model / "chat_template.jinja").write_text(counts + CHATML)
+    check_chat_format(str(model))
+    (line,) = caplog.messages
+    assert "a server shows some dialogues otherwise than they are trained" in line
+    assert "earlier answers" in line and "\n" not in line
