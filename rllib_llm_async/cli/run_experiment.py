@@ -52,8 +52,7 @@ def run_experiment(
     """
     click.echo(
         f"{experiment.name}: {experiment.run} on {experiment.env}\n"
-        "engines and learners start: some 20 s for the bundled agent, minutes for "
-        "large models"
+        "starting engines and learners (bundled agent: 20 s; large models: minutes)"
     )
     path = Path(options.storage_path, experiment.name)
     # Tune's own tables and tracebacks would interleave with ours.

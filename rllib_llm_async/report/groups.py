@@ -171,10 +171,13 @@ def _effective(run: Run, key: str) -> Any:
     if key == _SOURCE:
         return source_of(run)
     first, *rest = key.split(".")
-    config: Any = run.config
-    for part in (ATTRIBUTES.get(first, first), *rest):
-        config = config.get(part) if isinstance(config, Mapping) else None
-    return dict(leaves(run.settings)).get(key) if config is None else config
+    attribute = ATTRIBUTES.get(first, first)
+    if attribute not in run.config:
+        return dict(leaves(run.settings)).get(key)
+    value: Any = run.config
+    for part in (attribute, *rest):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _word(key: str, value: Any) -> str:

@@ -115,6 +115,7 @@ def test_a_run_from_python_and_one_of_the_command_have_short_labels(tmp_path):
     """Tune writes down all settings of the one, of the other those in its YAML."""
     config = {
         "old_logprob_source": "snapshot_old",
+        "env": "mini_tau2",
         "model_name_or_path": "small_agent",
         "model": {"fcnet_hiddens": [256]},
         "lr": 1e-5,
