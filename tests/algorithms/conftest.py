@@ -74,6 +74,9 @@ class Publisher:
     def finish_reading(self):
         pass
 
+    def close(self):
+        pass
+
 
 def random_episodes(
     rng, version_choices, num_groups=2, group_size=4, max_turn_tokens=12

@@ -81,14 +81,20 @@ def test_a_driver_that_waits_hears_that_no_weights_come():
     run(main)
 
 
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
 class Faulty(Weights):
     """Version 1 is gone; version 2 is another one than it says."""
 
     def __init__(self, can_help):
         self.can_help = can_help
-        self.doubted = []
+        self.asked_for, self.doubted = [], []
 
     def at_hand(self, version):
+        self.asked_for.append(version)
         if version == 1:
             raise SupersededError
         return super().at_hand(version)
@@ -113,10 +119,13 @@ def test_weights_that_are_gone_or_in_doubt(can_help):
 
         engine.install = check
         await loop.start()
-        for version in range(1, 4):
-            await asyncio.sleep(0.1)
-            await loop.publish(version)
-        await asyncio.sleep(0.1)
+        await until(lambda: engine.installed == [0])
+        await loop.publish(1)
+        await until(lambda: 1 in weights.asked_for)
+        await loop.publish(2)
+        await until(lambda: 2 in engine.installed or loop.failures)
+        await loop.publish(3)
+        await until(lambda: 3 in engine.installed or loop.failures)
         await loop.stop()
         assert weights.doubted == [2]
         if can_help:

@@ -19,9 +19,11 @@ class Runner:
 
     def __init__(self, node_id="afar"):
         self.weights = NodeWeights(node_id)
+        self.reads = asyncio.Event()
 
     async def install(self, shipment, truth, seconds=0.0):
         async with self.weights.at_hand(shipment) as path:
+            self.reads.set()
             expect_equal(path, truth)
             await asyncio.sleep(seconds)
             expect_equal(path, truth)
@@ -195,7 +197,7 @@ def test_a_copy_is_not_changed_under_an_engine_that_reads_it(learner, travelled)
     async def main():
         first = learner.publish(1)
         reading = asyncio.ensure_future(slow.install(first, learner.truth[1], 0.3))
-        await asyncio.sleep(0.1)
+        await slow.reads.wait()
         learner.step(1.0)
         await fast.install(learner.publish(2), learner.truth[2])
         await reading

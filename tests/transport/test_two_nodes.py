@@ -36,7 +36,7 @@ def test_the_whole_and_then_what_changed():
         runners = [Runner.remote() for _ in range(2)]
         shipments = []
         for serial in range(1, 4):
-            outbox.stage(lambda: [("weight", weight)])
+            outbox.stage(lambda weight=weight: [("weight", weight)])
             shipments.append(outbox.show(serial))
             truth = weight.bfloat16().float().numpy()
             for read in ray.get([r.read.remote(shipments[-1]) for r in runners]):
