@@ -100,6 +100,8 @@ class ChatTemplate:
         self.shows_tools = self._finds_tools_shown()
         #: What stands before an assistant's turn.
         self.prompt = self.render([ASKED], prompt=True)
+        #: The same in a dialogue.
+        self._header = self.render([ASKED, answer], prompt=False).partition(MARKER)[0]
         self.wants_user_first = (
             self._loses_a_lone_system_message() or self._mistakes_a_first_answer()
         )
@@ -202,6 +204,9 @@ class ChatTemplate:
         prompt = self.render([ASKED], prompt=True)
         if rendered.startswith(prompt):
             return rendered[len(prompt) :]
+        header = self._header
+        if prompt.startswith(header.rstrip()) and rendered.startswith(header):
+            return rendered[len(header) :]
         # A prompt that opens or leaves out a thought, which history does not show so.
         split = self._control_tokens.split
         position = sum(map(len, common_prefix(split(prompt), split(rendered))))

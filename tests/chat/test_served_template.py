@@ -198,3 +198,27 @@ def test_what_cannot_be_served_as_trained_is_said(make_format, name):
     served = make_format(name).served_template()
     refused = ["several calls in a turn"] if name in REFUSE_TWO else []
     assert (served.differences, served.refused) == (refused, [])
+
+
+@pytest.mark.parametrize("line_break", ["", "\\n"])
+@pytest.mark.parametrize(
+    "prompt", ["<think>\\n\\n</think>\\n\\n", "<think>\\n", "\\n", " "]
+)
+def test_a_prompt_that_is_not_how_turns_are_shown(line_break, prompt):
+    """Of two kinds: it says more, and what both say ends with other whitespace."""
+    tokenizer = AutoTokenizer.from_pretrained(small_agent_dir())
+    tokenizer.chat_template = (
+        "{%- for m in messages -%}{{ '<|im_start|>' ~ m.role ~ '"
+        + line_break
+        + "' ~ (m.content or '') ~ '<|im_end|>' }}{% endfor -%}"
+        "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant"
+        + prompt
+        + "' }}{%- endif -%}"
+    )
+    chat_format = ChatFormat(tokenizer)
+    thought = THOUGHT if prompt == "<think>\\n" else ""
+    assert_served_as_trained(chat_format, OPENINGS["greeting"], TURNS, thought)
+    whole = chat_format.start([*POLICY, GREETING, POLICY[1]], [])
+    opened = chat_format.start(POLICY, [])
+    said = chat_format.assistant_turn(GREETING)
+    assert whole[: len(opened) + len(said)] == opened + said

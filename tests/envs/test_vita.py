@@ -173,9 +173,11 @@ def test_every_way_to_end():
     for empty in (None, "", " \n"):
         assert ended_by(suite, [text(empty)]) == ("invalid_agent_message", 0.0)
     assert ended_by(suite, [text("a")] * 3) == ("max_turns", 0.0)
-    # A stop in the last turn is a stop; calls beside it are not made.
+    # Calls beside a stop are not made; in the last turn it comes too late, as in the
+    # package, whose limit has the last word.
     turn = {**tools(("get_user_all_orders", {})), "content": STOP}
-    assert ended_by(suite, [text("a"), text("b"), turn]) == ("agent_stop", 0.0)
+    assert ended_by(suite, [text("a"), turn]) == ("agent_stop", 0.0)
+    assert ended_by(suite, [text("a"), text("b"), turn]) == ("max_turns", 0.0)
 
 
 def test_tool_errors_are_answers_and_counted():

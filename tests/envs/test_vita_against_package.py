@@ -84,7 +84,7 @@ class PackageModels:
 
 @pytest.fixture
 def run_package(monkeypatch):
-    def run(domain, task, language, answers):
+    def run(domain, task, language, answers, max_steps=300):
         from vita.run import _run_task_internal
 
         from rllib_llm_async.envs.vita.isolation import Compartment
@@ -104,7 +104,7 @@ def run_package(monkeypatch):
                 llm_args_agent={},
                 llm_user="user",
                 llm_args_user={},
-                max_steps=300,
+                max_steps=max_steps,
                 llm_evaluator="judge",
                 llm_args_evaluator={},
                 language=language,
@@ -189,3 +189,26 @@ def test_conversation_prompts_and_reward_are_the_packages(run_package, language)
             result.reward_info.reward_breakdown.values()
         )
     assert set(rewards) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("last", [text("goodbye"), text(f"goodbye {STOP}"), "call"])
+def test_the_last_turn_is_answered_by_nobody_as_in_the_package(run_package, last):
+    """Three turns are six steps: the user's and the agent's by turns."""
+    if last == "call":
+        last = tools(("get_user_all_orders", {}))
+    suite = make_vita(talkative_user, moody_judge, domains=["delivery"], max_turns=3)
+    ref = suite.tasks("train")[0]
+    domain, task = suite.task(ref)
+    turns = [text("how can I help?"), tools(("get_user_all_orders", {})), last]
+    _, steps = asyncio.run(play(suite.make(), ref, turns))
+    script = iter(turns)
+    answers = {"agent": lambda prompt: next(script), "user": talkative_user}
+    result, package = run_package(
+        domain, task, "english", {**answers, "judge": moody_judge}, max_steps=6
+    )
+    assert steps[-1].truncated and steps[-1].messages == []
+    assert steps[-1].info["reason"] == "max_turns"
+    assert result.termination_reason == "max_steps"
+    assert steps[-1].reward == result.reward_info.reward == 0.0
+    assert suite.models["user"].asked == package.asked["user"]
+    assert suite.models["judge"].asked == package.asked["judge"] == []

@@ -16,7 +16,7 @@ from tau2.utils.utils import get_dict_hash
 
 from rllib_llm_async.envs.agent_env import ToolSchema
 from rllib_llm_async.envs.chat_model import ChatModel
-from rllib_llm_async.envs.tau2.calculator import calculate
+from rllib_llm_async.envs.tau2.calculator import bounded
 from rllib_llm_async.envs.tau2.participants import PushAgent, PushSoloAgent, PushUser
 from rllib_llm_async.envs.tau2.shared_db import content, share, writing
 
@@ -175,7 +175,7 @@ def load_domain(name: str, solo: bool, retrieval_variant: str | None = None) -> 
 def guard(tools: ToolKitBase) -> None:
     """Makes an episode's tools safe to be called by any agent."""
     if tools.has_tool("calculate"):
-        tools.calculate = calculate
+        tools.calculate = bounded(tools.calculate)
     tools.use_tool = partial(_use_tool, tools, tools.use_tool)
 
 

@@ -93,6 +93,9 @@ class VitaEnv:
         if not said.has_text_content() and not calls:
             return await self._finish(episode, [], "invalid_agent_message")
         episode.trajectory.append(said)
+        # The package stops at its last step before anybody answers, stop marker or not.
+        if episode.num_turns >= self._suite.max_turns:
+            return await self._finish(episode, [], "max_turns")
         if LLMAgent.is_stop(said):
             return await self._finish(episode, [], "agent_stop")
         if calls:
@@ -102,8 +105,6 @@ class VitaEnv:
             answers = [{"role": "user", "content": reply.content}]
             if UserSimulator.is_stop(reply):
                 return await self._finish(episode, answers, "user_stop")
-        if episode.num_turns >= self._suite.max_turns:
-            return await self._finish(episode, answers, "max_turns")
         return Step(answers)
 
     async def aclose(self) -> None:
