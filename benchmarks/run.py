@@ -36,6 +36,7 @@ ROWS = {
     "snapshot_window_vs_copy": weights.snapshot_window_vs_copy,
     "snapshot_work_4_vs_1": weights.snapshot_work_4_vs_1,
     "sharded_vs_single_memory": sharded_vs_single_memory.run,
+    "sharded_loading_vs_model_memory": sharded_vs_single_memory.loading,
     "admission_staleness": admission.run,
     "attention_packed_vs_rows": attention.time_packed_vs_rows,
     "attention_packed_vs_rows_memory": attention.memory_packed_vs_rows,

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import torch
+from ray.exceptions import ActorDiedError
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
@@ -57,6 +58,7 @@ CASES = {
     "compared": {**RECOMPUTE, "compare_sources": ["snapshot_old", "ewma_prox"]},
     "clip_by_norm": {**RECOMPUTE, "grad_clip": 1e-2, "grad_clip_by": "norm"},
     "clip_by_value": {**RECOMPUTE, "grad_clip": 1e-3, "grad_clip_by": "value"},
+    "optimizer_offload": {**RECOMPUTE, "optimizer_offload": True},
     "no_clip": {**RECOMPUTE, "grad_clip": None},
     "adam": {
         **RECOMPUTE,
@@ -198,9 +200,14 @@ class _InPlace:
 class _Coordinator:
     def __init__(self):
         self.taken = []
-        self.publish = self
+        self.publish = self.interrupt = self.share_scores = self
+        self.died = False
 
-    def remote(self, published):
+    def remote(self, published, *_):
+        if self.died:
+            raise ActorDiedError
+        if isinstance(published, int):  # of an interruption, with nothing sampled
+            return []
         self.taken += published
 
 
@@ -210,6 +217,10 @@ def published(rank, learner):
     ray, weight_publisher.ray = weight_publisher.ray, _InPlace
     try:
         learner.connect(coordinator)
+        # Seen by one of the learners before its own interruption, by none after it.
+        coordinator.died = rank == 1
+        source = next(s for s in learner._sources if s.stops_generation)
+        learner._publisher.score_outgoing(learner._version, source)
     finally:
         weight_publisher.ray = ray
     assert len(coordinator.taken) == (rank == 0)
