@@ -9,9 +9,11 @@ gradients, Adam's moments, old versions, and whatever else it took.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -46,6 +48,23 @@ MMAP_THRESHOLD = 1 << 18
 
 
 def run() -> Row:
+    with _model() as model:
+        shared, alone = (max(peaks(model, count, NUM_UPDATES)) for count in (2, 1))
+    return Row("sharded_vs_single_memory", shared, "MB", alone, shared / alone)
+
+
+def loading() -> Row:
+    """What a learner of two takes to get its share, against the whole weights."""
+    with _model() as model:
+        shared = max(peaks(model, 2, 0))
+        (file,) = Path(model).glob("*.safetensors")
+        whole = file.stat().st_size / 1e6
+    return Row("sharded_loading_vs_model_memory", shared, "MB", whole, shared / whole)
+
+
+@contextlib.contextmanager
+def _model() -> Iterator[str]:
+    """A directory with the weights; meanwhile processes give back what they free."""
     with tempfile.TemporaryDirectory() as model:
         config = AutoConfig.from_pretrained(small_agent_dir())
         for key, value in SIZES.items():
@@ -54,35 +73,37 @@ def run() -> Row:
         AutoModelForCausalLM.from_config(config).save_pretrained(model)
         os.environ["MALLOC_MMAP_THRESHOLD_"] = str(MMAP_THRESHOLD)
         try:
-            shared, alone = (max(peaks(model, count)) for count in (2, 1))
+            yield model
         finally:
             del os.environ["MALLOC_MMAP_THRESHOLD_"]
-    return Row("sharded_vs_single_memory", shared, "MB", alone, shared / alone)
 
 
-def peaks(model: str, num_learners: int) -> list[float]:
+def peaks(model: str, num_learners: int, num_updates: int) -> list[float]:
     """By learner, the growth of its process in MB."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_learn, (num_learners, port, model, folder), nprocs=num_learners)
+        arguments = (num_learners, port, model, folder, num_updates)
+        mp.spawn(_learn, arguments, nprocs=num_learners)
         return [float(file.read_text()) for file in Path(folder).iterdir()]
 
 
-def _learn(rank: int, num_learners: int, port: int, model: str, folder: str) -> None:
+def _learn(
+    rank: int, num_learners: int, port: int, model: str, folder: str, num_updates: int
+) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=num_learners)
-    _train(rank, num_learners, "small_agent")
+    _train(rank, num_learners, "small_agent", num_updates)
     before = psutil.Process().memory_info().rss
-    _train(rank, num_learners, model)
+    _train(rank, num_learners, model, num_updates)
     peak = max_resident_bytes() - before
     Path(folder, str(rank)).write_text(str(peak / 1e6))
     dist.destroy_process_group()
 
 
-def _train(rank: int, num_learners: int, model: str) -> None:
+def _train(rank: int, num_learners: int, model: str, num_updates: int) -> None:
     config = (
         AsyncDecoupledPPOConfig()
         .environment("mini_tau2", env_config={"domains": ["airline"]})
@@ -90,7 +111,7 @@ def _train(rank: int, num_learners: int, model: str) -> None:
         .training(
             model=model,
             learner_sharding="fsdp2",
-            old_logprob_source="auto",
+            old_logprob_source="auto" if num_updates else "current_recompute",
             max_staleness=NUM_UPDATES,
             group_size=GROUP_SIZE,
             episodes_per_update=NUM_GROUPS * GROUP_SIZE,
@@ -110,9 +131,9 @@ def _train(rank: int, num_learners: int, model: str) -> None:
     learner = config.build_learner(
         spaces={DEFAULT_MODULE_ID: (TOKENS_SPACE, TOKENS_SPACE)}
     )
-    for _ in range(NUM_UPDATES):
+    for _ in range(num_updates):
         learner.update(training_data=TrainingData(episodes=share))
-    if learner._version != NUM_UPDATES:
+    if learner._version != num_updates:
         raise RuntimeError("an update had no signal: no moments, no old versions")
 
 

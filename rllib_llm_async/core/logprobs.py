@@ -14,25 +14,30 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from rllib_llm_async.core.head_memory import peak_bytes_per_token
+
 #: Default of what the logits of one chunk and all that is made of them may take.
 LOGITS_MEMORY_BYTES = 1_000_000_000
 
 
-def logit_chunk_tokens(memory_bytes: int, vocabulary: int, dtype: torch.dtype) -> int:
+def logit_chunk_tokens(
+    memory_bytes: int, head: Callable[[Tensor], Tensor], hidden: Tensor
+) -> int:
     """Tokens whose logits may exist at the same time; at least 1.
 
     Args:
-        memory_bytes: Bytes for all that is ``[tokens, vocabulary]`` at the peak.
-        vocabulary: Size of the vocabulary.
-        dtype: Of the logits.
+        memory_bytes: Bytes for all that grows with these tokens, at the peak.
+        head: As of `head_logprobs`; it is run on a few tokens, there and back.
+        hidden: Of the dtype and on the device of the real ones, ``[any, hidden]``.
     """
-    # At the peak, in the backward pass, there are the logits, their gradient in float32
-    # or wider and, if that is another dtype, the same as the head takes it.
-    wide = _wide(dtype)
-    per_logit = dtype.itemsize + wide.itemsize
-    if wide != dtype:
-        per_logit += dtype.itemsize
-    return max(1, memory_bytes // (vocabulary * per_logit))
+
+    def of_one_chunk(states: Tensor) -> Tensor:
+        targets = torch.zeros(len(states), dtype=torch.int64, device=states.device)
+        return head_logprobs(
+            states, head, targets, chunk_tokens=len(states), with_entropy=True
+        )[0]
+
+    return max(1, memory_bytes // peak_bytes_per_token(of_one_chunk, hidden))
 
 
 def token_logprobs(
@@ -104,11 +109,7 @@ def head_logprobs(
             f"{tuple(hidden.shape)} and {tuple(targets.shape)}"
         )
     if chunk_tokens is None:
-        with torch.no_grad():
-            logits = head(hidden[:1])
-        chunk_tokens = logit_chunk_tokens(
-            LOGITS_MEMORY_BYTES, logits.shape[-1], logits.dtype
-        )
+        chunk_tokens = logit_chunk_tokens(LOGITS_MEMORY_BYTES, head, hidden)
     if not temperature > 0 or chunk_tokens <= 0:
         raise ValueError(f"need positive {temperature=} and {chunk_tokens=}")
 

@@ -21,6 +21,7 @@ from rllib_llm_async.core.collectives import max_over_learners
 from rllib_llm_async.core.logprobs import LOGITS_MEMORY_BYTES, logit_chunk_tokens
 from rllib_llm_async.models import published_weights
 from rllib_llm_async.models.attention import can_share_prefixes, set_attention
+from rllib_llm_async.models.layered_loading import is_empty
 from rllib_llm_async.models.lm_head import decoder_name, head_of
 from rllib_llm_async.models.loading import load_causal_lm, recomputed_layers
 from rllib_llm_async.models.rounding import round_under_autocast
@@ -85,10 +86,24 @@ class CausalLMPolicy(nn.Module):
             nn.init.zeros_(self.value_head.bias)
         self.temperature = temperature
         self.logits_memory_bytes = logits_memory_bytes
+        self._logit_chunk_tokens: int | None = None
+        #: Over all passes, what sequences begin with in common counted once.
+        self.num_computed_tokens = 0
         self.compute_dtype = compute_dtype
         set_attention(self.causal_lm, attn_implementation)
         if compute_dtype is not None:
             round_under_autocast(self.causal_lm, compute_dtype)
+        if not is_empty(lm):
+            self.check()
+
+    def check(self) -> None:
+        """Chooses how sequences pass through the model, and tries it.
+
+        The constructor does, unless the weights have not arrived.
+
+        Raises:
+            ValueError: If the model or its adapters cannot be done right.
+        """
         #: How packed sequences pass through the decoder.
         self.layout = best_layout(self.causal_lm)
         #: Whether what sequences begin with in common is computed once in a pass.
@@ -111,6 +126,7 @@ class CausalLMPolicy(nn.Module):
             dtype=(compute_dtype if lora else None) or torch.float32,
             gradient_checkpointing=model_config.get("gradient_checkpointing", False),
             trust_remote_code=model_config.get("trust_remote_code", False),
+            load_weights=model_config.get("load_weights", True),
         )
         return cls(
             lm,
@@ -142,17 +158,13 @@ class CausalLMPolicy(nn.Module):
             `PolicyOutput`, all ``[rows, length]`` and 0 outside the mask.
         """
         tokens, mask = batch[columns.TOKENS], batch[columns.LOSS_MASK]
-        before = self._hidden_before(batch)
+        before, head = self._hidden_before(batch), self._head()
         result = head_logprobs(
             before,
-            self._head(),
+            head,
             tokens[mask],
             temperature=self.temperature,
-            chunk_tokens=logit_chunk_tokens(
-                self.logits_memory_bytes,
-                self.causal_lm.config.get_text_config().vocab_size,
-                before.dtype,
-            ),
+            chunk_tokens=self._chunk_tokens(head, before),
             with_entropy=with_entropy,
         )
         logp, entropy = result if with_entropy else (result, None)
@@ -161,6 +173,10 @@ class CausalLMPolicy(nn.Module):
             None if entropy is None else _scatter(entropy, mask),
             None if self.value_head is None else self._values_at(before, mask),
         )
+
+    def model_logits(self, tokens: Tensor) -> Tensor:
+        """What `lm` itself says of one sequence, ``[tokens, vocabulary]``."""
+        return self.lm(input_ids=tokens[None], use_cache=False).logits[0]
 
     def values(self, batch: Mapping[str, Tensor]) -> Tensor:
         """`PolicyOutput.values` alone, for a policy with a value head: no logits."""
@@ -193,6 +209,7 @@ class CausalLMPolicy(nn.Module):
         decoder = getattr(self.causal_lm, decoder_name(self.causal_lm))
 
         def decode(tokens: Tensor, **kwargs: Any) -> Tensor:
+            self.num_computed_tokens += tokens.numel()
             return decoder(
                 input_ids=tokens, use_cache=False, **kwargs
             ).last_hidden_state
@@ -226,6 +243,14 @@ class CausalLMPolicy(nn.Module):
 
         return logits
 
+    def _chunk_tokens(self, head: Callable[[Tensor], Tensor], hidden: Tensor) -> int:
+        """Tokens that go through the head at a time, counted in the first pass."""
+        if self._logit_chunk_tokens is None:
+            self._logit_chunk_tokens = logit_chunk_tokens(
+                self.logits_memory_bytes, head, hidden
+            )
+        return self._logit_chunk_tokens
+
     def numerics(self, *, cache_enabled: bool = True) -> torch.autocast:
         """A context in which the model computes as an engine of that dtype does."""
         return torch.autocast(
@@ -240,6 +265,11 @@ class CausalLMPolicy(nn.Module):
     def is_sharded(self) -> bool:
         """Whether learners hold shares of the weights, gathered in each pass."""
         return isinstance(self, FSDPModule)
+
+    def forget_cut_pass(self) -> None:
+        """Readies sharded weights for the next pass after an error cut one short."""
+        if isinstance(self, FSDPModule):
+            self.reset_iter_state()
 
     def in_step(self, parts: Sequence[T]) -> Iterator[T]:
         """Yields the parts of this learner's next passes, to be made one by one.
@@ -300,6 +330,27 @@ class CausalLMPolicy(nn.Module):
             max_tokens: What a pass computes at most, unless one row is more.
         """
         return micro_batches(batch, max_tokens, share_prefixes=self._shares_prefixes())
+
+    def tokens_of_a_pass(self, batch: Mapping[str, Tensor], max_tokens: int) -> int:
+        """What `score` would compute, without computing it."""
+        count = 0
+
+        def decode(tokens: Tensor, **kwargs: Any) -> Tensor:
+            nonlocal count
+            count += tokens.numel()
+            return tokens[..., None]
+
+        for _, part in self.micro_batches(batch, max_tokens):
+            tokens = part[columns.TOKENS]
+            hidden_states(
+                self.layout,
+                decode,
+                tokens,
+                part[columns.POSITION_IDS],
+                tokens.new_zeros(0),
+                share_prefixes=self._shares_prefixes(),
+            )
+        return count
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """The policy's parameters that training changes; with LoRA the adapter's."""

@@ -24,7 +24,7 @@ class HFCausalLM(TorchRLModule):
     ``model_config``: ``model`` (directory or hub name), ``lora`` (dict or None),
     ``temperature`` (float), ``compute_dtype`` (name of a torch dtype or None),
     ``attn_implementation`` (name), ``logits_memory_bytes`` (int), ``with_value_head``,
-    ``gradient_checkpointing``, ``trust_remote_code`` (bool).
+    ``gradient_checkpointing``, ``trust_remote_code``, ``load_weights`` (bool).
     """
 
     @override(TorchRLModule)

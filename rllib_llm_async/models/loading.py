@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rllib_llm_async.models.layered_loading import empty_causal_lm
 from rllib_llm_async.settings.lora import check_lora
 
 
@@ -20,6 +21,7 @@ def load_causal_lm(
     dtype: torch.dtype = torch.float32,
     gradient_checkpointing: bool = False,
     trust_remote_code: bool = False,
+    load_weights: bool = True,
 ) -> nn.Module:
     """Loads a causal LM for training, optionally wrapped in PEFT LoRA.
 
@@ -31,6 +33,7 @@ def load_causal_lm(
         gradient_checkpointing: Keep the layers' inputs only, and compute the rest
             anew in the backward pass.
         trust_remote_code: Run code that comes with the model.
+        load_weights: False, without ``lora``, leaves them to `read_layers`.
 
     Raises:
         ValueError: If the model cannot be read, or a setting cannot be done right.
@@ -39,9 +42,8 @@ def load_causal_lm(
 
     check_lora(lora)
     try:
-        lm = AutoModelForCausalLM.from_pretrained(
-            model, dtype=dtype, trust_remote_code=trust_remote_code
-        )
+        load = AutoModelForCausalLM.from_pretrained if load_weights else empty_causal_lm
+        lm = load(model, dtype=dtype, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ValueError(
             f"model: cannot load {str(model)!r} ({shorten(str(error), 500)}); give a "

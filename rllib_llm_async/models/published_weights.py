@@ -43,7 +43,7 @@ def inference_weights(causal_lm: nn.Module) -> Iterator[tuple[str, Tensor]]:
     from transformers.core_model_loading import revert_weight_conversion
 
     seen: set[int] = set()
-    for _, layer in groupby(published(causal_lm), key=lambda p: _layer(p.name)):
+    for _, layer in groupby(published(causal_lm), key=lambda p: layer_of(p.name)):
         tensors = {}
         for name, tensor, origin in layer:
             if id(origin) not in seen:
@@ -52,7 +52,8 @@ def inference_weights(causal_lm: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield from revert_weight_conversion(causal_lm, tensors).items()
 
 
-def _layer(name: str) -> str:
+def layer_of(name: str) -> str:
+    """The beginning of a tensor's name up to the number of its layer; else empty."""
     match = _LAYER.match(name)
     return match[0] if match else ""
 

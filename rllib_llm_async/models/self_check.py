@@ -165,7 +165,7 @@ def _logp_of_model(policy: CausalLMPolicy, tokens: Tensor) -> Tensor:
     """log pi float32 ``[tokens - 1]`` of one sequence from ``lm(...).logits``."""
     policy.lm.eval()
     with policy.numerics():
-        logits = policy.lm(input_ids=tokens[None], use_cache=False).logits[0, :-1]
+        logits = policy.model_logits(tokens)[:-1]
     logp = (logits.float() / policy.temperature).log_softmax(-1)
     return logp.gather(-1, tokens[1:, None]).squeeze(-1)
 
@@ -205,6 +205,7 @@ def _fault(
         others = _logp_of_policy(policy, [[first.flip(0), second, third], [second]])
         shared = _logp_of_policy(policy, [[third, first], [continued]])
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        policy.forget_cut_pass()
         return shorten(str(error), 500)
     exact = _is_float32(policy)
     for what, logp, right, limit in (

@@ -149,11 +149,8 @@ class Auto(OldLogprobSource):
         )
 
     def metrics(self):
-        exact = self.exact.metrics()
-        if not self.uses_exact:
-            exact[result_keys.OLD_LOGPROB_EXTRA_FORWARD_TOKENS] = 0
         return {
-            **exact,
+            **self.exact.metrics(),
             **self.proxy.metrics(),
             **self._measured,
             result_keys.AUTO_USES_EXACT: float(self.uses_exact),

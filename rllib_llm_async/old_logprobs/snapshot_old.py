@@ -33,7 +33,8 @@ class SnapshotOld(OldLogprobSource):
         # Removed even if this process is killed.
         self._folder = None if bound is None else OwnedFolder("snapshots")
         self.store = SnapshotStore(bound, self._folder and self._folder.name)
-        #: Tokens that the last `old_logp` computed, and that one plain pass would.
+        #: Tokens of the sequences that the last `old_logp` passed over, and of those of
+        #: one plain pass, common beginnings in each of them.
         self.forward_tokens = self.one_pass_tokens = 0
 
     def on_publish(self, version, named_parameters):
@@ -85,9 +86,6 @@ class SnapshotOld(OldLogprobSource):
 
     def metrics(self):
         return {
-            result_keys.OLD_LOGPROB_EXTRA_FORWARD_TOKENS: max(
-                0, self.forward_tokens - self.one_pass_tokens
-            ),
             result_keys.SNAPSHOT_BYTES: self.store.nbytes,
             result_keys.SNAPSHOT_BYTES_ON_DISK: self.store.nbytes_on_disk,
             result_keys.SNAPSHOT_NUM_VERSIONS: len(self.store.versions),

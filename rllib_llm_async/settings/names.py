@@ -47,6 +47,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "delta": "dual_clip",
         "epsilon": f"eps_stale ({_FRACTION})",
         "fsdp": "learner_sharding (fsdp2)",
+        "fsdp_offload_params": "optimizer_offload (moments, not weights)",
         "epsilon_high": f"eps_stale ({_FRACTION})",
         "eval_steps": "evaluation_interval (in updates)",
         "importance_sampling_level": "ratio_level",

@@ -61,6 +61,7 @@ class ModelSettings(BaseModel):
     micro_batch_tokens: Count = says("a positive whole number of tokens")
     logits_memory_bytes: Count = says("a positive whole number of bytes")
     learner_sharding: Literal["none", "fsdp2"] = one_of("none", "fsdp2")
+    optimizer_offload: bool = boolean()
 
 
 class ObjectiveSettings(BaseModel):

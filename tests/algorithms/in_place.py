@@ -21,6 +21,8 @@ class Announced:
         self.announce = SimpleNamespace(remote=self._announce)
         self.publish = SimpleNamespace(remote=self.taken.extend)
         self.fail = SimpleNamespace(remote=self.failures.append)
+        self.interrupt = SimpleNamespace(remote=lambda version: [])
+        self.share_scores = SimpleNamespace(remote=lambda *_: [])
 
     def _announce(self, version):
         self.announced.append(version)

@@ -2,9 +2,11 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
+from ray.exceptions import ActorDiedError
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
@@ -59,6 +61,7 @@ CASES = {
     "compared": {**RECOMPUTE, "compare_sources": ["snapshot_old", "ewma_prox"]},
     "clip_by_norm": {**RECOMPUTE, "grad_clip": 1e-2, "grad_clip_by": "norm"},
     "clip_by_value": {**RECOMPUTE, "grad_clip": 1e-3, "grad_clip_by": "value"},
+    "optimizer_offload": {**RECOMPUTE, "optimizer_offload": True},
     "no_clip": {**RECOMPUTE, "grad_clip": None},
     "adam": {
         **RECOMPUTE,
@@ -191,6 +194,10 @@ def _fail(*_):
     raise ZeroDivisionError
 
 
+def _died(*_):
+    raise ActorDiedError
+
+
 def published(rank, learner):
     """The file for engines, the weights for old-logit actors, the probe's log pi."""
     coordinator = Announced()
@@ -198,6 +205,11 @@ def published(rank, learner):
     try:
         learner.connect(coordinator)
         learner.finish_publishing()
+        # Seen by one of the learners before its own interruption, by none after it.
+        if rank == 1:
+            coordinator.interrupt = SimpleNamespace(remote=_died)
+        source = next(s for s in learner._sources if s.stops_generation)
+        learner._publisher.score_outgoing(learner._version, source)
     finally:
         weight_publisher.ray = ray
     assert len(coordinator.taken) == (rank == 0)

@@ -72,6 +72,7 @@ ELSEWHERE = {
     "micro_batch_tokens": "below, nothing changes",
     "logits_memory_bytes": "tests/core/test_logprobs.py, memory alone",
     "learner_sharding": "test_sharding.py, memory alone",
+    "optimizer_offload": "test_optimizer_offload.py, memory alone",
     "engine": "tests/env_runners, tests/settings",
     "chat_template_kwargs": "tests/chat",
     "tool_parser": "tests/chat",

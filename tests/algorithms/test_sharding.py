@@ -81,8 +81,8 @@ def test_a_model_that_cannot_be_sharded_is_refused():
     policy = CausalLMPolicy(tiny_lm("qwen3"))
     policy.layout = Layout.SEQUENCE_PER_ROW
     with pytest.raises(ValueError, match=r"^learner_sharding: Qwen3.*set it to none$"):
-        shard_policy(policy, torch.device("cpu"))
+        shard_policy(policy, torch.device("cpu"), "tiny")
     policy = CausalLMPolicy(tiny_lm("qwen3"))
     policy.lm = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"^learner_sharding: Linear has no layers"):
-        shard_policy(policy, torch.device("cpu"))
+        shard_policy(policy, torch.device("cpu"), "tiny")

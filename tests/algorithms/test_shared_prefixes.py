@@ -5,8 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 
+from rllib_llm_async import result_keys
 from rllib_llm_async.batch import columns
 
 
@@ -53,3 +55,32 @@ def test_an_update_is_the_same(source, estimator, groups, make_learner):
     (shared, few), (apart, many) = weights
     assert few < 0.6 * many
     torch.testing.assert_close(shared, apart, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("share_prefixes", [True, False])
+def test_extra_tokens_of_old_logits_are_what_was_computed(
+    share_prefixes, groups, make_learner
+):
+    learner = make_learner(old_logprob_source="snapshot_old", max_staleness=2)
+    policy, computed = learner._policy, []
+    policy.share_prefixes = share_prefixes
+    learner.update(training_data=TrainingData(episodes=copy.deepcopy(groups)))
+    for episode in groups:
+        for turn in episode.extra_model_outputs[columns.EPISODE_VERSIONS].data:
+            turn[len(turn) // 2 :] = 1
+    batch = learner._build_batch(TrainingData(episodes=groups))
+    policy.causal_lm.get_decoder().register_forward_pre_hook(
+        lambda _, args, kwargs: computed.append(kwargs["input_ids"].numel()),
+        with_kwargs=True,
+    )
+    learner._forward(batch, None)
+    (one_pass,) = computed
+    learner._old_logp(batch)
+    of_versions = computed[1:]
+    assert len(of_versions) == 2
+    extra = learner.metrics.peek(
+        (DEFAULT_MODULE_ID, result_keys.OLD_LOGPROB_EXTRA_FORWARD_TOKENS)
+    )
+    assert extra == sum(of_versions) - one_pass > 0
+    in_sequences = int((batch[columns.SEQUENCE_IDS] >= 0).sum())
+    assert (one_pass < 0.6 * in_sequences) == share_prefixes

@@ -3,6 +3,7 @@
 import os
 import pickle
 import socket
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -171,7 +172,10 @@ def everything(rank, num_learners):
 def _worker(rank, num_learners, port, path, job):
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=num_learners)
+    # One that waits for another in vain is a failure before long.
+    dist.init_process_group(
+        "gloo", rank=rank, world_size=num_learners, timeout=timedelta(minutes=5)
+    )
     results = job(rank, num_learners)
     with open(f"{path}/{rank}.pickle", "wb") as file:
         pickle.dump(results, file)

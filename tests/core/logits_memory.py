@@ -25,10 +25,12 @@ def peak():
 
 def main(dtype, passes, with_entropy):
     dtype, backward = getattr(torch, dtype), passes == "backward"
-    chunk_tokens = logit_chunk_tokens(MEMORY_BYTES, VOCABULARY, dtype)
-    tokens = 3 * chunk_tokens
     weight = torch.randn(VOCABULARY, HIDDEN, dtype=dtype, requires_grad=backward)
     weight.grad = torch.zeros_like(weight) if backward else None
+    chunk_tokens = logit_chunk_tokens(
+        MEMORY_BYTES, lambda hidden: hidden @ weight.T, weight[:1]
+    )
+    tokens = 3 * chunk_tokens
     hidden = torch.randn(tokens, HIDDEN, dtype=dtype, requires_grad=backward)
     targets = torch.randint(0, VOCABULARY, (tokens,))
 

@@ -86,11 +86,31 @@ def test_the_peak_of_memory_keeps_to_the_budget(dtype, passes, with_entropy):
 
 
 def test_chunks_fill_the_budget():
-    # float32: the logits and their gradient, 8 bytes each; bfloat16: 2 + 4 + 2.
-    for dtype in (torch.float32, torch.bfloat16):
-        assert logit_chunk_tokens(10**9, 151_936, dtype) == 10**9 // (8 * 151_936)
-    assert logit_chunk_tokens(10**9, 151_936, torch.float64) == 10**9 // (16 * 151_936)
-    assert logit_chunk_tokens(1, 151_936, torch.float32) == 1
+    """By [tokens, vocabulary], at the peak of the way back; hidden states are small."""
+
+    def chunk_tokens(dtype, after=lambda logits: logits, memory_bytes=10**9):
+        weight = torch.randn(10_000, 4, dtype=dtype)
+        return logit_chunk_tokens(
+            memory_bytes, lambda hidden: after(hidden @ weight.T), weight[:1]
+        )
+
+    def bytes_of_a_logit(dtype, after=lambda logits: logits):
+        return 10**9 / (10_000 * chunk_tokens(dtype, after))
+
+    # The logits and their gradient, in bfloat16 that rounded as well: 2 + 4 + 2.
+    for dtype, expected in (
+        (torch.float32, 8),
+        (torch.bfloat16, 8),
+        (torch.float64, 16),
+    ):
+        assert bytes_of_a_logit(dtype) == pytest.approx(expected, rel=0.01)
+    assert bytes_of_a_logit(torch.float32, lambda x: x * 0.3) == pytest.approx(
+        12, rel=0.34
+    )
+    assert bytes_of_a_logit(
+        torch.float32, lambda x: 3.0 * torch.tanh(x / 3.0)
+    ) == pytest.approx(16, rel=0.3)
+    assert chunk_tokens(torch.float32, memory_bytes=1) == 1
 
 
 def test_float64_stays_float64():

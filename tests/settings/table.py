@@ -82,6 +82,7 @@ TABLE = {
     "micro_batch_tokens": count("a positive whole number of tokens"),
     "logits_memory_bytes": count("a positive whole number of bytes"),
     "learner_sharding": choice("none", "fsdp2"),
+    "optimizer_offload": BOOL,
     # The objective.
     "old_logprob_source": (
         ["snapshot_old"],

@@ -54,6 +54,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.micro_batch_tokens = 16384
         self.logits_memory_bytes = 1_000_000_000
         self.learner_sharding = "none"
+        self.optimizer_offload = False
 
         # The objective.
         self.old_logprob_source = "current_recompute"
@@ -157,6 +158,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         micro_batch_tokens: int | None = NotProvided,
         logits_memory_bytes: int | None = NotProvided,
         learner_sharding: str | None = NotProvided,
+        optimizer_offload: bool | None = NotProvided,
         old_logprob_source: str | None = NotProvided,
         eps_ti: float | None = NotProvided,
         eps_stale: float | None = NotProvided,
@@ -220,10 +222,13 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 accumulate over the micro-batches of a minibatch.
             logits_memory_bytes: What logits and their gradients may take in a learner;
                 as many tokens go through the vocabulary at a time. What a model makes
-                of its logits (a scale, a soft cap) comes on top.
+                of its logits (a scale, a soft cap) counts.
             learner_sharding: "none": each of the ``num_learners`` holds all weights;
                 "fsdp2": each holds its share of weights, gradients, optimizer state
                 and old versions, and gathers a decoder layer while it computes.
+            optimizer_offload: Keep Adam's moments in host memory but for the optimizer
+                step: half of what full fine-tuning holds on a GPU, for the time that
+                it takes to move them there and back.
             old_logprob_source: Where log pi_old comes from, see
                 `rllib_llm_async.old_logprobs`.
             eps_ti: Bound above 1 of the discrepancy ratio; tokens outside

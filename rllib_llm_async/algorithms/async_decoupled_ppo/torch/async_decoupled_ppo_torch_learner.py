@@ -212,16 +212,27 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
 
     def _add_old_logp(self, batch: Batch) -> None:
         """Adds `OLD_LOGP` from a source that is asked before the first step."""
-        if self._source.needs_pass:
+        if not self._source.needs_pass:
+            self._log({result_keys.OLD_LOGPROB_EXTRA_FORWARD_TOKENS: 0})
+        else:
             with self._timeline.phase("old logits"):
                 batch[columns.OLD_LOGP] = self._old_logp(batch)
 
     def _old_logp(self, batch: Batch) -> Tensor:
         """log pi_old ``[rows, length]`` from the configured source."""
-        start = time.monotonic()
+        start, before = time.monotonic(), self._policy.num_computed_tokens
         with torch.no_grad():
             old_logp = self._source.old_logp(batch, self._forward, self._version)
-        self._log({result_keys.OLD_LOGPROB_SECONDS: time.monotonic() - start})
+        computed = self._policy.num_computed_tokens - before
+        one_pass = self._policy.tokens_of_a_pass(batch, self.config.micro_batch_tokens)
+        self._log(
+            {
+                result_keys.OLD_LOGPROB_SECONDS: time.monotonic() - start,
+                result_keys.OLD_LOGPROB_EXTRA_FORWARD_TOKENS: max(
+                    0, computed - one_pass
+                ),
+            }
+        )
         lost = batch[columns.LOSS_MASK] & old_logp.isnan()
         self._drop_episodes(batch, lost, ledger.UNSCORED)
         return old_logp
@@ -370,8 +381,6 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
             {
                 **means,
                 **compared,
-                # Unless the source says otherwise.
-                result_keys.OLD_LOGPROB_EXTRA_FORWARD_TOKENS: 0,
                 **self._source.metrics(),
                 **of_batch,
                 result_keys.RATIO_DENSITY: metrics.density(),

@@ -5,6 +5,7 @@ Whole or sharded, see `policy_weights`. How they are trained is the subclass's b
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,9 @@ from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.optimizer_offload import (
+    moments_on,
+)
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_weights import (
     PolicyWeights,
 )
@@ -44,6 +48,9 @@ class PolicyLearner(TorchLearner):
         if self.config.shards_weights:
             # What is drawn is the same in all of them, so that its shares fit.
             torch.manual_seed(gather_from_learners(torch.initial_seed())[0])
+            # Adapters are made for whole weights.
+            spec = self._module_spec.rl_module_specs[DEFAULT_MODULE_ID]
+            spec.model_config["load_weights"] = self.config.lora is not None
         module = super()._make_module()
         weights = ShardedPolicyWeights if self.config.shards_weights else PolicyWeights
         self._weights = weights(module[DEFAULT_MODULE_ID].policy)
@@ -52,7 +59,8 @@ class PolicyLearner(TorchLearner):
     @override(TorchLearner)
     def _map_module_to_device(self, module) -> None:
         if self.config.shards_weights:
-            shard_policy(module[DEFAULT_MODULE_ID].policy, self._device)
+            policy = module[DEFAULT_MODULE_ID].policy
+            shard_policy(policy, self._device, self.config.model_path)
         else:
             super()._map_module_to_device(module)
 
@@ -72,6 +80,16 @@ class PolicyLearner(TorchLearner):
     @override(TorchLearner)
     def _get_global_norm_function(self) -> Any:
         return self._weights.norm
+
+    @override(TorchLearner)
+    def apply_gradients(self, gradients_dict) -> None:
+        with self._moments_at_hand():
+            super().apply_gradients(gradients_dict)
+
+    def _moments_at_hand(self) -> contextlib.AbstractContextManager[None]:
+        if not self.config.optimizer_offload:
+            return contextlib.nullcontext()
+        return moments_on(self._device, self._named_optimizers.values())
 
     # --- Checkpoint ---------------------------------------------------------------
 
@@ -127,5 +145,6 @@ class PolicyLearner(TorchLearner):
     def set_state(self, state) -> None:
         state = self._shards.with_tensors(state, self._shards_directory)
         self._weights_seq_no = 0  # RLlib passes over weights older than those in use
-        super().set_state(state)
+        with self._moments_at_hand():  # RLlib puts them on the device
+            super().set_state(state)
         self._set_own_state(state)

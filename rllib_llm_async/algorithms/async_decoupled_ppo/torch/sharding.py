@@ -12,16 +12,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import (
-    FSDPModule,
-    fully_shard,
-    register_fsdp_forward_method,
-)
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_weights import (
@@ -30,21 +25,25 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_weights import 
 )
 from rllib_llm_async.core.collectives import num_learners, sum_over_learners
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
+from rllib_llm_async.models.layered_loading import is_empty, read_layers
 from rllib_llm_async.models.sequence_layout import Layout
 
 
-def shard_policy(policy: CausalLMPolicy, device: torch.device) -> None:
+def shard_policy(policy: CausalLMPolicy, device: torch.device, model: str) -> None:
     """Leaves this learner its share of a policy, on ``device``, layer by layer.
 
     Gradients of every micro-batch are summed over the learners at once: to wait for
     the last one would keep whole gradients, as large as the whole weights.
 
     Args:
-        policy: With the same weights on all learners, in host memory.
+        policy: With the same weights on all learners, in host memory, or without any:
+            they are read then, and host memory holds one layer (or all that lies
+            outside of layers) at a time.
         device: Where the shares are to lie.
+        model: Directory or hub name of the policy's model.
 
     Raises:
-        ValueError: If the model cannot be sharded.
+        ValueError: If the model cannot be read or sharded.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -55,19 +54,34 @@ def shard_policy(policy: CausalLMPolicy, device: torch.device) -> None:
             f"learner_sharding: {name} has no layers that could be gathered one by "
             "one; set it to none"
         )
+    was_empty = is_empty(policy)
+    if not was_empty:
+        _check_layout(policy)
+    mesh = init_device_mesh(device.type, (num_learners(),))
+    waiting = layers[::-1]  # those within others first
+    for _ in read_layers(policy.causal_lm, model) if was_empty else [None]:
+        for layer in waiting:
+            if not is_empty(layer):
+                fully_shard(layer, mesh=mesh)
+        waiting = [layer for layer in waiting if is_empty(layer)]
+    # The root as well is given back after each pass: between passes all that the
+    # modules hold are shares.
+    fully_shard(policy, mesh=mesh, reshard_after_forward=True)
+    for method in ("values", "model_logits"):
+        register_fsdp_forward_method(policy, method)
+    if was_empty:
+        policy.check()
+        _check_layout(policy)
+
+
+def _check_layout(policy: CausalLMPolicy) -> None:
     if policy.layout is Layout.SEQUENCE_PER_ROW:
+        name = type(policy.causal_lm).__name__
         raise ValueError(
             f"learner_sharding: {name} needs a row for each sequence, in as many "
             "passes as their lengths ask for, but learners that share weights make "
             "the same passes; set it to none"
         )
-    mesh = init_device_mesh(device.type, (num_learners(),))
-    for layer in reversed(layers):  # those within others first
-        fully_shard(layer, mesh=mesh)
-    # The root as well is given back after each pass: between passes all that the
-    # modules hold are shares.
-    fully_shard(policy, mesh=mesh, reshard_after_forward=True)
-    register_fsdp_forward_method(policy, "values")
 
 
 class ShardedPolicyWeights(PolicyWeights):
@@ -129,8 +143,7 @@ class ShardedPolicyWeights(PolicyWeights):
                 self._shares[name].copy_(tensor)
             yield
         except BaseException:
-            # A pass may have been cut short.
-            cast(FSDPModule, self.policy).reset_iter_state()
+            self.policy.forget_cut_pass()
             raise
         finally:
             for name, tensor in own.items():

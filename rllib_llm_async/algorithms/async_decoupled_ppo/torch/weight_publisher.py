@@ -24,6 +24,7 @@ from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import pack_rows
 from rllib_llm_async.coordination.ledger import EpisodeFate
 from rllib_llm_async.coordination.messages import PublishedWeights
+from rllib_llm_async.core.collectives import gather_from_learners
 from rllib_llm_async.core.fingerprint import (
     Fingerprint,
     add_fingerprints,
@@ -251,9 +252,13 @@ class WeightPublisher:
             Seconds that it took.
         """
         start = time.monotonic()
-        # Without a coordinator all that was under way is lost anyhow.
+        # Without a coordinator all that was under way is lost anyhow. All learners
+        # score or none: where they share weights, one would wait for the others.
+        sampled = self._interrupt(version)
+        everywhere = all(gather_from_learners(sampled is not None))
+        if sampled is None or not everywhere:
+            return time.monotonic() - start
         with contextlib.suppress(ActorDiedError):
-            sampled = ray.get(self._coordinator.interrupt.remote(version))
             sequences = [s for reference in sampled for s in _get(reference)]
             share = sequences[self._rank :: self._num_learners]
             scores = ray.put(self._score(share, source.outgoing))
@@ -264,6 +269,12 @@ class WeightPublisher:
             ):
                 source.add_scores(version, ray.get(reference))
         return time.monotonic() - start
+
+    def _interrupt(self, version: int) -> list[ray.ObjectRef] | None:
+        try:
+            return ray.get(self._coordinator.interrupt.remote(version))
+        except ActorDiedError:
+            return None
 
     def _score(
         self, sequences: list[dict[str, np.ndarray]], parameters: Mapping[str, Tensor]

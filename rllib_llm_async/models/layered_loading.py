@@ -1,0 +1,140 @@
+"""A causal LM whose weights arrive layer by layer, for those who keep a part of each.
+
+`from_pretrained` holds the whole model. Here a model begins without any memory for its
+parameters; `read_layers` then fills one layer after the other, and whoever iterates
+takes its share of a layer before the next one is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from rllib_llm_async.models.published_weights import layer_of
+
+
+def empty_causal_lm(
+    model: str | Path, *, dtype: torch.dtype, trust_remote_code: bool
+) -> nn.Module:
+    """A causal LM of transformers with parameters on the meta device.
+
+    Its buffers are as they should be. See `load_causal_lm` for the arguments.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    with _parameters_without_memory():
+        return AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+
+
+@contextlib.contextmanager
+def _parameters_without_memory() -> Iterator[None]:
+    def to_meta(module: nn.Module, name: str, parameter: Any) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta:  # a tied one stays the same object
+            return None
+        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    handle = register_module_parameter_registration_hook(to_meta)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def is_empty(module: nn.Module) -> bool:
+    """Whether some of its weights have not arrived."""
+    return any(parameter.is_meta for parameter in module.parameters())
+
+
+def read_layers(causal_lm: Any, model: str | Path) -> Iterator[None]:
+    """Puts the weights of a checkpoint into an `empty_causal_lm`.
+
+    Yields after each layer, and after the rest, which comes last. What one layer of the
+    checkpoint holds makes up one of the model: transformers joins a mixture's experts
+    and the like within layers.
+
+    Raises:
+        ValueError: In one line, if the checkpoint is not of this model or has no
+            safetensors.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    # One list for all layers: it keeps in mind which of them a checkpoint needs.
+    conversions = get_model_conversion_mapping(causal_lm)
+    files = _files_of_tensors(model)
+    names = sorted(files, key=lambda name: (layer_of(name) == "", layer_of(name)))
+    for _, layer in groupby(names, key=layer_of):
+        _read(causal_lm, {name: files[name] for name in layer}, conversions, model)
+        yield
+    causal_lm.tie_weights()
+    missing = [name for name, p in causal_lm.named_parameters() if p.is_meta]
+    if missing:
+        raise ValueError(
+            f"model: {str(model)!r} lacks {len(missing)} of the model's tensors, the "
+            f"first is {missing[0]}"
+        )
+    yield
+
+
+def _files_of_tensors(model: str | Path) -> dict[str, str]:
+    """By the name of a tensor, the file that holds it."""
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+    from transformers.utils.hub import cached_file, get_checkpoint_shard_files
+
+    files: Iterable[str]
+    try:
+        whole, index = (
+            cached_file(model, name, _raise_exceptions_for_missing_entries=False)
+            for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+        )
+        if whole is None and index is None:
+            raise ValueError("no safetensors in it")
+        files = [whole] if whole else get_checkpoint_shard_files(model, index)[0]
+        of_tensors: dict[str, str] = {}
+        for file in files:
+            with safe_open(file, framework="pt") as opened:
+                of_tensors |= dict.fromkeys(opened.keys(), file)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"learner_sharding: cannot read {str(model)!r} layer by layer ({error}); "
+            "give a model with safetensors, or set it to none"
+        ) from error
+    return of_tensors
+
+
+def _read(
+    causal_lm: Any, files: dict[str, str], conversions: list[Any], model: str | Path
+) -> None:
+    """Reads some tensors of a checkpoint into the model, as `from_pretrained` would."""
+    from transformers.core_model_loading import convert_and_load_state_dict_in_model
+    from transformers.modeling_utils import LoadStateDictConfig
+
+    with contextlib.ExitStack() as stack:
+        # Anew for each layer: what was read of a file counts as memory until it is
+        # closed.
+        opened = {
+            file: stack.enter_context(safe_open(file, framework="pt"))
+            for file in set(files.values())
+        }
+        info, _ = convert_and_load_state_dict_in_model(
+            causal_lm,
+            {name: opened[file].get_slice(name) for name, file in files.items()},
+            LoadStateDictConfig(
+                dtype=next(causal_lm.parameters()).dtype, weight_mapping=conversions
+            ),
+        )
+    wrong = [*info.mismatched_keys, *info.conversion_errors]
+    if wrong:
+        raise ValueError(
+            f"model: {str(model)!r} is not what its config.json says: {wrong[0]}"
+        )

@@ -1,0 +1,24 @@
+"""What a family does to its logits keeps to the budget, too."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.models import logits_memory
+
+
+@pytest.mark.parametrize("family", ["qwen3", "granite", "cohere", "gemma2"])
+def test_the_peak_of_memory_keeps_to_the_budget(family):
+    output = subprocess.run(
+        [sys.executable, logits_memory.__file__, family, "float32", "backward"],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    used = int(output.stdout)
+    assert used <= 1.2 * logits_memory.MEMORY_BYTES
+    # Nor is it so small that more tokens would have fitted.
+    assert used >= 0.6 * logits_memory.MEMORY_BYTES
