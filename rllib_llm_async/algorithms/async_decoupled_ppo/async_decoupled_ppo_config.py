@@ -331,10 +331,13 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         return self
 
     @override(AlgorithmConfig)
-    def multi_agent(self, **kwargs: Any) -> AsyncDecoupledPPOConfig:
-        """There is one agent: raises for every argument."""
+    def multi_agent(
+        self, *, policies_to_train: Any = NotProvided, **kwargs: Any
+    ) -> AsyncDecoupledPPOConfig:
+        """There is one agent: raises for every argument but RLlib's own of a restore."""
         for key in kwargs:
             raise ValueError(f"multi_agent(): {explain(key, SETTINGS)}")
+        super().multi_agent(policies_to_train=policies_to_train)
         return self
 
     @override(AlgorithmConfig)
