@@ -109,7 +109,9 @@ def check_settings(config: Any) -> None:
 
 def _check_attributes(config: Any) -> None:
     """What was set that no config has: Python and RLlib's dicts let it pass."""
-    known = vars(type(config)())
+    # As RLlib hands it on, too: a config made from a state has attributes of its own.
+    default = type(config)()
+    known = {*vars(default), *default.get_state()}
     for name in vars(config):
         if name not in known and not name.startswith("_"):
             check_key(name)
