@@ -334,7 +334,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
     def multi_agent(
         self, *, policies_to_train: Any = NotProvided, **kwargs: Any
     ) -> AsyncDecoupledPPOConfig:
-        """There is one agent: raises for every argument but RLlib's own of a restore."""
+        """There is one agent: raises for all arguments but that of RLlib's restore."""
         for key in kwargs:
             raise ValueError(f"multi_agent(): {explain(key, SETTINGS)}")
         super().multi_agent(policies_to_train=policies_to_train)
