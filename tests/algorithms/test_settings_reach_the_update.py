@@ -28,6 +28,8 @@ BASE = {
 EWMA = {"old_logprob_source": "ppo_ewma_async"}
 KL = {"kl_coeff": 5.0}
 GAE = {"advantage_estimator": "gae"}
+#: Lest all tokens of later updates are masked.
+SMALL_STEPS = {"lr": 1e-4}
 LIKE_SGD = {"lr": 1.0, "optimizer": {"eps": 1.0}}
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 #: Setting -> what it needs beside it, and two values that have to make a difference.
@@ -43,7 +45,7 @@ ROWS = {
     "prox_alpha": ({"old_logprob_source": "linear_prox"}, 0.2, 0.8),
     "old_logprob_source": ({}, "current_recompute", "rollout"),
     "ewma_decay": (EWMA, "auto", 0.9),
-    "ewma_reset_threshold": ({**EWMA, "eps_ti": 1.2}, 0.0, 1.0),
+    "ewma_reset_threshold": ({**EWMA, "eps_ti": 1.2, **SMALL_STEPS}, 0.0, 1.0),
     "advantage_estimator": ({}, "group_relative", "rloo"),
     "gamma": (GAE, 0.5, 1.0),
     "lambda_": (GAE, 0.5, 1.0),
@@ -54,7 +56,7 @@ ROWS = {
     "temperature": ({}, 1.0, 0.98),
     "lora": ({}, None, LORA),
     "compute_dtype": ({}, None, "bfloat16"),
-    "max_staleness": ({}, 0, 4),
+    "max_staleness": (SMALL_STEPS, 0, 4),
     "minibatch_size": ({}, 2, 4),
     "num_epochs": ({}, 1, 2),
     "shuffle_batch_per_epoch": ({}, True, False),

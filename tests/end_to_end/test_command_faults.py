@@ -47,14 +47,19 @@ def whole_checkpoints(folder):
     return iterations
 
 
-def test_a_killed_learner_is_restarted(command, tmp_path):
+@pytest.mark.parametrize(
+    "learners",
+    [["num_learners=1"], ["num_learners=2", "learner_sharding=fsdp2"]],
+    ids=["alone", "sharded"],
+)
+def test_a_killed_learner_is_restarted(command, tmp_path, learners):
     with command(
         *("--checkpoint-freq", "2", "--stop", "training_iteration=5"),
-        *("--set", "num_learners=1", "--max-failures", "1"),
+        *(f"--set={setting}" for setting in learners),
+        *("--max-failures", "1"),
     ) as run:
         run.wait_for_iteration(3)
-        (learner,) = processes_of(tmp_path, "_WrappedExecutable")
-        os.kill(learner, signal.SIGKILL)
+        os.kill(processes_of(tmp_path, "_WrappedExecutable")[-1], signal.SIGKILL)
         assert run.wait() == 0
     assert re.search(r"failed: .*; restart 1 of 1 from iteration [24] ", run.output)
     assert whole_checkpoints(tmp_path) == [4, 5]

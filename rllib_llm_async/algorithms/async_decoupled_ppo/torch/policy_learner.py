@@ -30,7 +30,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.sharding import (
     ShardedPolicyWeights,
     shard_policy,
 )
-from rllib_llm_async.core.collectives import gather_from_learners
+from rllib_llm_async.core.collectives import gather_from_learners, learner_rank
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 
 
@@ -147,4 +147,7 @@ class PolicyLearner(TorchLearner):
         self._weights_seq_no = 0  # RLlib passes over weights older than those in use
         with self._moments_at_hand():  # RLlib puts them on the device
             super().set_state(state)
+        if learner_rank() != 0:
+            # What it holds are the first learner's figures, counted there.
+            self.metrics.reset()
         self._set_own_state(state)

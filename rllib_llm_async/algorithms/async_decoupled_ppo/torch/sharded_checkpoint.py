@@ -76,7 +76,7 @@ class ShardedState:
             return OnDisk(_key(path), self._parameter_of(path), dtype)
 
         return {
-            **_replaced(state, _is_large, mark),
+            **_replaced(state, self._is_a_parameters, mark),
             COMPONENT_RL_MODULE: {},  # RLlib asks for it
             SHARDS: True,
         }
@@ -94,7 +94,7 @@ class ShardedState:
                 torch.as_tensor(value), self._parameter_of(path)
             )
 
-        _replaced(state, _is_large, collect)
+        _replaced(state, self._is_a_parameters, collect)
         kinds = sorted({key.split("/")[0] for key in tensors})
         writer = HuggingFaceStorageWriter(
             directory,
@@ -160,6 +160,15 @@ class ShardedState:
         saved = _without_ties(self._module.saved_tensors())
         return {WEIGHTS + name: tensor for name, tensor in saved.items()}
 
+    def _is_a_parameters(self, value: Any, path: tuple) -> bool:
+        """Whether a leaf has a parameter's shape; the scores of an episode have not."""
+        return (
+            isinstance(value, Tensor | np.ndarray)
+            and value.ndim > 0
+            and path[0] in _PARTS
+            and (path[0] == COMPONENT_OPTIMIZER or any(k in self._held for k in path))
+        )
+
     def _parameter_of(self, path: tuple) -> str:
         """Name of the parameter that a leaf belongs to."""
         if path[0] == COMPONENT_OPTIMIZER:
@@ -191,12 +200,6 @@ def _without_ties(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if local.numel():
             seen.add(place)
     return untied
-
-
-def _is_large(value: Any, path: tuple) -> bool:
-    return (
-        isinstance(value, Tensor | np.ndarray) and value.ndim > 0 and path[0] in _PARTS
-    )
 
 
 def _key(path: tuple) -> str:
