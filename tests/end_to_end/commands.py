@@ -58,7 +58,7 @@ class Command:
             time.sleep(0.1)
 
     def wait_for_iteration(self, number):
-        self.wait_for(rf" s {number:>6d} ")
+        self.wait_for(rf" s +{number} ")
 
     def wait(self, timeout=600):
         """The exit code."""
