@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,8 @@ from tests.models import logits_memory
 @pytest.mark.parametrize("family", ["qwen3", "granite", "cohere", "gemma2"])
 def test_the_peak_of_memory_keeps_to_the_budget(family):
     output = subprocess.run(
-        [sys.executable, logits_memory.__file__, family, "float32", "backward"],
+        [sys.executable, "-m", logits_memory.__name__, family, "float32", "backward"],
+        cwd=Path(__file__).parents[2],
         check=True,
         capture_output=True,
         text=True,
