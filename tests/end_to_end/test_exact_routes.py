@@ -13,8 +13,12 @@ def test_old_logit_model_equals_snapshots_and_survives_its_death(
         old_logprob_source="old_logit_model",
         compare_sources=["snapshot_old", "current_recompute", "interp_prox_loglinear"],
         old_logit_model={"num_actors": 1, "num_cpus": 0.5},
+        num_concurrent_episodes=48,
         max_staleness=3,
         lr=1e-3,
+    ).environment(
+        # Users who take their time: some episodes are under way at every update.
+        env_config={"domains": ["airline"], "user_seconds": 0.3},
     )
     algorithm = config.build_algo()
     try:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import rllib_llm_async
@@ -35,8 +36,9 @@ def test_a_short_run_improves_on_held_out_tasks(ray_cluster, learner_results):
         after = algorithm.evaluate_tasks(num_trials=2)["env_runners"]["success_rate"]
     finally:
         algorithm.stop()
+    print(f"held-out success {before:.3f} -> {after:.3f}, {np.round(staleness, 2)}")
     assert 0.3 < before < 0.7
     assert after > before + 0.12
     # Truly asynchronous, from the second update on.
-    assert sum(staleness) / len(staleness) > 0.5
+    assert sum(staleness) / len(staleness) > algorithm.config.max_staleness / 4
     assert num_multi_version > 0
