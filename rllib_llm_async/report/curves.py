@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import plotly.graph_objects as go
-
 from rllib_llm_async import result_keys
 from rllib_llm_async.report.groups import Group
+from rllib_llm_async.report.mean_line import mean_line
 from rllib_llm_async.report.section import Section, lay_out, panels
 from rllib_llm_async.result_keys import learner, runners
 
@@ -36,17 +35,9 @@ def curves_section(groups: Sequence[Group]) -> Section:
     for number, (_, key) in enumerate(shown):
         row, col = divmod(number, 2)
         for group in groups:
-            iterations, means, _ = group.band(key)
+            in_legend = number == 0 and len(groups) > 1
             figure.add_trace(
-                go.Scatter(
-                    x=iterations,
-                    y=means,
-                    name=group.label,
-                    legendgroup=group.label,
-                    showlegend=number == 0 and len(groups) > 1,
-                    line={"color": group.color, "width": 2},
-                    hovertemplate="update %{x}: %{y:.4g}",
-                ),
+                mean_line(group, key, ".4g", in_legend=in_legend),
                 row=row + 1,
                 col=col + 1,
             )

@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 from rllib_llm_async import result_keys
 from rllib_llm_async.report.groups import Group
 from rllib_llm_async.report.load import Run
+from rllib_llm_async.report.mean_line import mean_line
 from rllib_llm_async.report.section import Section, lay_out, percent
 from rllib_llm_async.result_keys import learner
 
@@ -32,20 +33,8 @@ def mask_and_clip_section(groups: Sequence[Group]) -> Section:
             (1, result_keys.TRAIN_INFER_MASK),
             (2, result_keys.PPO_CLIP_FRACTION),
         ):
-            iterations, means, _ = group.band(learner(key))
-            figure.add_trace(
-                go.Scatter(
-                    x=iterations,
-                    y=means,
-                    name=group.label,
-                    legendgroup=group.label,
-                    showlegend=row == 1,
-                    line={"color": group.color, "width": 2},
-                    hovertemplate="update %{x}: %{y:.4%}",
-                ),
-                row=row,
-                col=1,
-            )
+            line = mean_line(group, learner(key), ".4%", in_legend=row == 1)
+            figure.add_trace(line, row=row, col=1)
     if not any(len(trace.x) for trace in figure.data):
         return Section(heading, missing="No update yet.")
     num_resets = sum(_mark_resets(figure, group) for group in groups)

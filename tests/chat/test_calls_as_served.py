@@ -1,7 +1,6 @@
 """Calls are read in training as vLLM's server reads them with the same parser."""
 
 import json
-from functools import cache
 
 import pytest
 from transformers import AutoTokenizer
@@ -9,7 +8,6 @@ from transformers import AutoTokenizer
 from rllib_llm_async.chat import ChatFormat
 from rllib_llm_async.envs.tool_calls import parse_call
 from rllib_llm_async.models.small_agent import small_agent_dir
-from tests.chat.templates import TEMPLATES
 from tests.fuzz.properties import TOOLS
 
 FAMILIES = [
@@ -48,17 +46,6 @@ def read(chat_format, text):
     message = chat_format.parse(ids, TOOLS, prompt=[])
     calls = [parse_call(call) for call in message.get("tool_calls", [])]
     return message["content"] or "", calls
-
-
-@pytest.fixture(scope="module")
-def make_format(make_tokenizer):
-    @cache
-    def make(name):
-        if name not in TEMPLATES:
-            pytest.skip(f"trl ships no template {name}")
-        return ChatFormat(make_tokenizer(TEMPLATES[name]))
-
-    return make
 
 
 def written(chat_format, *calls):

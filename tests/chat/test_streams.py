@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rllib_llm_async.chat import ChatFormat
-from tests.chat.templates import TEMPLATES
 from tests.chat.test_templates import TOOLS
 
 #: Templates that never change what they have rendered; True if they know tools.
@@ -45,17 +42,6 @@ arguments = st.fixed_dictionaries(
 calls = st.lists(st.tuples(st.sampled_from(["find", "cancel"]), arguments), max_size=2)
 #: What the agent says or calls, and what it is answered.
 rounds = st.lists(st.tuples(words, calls, words), max_size=4)
-
-
-@pytest.fixture(scope="module")
-def make_format(make_tokenizer):
-    @cache
-    def make(name):
-        if name not in TEMPLATES:
-            pytest.skip(f"trl ships no template {name}")
-        return ChatFormat(make_tokenizer(TEMPLATES[name]))
-
-    return make
 
 
 def assistant(said, called, *, encode):
