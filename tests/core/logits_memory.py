@@ -16,6 +16,10 @@ from rllib_llm_async.core.logprobs import logit_chunk_tokens
 VOCABULARY = 151_936
 MEMORY_BYTES = 200_000_000
 HIDDEN = 8
+#: Of a process that measures: a tensor that is freed goes back to the system at once.
+#: As it comes, glibc keeps freed blocks of up to 32 MiB for itself, and the peak would
+#: tell how it happened to fit the next ones in.
+MEMORY_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1000000"}
 
 
 def peak():

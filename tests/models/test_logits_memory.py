@@ -7,18 +7,27 @@ from pathlib import Path
 
 import pytest
 
+from tests.core.logits_memory import MEMORY_ENVIRONMENT
 from tests.models import logits_memory
 
 
-@pytest.mark.parametrize("family", ["qwen3", "granite", "cohere", "gemma2"])
-def test_the_peak_of_memory_keeps_to_the_budget(family):
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [
+        ("granite", "float32"),
+        ("cohere", "float32"),
+        ("gemma2", "float32"),
+        ("gemma2", "bfloat16"),
+    ],
+)
+def test_the_peak_of_memory_keeps_to_the_budget(family, dtype):
     output = subprocess.run(
-        [sys.executable, "-m", logits_memory.__name__, family, "float32", "backward"],
+        [sys.executable, "-m", logits_memory.__name__, family, dtype, "backward"],
         cwd=Path(__file__).parents[2],
         check=True,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **MEMORY_ENVIRONMENT},
     )
     used = int(output.stdout)
     assert used <= 1.2 * logits_memory.MEMORY_BYTES
