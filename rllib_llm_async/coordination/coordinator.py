@@ -16,7 +16,7 @@ import contextlib
 import gc
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rllib_llm_async.coordination import coordinator_state
 from rllib_llm_async.coordination.dispatcher import Dispatcher
 from rllib_llm_async.coordination.interruption import Interruption
-from rllib_llm_async.coordination.ledger import EpisodeFate, Ledger, LedgerEpisode
+from rllib_llm_async.coordination.ledger import EpisodeFate, Ledger
 from rllib_llm_async.coordination.messages import (
     FinishedGroup,
     NextBatch,
@@ -276,7 +276,8 @@ class Coordinator:
                     await self._batch_news.wait()
         groups = [self._ready.pop(ticket.number) for ticket in batch]
         for group in groups:
-            self._age.trained(group, self._dispatcher.versions_in_queue(group.ticket))
+            number = group.ticket.number
+            self._age.trained(number, self._dispatcher.versions_in_queue(number))
         self._in_training += groups
         self._allot()
         outcomes, self._outcomes = self._outcomes, []
@@ -286,7 +287,7 @@ class Coordinator:
             outcomes,
             dropped,
             self._dispatcher.num_ready,
-            self._waits_for(),
+            "" if groups else self._waits_for(),
         )
 
     async def consumed(self) -> UpdateEnded:
@@ -352,10 +353,11 @@ class Coordinator:
         ).remote(numbers)
         await has_come
         # A restored coordinator numbers groups like the one before.
-        if self._dispatcher.session(report.runner, report.session, self._now()) is None:
+        now = self._now()
+        if self._dispatcher.session(report.runner, report.session, now) is None:
             return
         for group, reference in zip(report.finished, episodes, strict=True):
-            self._take(replace(group, episodes=reference), self._now())
+            self._take(FinishedGroup(group.ticket, group.outcomes, reference), now)
         self._batch_news.set()
         if self._drop_uniform_groups:
             self._allot()
@@ -366,7 +368,7 @@ class Coordinator:
         if not self._dispatcher.finish(number, now):
             return
         self._outcomes += group.outcomes
-        self._ledger.finish(number, [_ledger_episode(o) for o in group.outcomes])
+        self._ledger.finish(number, group.outcomes)
         self._age.finished(group, self._dispatcher.learner_version)
         if self._drop_uniform_groups and group.is_uniform:
             self._dispatcher.drop(number, "uniform")
@@ -424,10 +426,9 @@ class Coordinator:
 
     def _waits_for(self) -> str:
         """The group without which no update may go ahead; empty: none in particular."""
-        late = self._dispatcher.waits_for()
-        if not late:
+        ticket = self._dispatcher.awaited()
+        if ticket is None:
             return ""
-        ticket = min(late, key=lambda ticket: ticket.number)
         mailbox = self._mailboxes.get(ticket.runner)
         doing = mailbox.doing.get(ticket.number, "not begun") if mailbox else "gone"
         seconds = self._now() - self._dispatcher.started(ticket.number)
@@ -435,12 +436,6 @@ class Coordinator:
             f"group {ticket.number} of runner {ticket.runner}, begun {seconds:.0f} s "
             f"ago: {doing}"
         )
-
-
-def _ledger_episode(outcome: EpisodeOutcome) -> LedgerEpisode:
-    return LedgerEpisode(
-        outcome.key, outcome.num_tokens, outcome.episode_return, outcome.domain
-    )
 
 
 def create_coordinator(config: Any) -> ray.actor.ActorHandle:

@@ -385,17 +385,17 @@ class Dispatcher:
         """Episodes that wait for their update."""
         return self._gate.num_delivered_episodes
 
-    def waits_for(self) -> list[Ticket]:
-        """The groups under way without which no update may go ahead, else all."""
-        return self._gate.late() or self._gate.under_way()
+    def awaited(self) -> Ticket | None:
+        """The group under way that the next update waits for."""
+        return self._gate.awaited()
 
     def started(self, number: int) -> float:
         """When a group was admitted."""
         return self._groups[number].started
 
-    def versions_in_queue(self, ticket: Ticket) -> int:
+    def versions_in_queue(self, number: int) -> int:
         """Versions that were published while a finished group waited."""
-        finished = self._groups[ticket.number].finished_at_version
+        finished = self._groups[number].finished_at_version
         return self._gate.learner_version - (
             self._gate.learner_version if finished is None else finished
         )

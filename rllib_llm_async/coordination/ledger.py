@@ -18,8 +18,9 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.result_keys import (
@@ -58,9 +59,25 @@ REWARD_BINS = (
 )
 
 
+class Finished(Protocol):
+    """A finished episode, such as an `EpisodeOutcome`.
+
+    ``num_tokens`` are the agent's, all of them trainable.
+    """
+
+    @property
+    def key(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def episode_return(self) -> float: ...
+    @property
+    def domain(self) -> str: ...
+
+
 @dataclass(slots=True)
 class LedgerEpisode:
-    """A finished episode; ``num_tokens`` are the agent's, all of them trainable."""
+    """What a checkpoint keeps of a `Finished`."""
 
     key: int
     num_tokens: int
@@ -98,7 +115,7 @@ class _Group:
     num_tokens: int = 0
     num_sampled: int = 0
     num_lost: int = 0
-    finished: dict[int, LedgerEpisode] | None = None
+    finished: dict[int, Finished] | None = None
 
 
 class _Cell(NamedTuple):
@@ -165,7 +182,7 @@ class Ledger:
         group.num_tokens = group.num_sampled = num_tokens
         group.num_lost = 0
 
-    def finish(self, number: int, episodes: Sequence[LedgerEpisode]) -> None:
+    def finish(self, number: int, episodes: Sequence[Finished]) -> None:
         """A group is delivered, whole.
 
         Raises:
@@ -200,7 +217,7 @@ class Ledger:
                 self._drop_finished(episode, fate.reason)
                 continue
             is_trained = fate.num_trained > 0
-            bins = _bins(episode)
+            bins = _bins(episode.domain, episode.num_tokens, episode.episode_return)
             if is_trained:
                 self._count((*bins, TRAINED), 1, fate.num_trained)
             if fate.num_masked or not is_trained:
@@ -266,7 +283,7 @@ class Ledger:
             "started": dict(self._started),
             "cells": [[*cell, *counts] for cell, counts in self._cells.items()],
             "num_late": self._num_late,
-            "groups": {number: asdict(group) for number, group in self._groups.items()},
+            "groups": {number: _plain(group) for number, group in self._groups.items()},
         }
 
     def get_state_if_lost(self) -> dict[str, Any]:
@@ -309,9 +326,9 @@ class Ledger:
         cell = (group.domain, UNFINISHED, UNFINISHED, f"{DROPPED}_{reason}")
         self._count(cell, num_episodes, num_tokens)
 
-    def _drop_finished(self, episode: LedgerEpisode, reason: str) -> None:
-        cell = (*_bins(episode), f"{DROPPED}_{reason}")
-        self._count(cell, 1, episode.num_tokens)
+    def _drop_finished(self, episode: Finished, reason: str) -> None:
+        bins = _bins(episode.domain, episode.num_tokens, episode.episode_return)
+        self._count((*bins, f"{DROPPED}_{reason}"), 1, episode.num_tokens)
 
     def _count(
         self, cell: tuple[str, str, str, str], num_episodes: int, num_tokens: int
@@ -345,13 +362,21 @@ def reward_bin(episode_return: float) -> str:
     return names[sum(episode_return > bound for bound in bounds)]
 
 
-def _bins(episode: LedgerEpisode) -> tuple[str, str, str]:
-    """Domain, length and reward of a `_Cell`."""
-    return (
-        episode.domain,
-        length_bin(episode.num_tokens),
-        reward_bin(episode.episode_return),
-    )
+@lru_cache(maxsize=2**16)
+def _bins(domain: str, num_tokens: int, episode_return: float) -> tuple[str, str, str]:
+    """Domain, length and reward of a `_Cell`; asked for again with every episode."""
+    return domain, length_bin(num_tokens), reward_bin(episode_return)
+
+
+def _plain(group: _Group) -> dict[str, Any]:
+    finished = group.finished
+    if finished is not None:
+        names = [field.name for field in fields(LedgerEpisode)]
+        finished = {
+            key: {name: getattr(episode, name) for name in names}
+            for key, episode in finished.items()
+        }
+    return {**vars(group), "finished": finished}
 
 
 def _group_from(plain: Mapping[str, Any]) -> _Group:

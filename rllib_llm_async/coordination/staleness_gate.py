@@ -112,12 +112,17 @@ class StalenessGate:
             if self._in_training.pop(number, None) is None:
                 self._take(number)
 
-    def late(self) -> list[Ticket]:
-        """Groups that an update waits for which has enough others: they are due."""
-        if self._num_delivered_episodes < self.episodes_per_update:
-            return []
-        oldest = min((t.born for t in self.under_way()), default=None)
-        return [t for t in self.under_way() if t.born == oldest]
+    def awaited(self) -> Ticket | None:
+        """The group under way that an update waits for; of several the first.
+
+        With enough episodes for an update it is one that is due.
+        """
+        is_due = self._num_delivered_episodes >= self.episodes_per_update
+        return min(
+            self.under_way(),
+            key=lambda ticket: (ticket.born if is_due else 0, ticket.number),
+            default=None,
+        )
 
     def under_way(self) -> list[Ticket]:
         """Groups that are not finished."""

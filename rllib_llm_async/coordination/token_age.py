@@ -16,26 +16,27 @@ class TokenAge:
     """
 
     def __init__(self) -> None:
-        self._generation: dict[int, float] = {}
+        #: Of each finished group its tokens, and how old generation made them in all.
+        self._finished: dict[int, tuple[int, float]] = {}
         self._sums = [0.0, 0.0, 0.0]
         self._held: dict[str, float] = {}
         self._since: float | None = None
 
     def finished(self, group: FinishedGroup, learner_version: int) -> None:
         """A group is finished while the learner holds ``learner_version``."""
-        self._generation[group.ticket.number] = sum(
-            outcome.num_tokens * (learner_version - outcome.mean_version)
-            for outcome in group.outcomes
-        )
+        num_tokens, generation = 0, 0.0
+        for outcome in group.outcomes:
+            num_tokens += outcome.num_tokens
+            generation += outcome.num_tokens * (learner_version - outcome.mean_version)
+        self._finished[group.ticket.number] = num_tokens, generation
 
     def gone(self, number: int) -> None:
         """A group will not be trained on."""
-        self._generation.pop(number, None)
+        self._finished.pop(number, None)
 
-    def trained(self, group: FinishedGroup, versions_in_queue: int) -> None:
-        """A group is part of the next update."""
-        num_tokens = sum(outcome.num_tokens for outcome in group.outcomes)
-        generation = self._generation.pop(group.ticket.number, 0.0)
+    def trained(self, number: int, versions_in_queue: int) -> None:
+        """A finished group is part of the next update."""
+        num_tokens, generation = self._finished.pop(number)
         for index, value in enumerate(
             (num_tokens, generation, num_tokens * versions_in_queue)
         ):

@@ -105,7 +105,7 @@ def test_the_learner_waits_for_a_group_that_would_get_too_old():
     young = gate.ask(1, 1, 2)
     gate.deliver(young.number)
     assert gate.batch() == []  # slow is due now, and not finished
-    assert gate.late() == [slow]
+    assert gate.awaited() == slow
     gate.deliver(slow.number)
     assert gate.batch() == [slow.number]
 
