@@ -26,7 +26,7 @@ def test_the_shipped_weights_come_from_the_default_recipe_and_leave_room_to_lear
     assert told == json.loads(json.dumps(asdict(WarmStartRecipe())))
     assert success.keys() == {*MiniMixtureSuite().domains}
     # Measured: 0.13 (in-store) to 0.57 (airline).
-    assert all(0.1 < rate < 0.8 for rate in success.values())
+    assert all(0.2 < rate < 0.8 for rate in success.values())
 
 
 @pytest.mark.engine
