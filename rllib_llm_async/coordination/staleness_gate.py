@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 
@@ -117,16 +117,19 @@ class StalenessGate:
 
         With enough episodes for an update it is one that is due.
         """
-        is_due = self._num_delivered_episodes >= self.episodes_per_update
-        return min(
-            self.under_way(),
-            key=lambda ticket: (ticket.born if is_due else 0, ticket.number),
-            default=None,
-        )
+        if self._num_delivered_episodes < self.episodes_per_update:
+            return next(self._unfinished(), None)
+        return min(self._unfinished(), key=lambda ticket: ticket.born, default=None)
 
     def under_way(self) -> list[Ticket]:
         """Groups that are not finished."""
-        return [t for n, t in self._outstanding.items() if n not in self._delivered]
+        return [*self._unfinished()]
+
+    def _unfinished(self) -> Iterator[Ticket]:
+        """In the order in which they were admitted."""
+        for number, ticket in self._outstanding.items():
+            if number not in self._delivered:
+                yield ticket
 
     @property
     def outstanding(self) -> dict[int, Ticket]:
