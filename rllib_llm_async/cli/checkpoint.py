@@ -93,7 +93,8 @@ def open_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:
         raise InputError(f"{file}: damaged ({error})") from error
     checkpoint = _checkpoint(path, file, said)
     if not trust:
-        for key in _asks_for_trust(checkpoint.settings):
+        imported = ["env"] if ":" in checkpoint.env else []
+        for key in (*imported, *_asks_for_trust(checkpoint.settings)):
             raise InputError(
                 f"{path}: its {key} names code to run or who gets a key; if you trust "
                 "who made it, add --trust-checkpoint"

@@ -80,13 +80,23 @@ class AgentGym(gym.Env[str, str]):
 
 def register_gym(name: str, factory: Callable[..., TaskSuite]) -> None:
     """Makes a suite known to Gymnasium and, in all processes of a job, to Ray."""
+    gym.register(f"rllib_llm_async/{name}-v0", entry_point=_maker(factory))
+    register_with_ray(name, factory)
+
+
+def register_with_ray(name: str, factory: Callable[..., TaskSuite]) -> None:
+    """Makes a suite known to Ray, in all processes of a job."""
     from ray.tune.registry import register_env
 
+    make = _maker(factory)
+    register_env(name, lambda env_context: make(**env_context))
+
+
+def _maker(factory: Callable[..., TaskSuite]) -> Callable[..., AgentGym]:
     def make(split: str = "train", **env_config: Any) -> AgentGym:
         return AgentGym(factory(**env_config), split)
 
-    gym.register(f"rllib_llm_async/{name}-v0", entry_point=make)
-    register_env(name, lambda env_context: make(**env_context))
+    return make
 
 
 def _as_message(action: str) -> Message:

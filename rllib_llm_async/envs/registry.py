@@ -1,8 +1,11 @@
-"""Task suites by name; `register_suite` adds one of your own."""
+"""Task suites by name, or by where a class of your own is to be imported from."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import os
+import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -55,12 +58,20 @@ def suite_names() -> list[str]:
 def make_suite(name: str, env_config: Mapping[str, Any] | None = None) -> TaskSuite:
     """Builds a suite.
 
+    Args:
+        name: One that is registered, or ``my_package.my_module:MySuite``.
+        env_config: Its keyword arguments.
+
     Raises:
-        ValueError: If the name or a key of ``env_config`` is unknown.
+        ValueError: If the name or a key of ``env_config`` is unknown, or nothing can be
+            imported from there.
     """
-    factory = _SUITES.get(name) or _registered_elsewhere(name)
+    elsewhere = _imported if ":" in name else _registered_elsewhere
+    factory = _SUITES.get(name) or elsewhere(name)
     if factory is None:
-        raise ValueError(f"env: {unknown(name, suite_names())}")
+        raise ValueError(
+            f"env: {unknown(name, suite_names())}, or my_package.my_module:MySuite"
+        )
     _check_keys(factory, name, env_config or {})
     try:
         return factory(**(env_config or {}))
@@ -81,6 +92,28 @@ def check_suite(name: str, env_config: Mapping[str, Any] | None = None) -> None:
         make_suite(name, env_config)
         return
     _check_keys(_SUITES[name], name, env_config or {})
+
+
+def _imported(path: str) -> SuiteFactory:
+    """The suite at ``module:name``, which Ray knows under this path from then on."""
+    from rllib_llm_async.envs.gym_adapter import register_with_ray
+
+    module_name, _, name = path.partition(":")
+    # Beside the YAML, as with `python -m`; last, so that nothing there is taken for a
+    # package that is installed.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        factory = getattr(importlib.import_module(module_name), name)
+    except Exception as error:  # whatever a module of somebody else's raises
+        raise ValueError(
+            f"env: {path!r} cannot be imported ({type(error).__name__}: {error}); "
+            "valid: my_package.my_module:MySuite, installed or in this folder"
+        ) from error
+    if not callable(factory):
+        raise ValueError(f"env: {path!r} is no class or function, but {factory!r:.100}")
+    register_with_ray(path, factory)
+    return factory
 
 
 def _check_keys(

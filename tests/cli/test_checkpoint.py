@@ -99,6 +99,13 @@ def test_code_and_keys_need_trust(write, settings_, key):
     assert open_checkpoint(path, trust=True).settings == settings_
 
 
+def test_an_environment_that_is_imported_needs_trust(write):
+    path = write({"env": "json:loads"})
+    with pytest.raises(InputError, match=r"its env names code.*--trust-checkpoint"):
+        open_checkpoint(path)
+    assert open_checkpoint(path, trust=True).env == "json:loads"
+
+
 def test_plain_settings_need_none(write):
     user = {"base_url": "http://localhost/v1", "api_key_env": None, "model": "m"}
     engine = {"dtype": "float32", "max_model_len": 512, "enforce_eager": True}

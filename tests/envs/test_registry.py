@@ -1,6 +1,9 @@
 """Suites of benchmarks that are installed apart."""
 
+import sys
+
 import pytest
+from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_llm_async.envs import registry
 
@@ -35,3 +38,57 @@ def test_where_it_is_installed_the_suite_is_made(absent, monkeypatch):
 def test_an_unknown_name_is_named():
     with pytest.raises(ValueError, match="did you mean 'mini_tau2'"):
         registry.check_suite("mini_tau3")
+
+
+SUITE = """
+class Suite:
+    def __init__(self, word="hello"):
+        self.word = word
+
+number = 3
+"""
+
+
+def test_a_suite_of_ones_own_is_found_where_it_is_imported_from(tmp_path, monkeypatch):
+    (tmp_path / "own_suites.py").write_text(SUITE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert registry.make_suite("own_suites:Suite", {"word": "bye"}).word == "bye"
+    with pytest.raises(ValueError, match=r"env_config.world: .*did you mean 'word'"):
+        registry.check_suite("own_suites:Suite", {"world": "bye"})
+    # What RLlib looks up is there, too.
+    assert _global_registry.contains(ENV_CREATOR, "own_suites:Suite")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (
+            "no_such_module:Suite",
+            "ModuleNotFoundError: No module named 'no_such_module'",
+        ),
+        ("own_suites:Suit", "AttributeError: .* has no attribute 'Suit'"),
+        ("own_suites:number", "is no class or function, but 3"),
+        ("own_broken:Suite", "cannot be imported .ZeroDivisionError"),
+        (":Suite", "cannot be imported"),
+        ("own_suites:", "cannot be imported"),
+    ],
+)
+def test_what_cannot_be_imported_is_said(path, said, tmp_path, monkeypatch):
+    (tmp_path / "own_suites.py").write_text(SUITE)
+    (tmp_path / "own_broken.py").write_text("1 / 0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(ValueError, match=said):
+        registry.make_suite(path)
+
+
+def test_a_file_beside_the_yaml_is_never_taken_for_an_installed_package(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "colorsys.py").write_text(SUITE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    with pytest.raises(ValueError, match="has no attribute 'Suite'"):
+        registry.make_suite("colorsys:Suite")
