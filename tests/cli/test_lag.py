@@ -1,0 +1,91 @@
+"""`rllib lag`: the job of a file on the simulated clock."""
+
+import random
+
+import pytest
+from click.testing import CliRunner
+
+from rllib_llm_async import PPOEWMAAsyncConfig
+from rllib_llm_async.cli import main
+from rllib_llm_async.cli.example import EXAMPLES_DIR
+from rllib_llm_async.cli.lag import job_of, simulated
+
+YAML = EXAMPLES_DIR / "mini_tau2_ppo_ewma_async.yaml"
+
+
+def lag(*options):
+    return CliRunner().invoke(main, ["lag", str(YAML), *options])
+
+
+def outcome(update=10.0, episode=5.0, spread=0.3, **training):
+    config = (
+        PPOEWMAAsyncConfig()
+        .environment("mini_tau2")
+        .training(
+            **{
+                "num_concurrent_episodes": 32,
+                "episodes_per_update": 16,
+                "group_size": 4,
+                "max_staleness": 4,
+                **training,
+            }
+        )
+    )
+    return simulated(job_of(config, update, episode, spread))
+
+
+def test_a_table_over_the_bound_with_that_of_the_file():
+    done = lag("--update-seconds", "8", "--episode-seconds", "4")
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("64 of 256 places are busy")
+    bounds = [line.split()[1] for line in done.output.splitlines() if "│" in line]
+    assert bounds == ["0", "1", "2", "4", "8"]
+    assert "1 (file)" in done.output
+
+
+def test_settings_of_the_command_count():
+    done = lag(
+        *("--update-seconds", "8", "--episode-seconds", "4"),
+        *("--set", "num_concurrent_episodes=32", "--set", "max_staleness=3"),
+    )
+    assert "64 of 32 places" in done.output
+    assert "the engines are the limit, and the learner waits 50% of" in done.output
+    assert "3 (file)" in done.output
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"update": 2.0}, "wait_fraction"),
+        ({"episode": 20.0}, "wait_fraction"),
+        ({"spread": 1.2}, "mean_staleness"),
+        ({"num_concurrent_episodes": 8}, "wait_fraction"),
+        ({"episodes_per_update": 64}, "wait_fraction"),
+        ({"group_size": 16}, "mean_staleness"),
+        ({"max_staleness": 0}, "wait_fraction"),
+    ],
+)
+def test_what_the_outcome_depends_on(change, key):
+    assert getattr(outcome(**change), key) != getattr(outcome(), key)
+
+
+def test_durations_have_the_mean_that_was_given():
+
+    rng = random.Random(0)
+    config = PPOEWMAAsyncConfig()
+    draw = job_of(config, 1.0, 5.0, 0.8).episode_seconds
+    assert sum(draw(rng) for _ in range(20_000)) / 20_000 == pytest.approx(5, rel=0.03)
+
+
+def test_a_file_of_several_needs_a_name():
+    several = EXAMPLES_DIR / "tau2_retail_qwen3_4b.yaml"
+    options = ["--update-seconds", "8", "--episode-seconds", "4"]
+    done = CliRunner().invoke(main, ["lag", str(several), *options])
+    assert done.exit_code == 2
+    assert "--experiment is needed, one of tau2_retail_qwen3_4b_snap" in done.output
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "x", "nan", "inf"])
+def test_durations_are_positive(value):
+    done = lag("--update-seconds", value, "--episode-seconds", "4")
+    assert done.exit_code == 2 and "--update-seconds" in done.output
