@@ -1,12 +1,16 @@
 """What an evaluation makes of its episodes, those that failed included."""
 
 import asyncio
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+from rllib_llm_async import AsyncDecoupledPPO, AsyncDecoupledPPOConfig
 from rllib_llm_async.algorithms.async_decoupled_ppo import evaluation
 from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
     per_domain,
@@ -37,6 +41,37 @@ def outcome(task, success, domain="airline", **checks):
         reward_breakdown=checks,
         reason="user_stop",
     )
+
+
+def test_callbacks_hear_of_an_evaluation(monkeypatch, tmp_path):
+    heard = []
+
+    class Listener(RLlibCallback):
+        def on_evaluate_start(self, **kwargs):
+            heard.append(("start", kwargs))
+
+        def on_evaluate_end(self, *, evaluation_metrics, **kwargs):
+            heard.append(("end", kwargs))
+            evaluation_metrics["env_runners"]["of_the_callback"] = 1.0
+
+    algorithm = object.__new__(AsyncDecoupledPPO)
+    algorithm.config = AsyncDecoupledPPOConfig().callbacks(Listener)
+    algorithm.callbacks, algorithm.metrics = [Listener()], MetricsLogger()
+    algorithm._storage, algorithm._logdir, algorithm._iteration = None, tmp_path, 3
+    algorithm._trained_in = 3
+    algorithm._phase = lambda name: nullcontext()
+
+    def played(**kwargs):
+        heard.append(("played", kwargs))
+        return {"dialogues": [], "env_runners": {"success_rate": 0.5}}
+
+    algorithm.evaluate_tasks = played
+    results = algorithm.evaluate()
+    assert [event for event, _ in heard] == ["start", "played", "end"]
+    for _, kwargs in heard[::2]:
+        assert kwargs["algorithm"] is algorithm
+        assert kwargs["metrics_logger"] is algorithm.metrics
+    assert results == {"env_runners": {"success_rate": 0.5, "of_the_callback": 1.0}}
 
 
 def test_means_over_tasks_by_hand():

@@ -21,6 +21,7 @@ import ray
 from pyarrow.fs import LocalFileSystem
 from ray.exceptions import ActorDiedError
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import COMPONENT_LEARNER_GROUP, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.annotations import override
@@ -307,6 +308,7 @@ class AsyncDecoupledPPO(Algorithm):
 
         A few dialogues go to `dialogues.FILE_NAME` in the trial's directory.
         """
+        self._call_back("on_evaluate_start")
         with self._phase("evaluation"):
             evaluation = self.evaluate_tasks(
                 split="test",
@@ -322,7 +324,18 @@ class AsyncDecoupledPPO(Algorithm):
                 for dialogue in evaluation["dialogues"]
             ),
         )
-        return {ENV_RUNNER_RESULTS: evaluation["env_runners"]}
+        results = {ENV_RUNNER_RESULTS: evaluation["env_runners"]}
+        self._call_back("on_evaluate_end", evaluation_metrics=results)
+        return results
+
+    def _call_back(self, which: str, **more: Any) -> None:
+        """RLlib's callbacks around what is done here in RLlib's place."""
+        make_callback(
+            which,
+            callbacks_objects=self.callbacks,
+            callbacks_functions=getattr(self.config, f"callbacks_{which}"),
+            kwargs={"algorithm": self, "metrics_logger": self.metrics, **more},
+        )
 
     def _trial_file(self, name: str) -> tuple[Any, str]:
         """A file beside result.json: its `pyarrow.fs.FileSystem` and path there."""
