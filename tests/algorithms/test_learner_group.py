@@ -9,8 +9,6 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_llm_async import result_keys
 
-pytestmark = pytest.mark.engine
-
 
 def weights_of(group):
     def weights(learner):

@@ -2,10 +2,7 @@
 
 import time
 
-import pytest
 import ray
-
-pytestmark = pytest.mark.engine
 
 
 def test_synchronous_bound_gives_unit_ratios_on_the_first_pass(

@@ -24,8 +24,6 @@ from tests.end_to_end.commands import (
     processes_of,
 )
 
-pytestmark = pytest.mark.engine
-
 #: Result keys that people rely on, for a run with `ppo_ewma_async` and a comparison.
 CONTRACT = {
     "learners/default_policy": """

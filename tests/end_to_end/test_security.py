@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.engine
-
 RLLIB = [sys.executable, "-c", "from rllib_llm_async.cli import main; main()"]
 TUNED = "tuned_examples/mini_tau2_ppo_ewma_async.yaml"
 #: By variable, what must be in no file and no line of a run.

@@ -10,7 +10,7 @@ from rllib_llm_async.engine.vllm_engine import VLLMEngine, WeightMismatchError
 from rllib_llm_async.models.small_agent import small_agent_dir
 from tests.engine.arrivals import Trainer
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.usefixtures("real_engines")
 
 NUM_GOOD_VERSIONS = 20
 HEAD = "model.embed_tokens.weight"  # tied

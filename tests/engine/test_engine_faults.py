@@ -13,7 +13,7 @@ from rllib_llm_async.engine.watchdog import EngineDiedError, EngineStalledError
 from tests.engine.arrivals import Trainer
 from tests.engine.engines import children, small_engine
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.usefixtures("real_engines")
 
 PROMPT = list(range(5, 20))
 

@@ -38,7 +38,6 @@ def test_bad_settings_are_named(change, message):
         make_chat_model({**SETTINGS, **change}, "env_config.user")
 
 
-@pytest.mark.engine
 def test_served_model_answers_and_comes_back_after_a_kill(ray_cluster):
     user = make_chat_model(SETTINGS, "env_config.user")
     # With equal settings it is the same actor.

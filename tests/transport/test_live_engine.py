@@ -10,7 +10,7 @@ from rllib_llm_async.transport.outbox import Outbox
 from tests.engine.arrivals import Trainer
 from tests.engine.engines import small_engine
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.usefixtures("real_engines")
 
 NUM_VERSIONS = 5
 
