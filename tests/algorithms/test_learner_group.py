@@ -17,7 +17,9 @@ def weights_of(group):
     return [result.get() for result in group.foreach_learner(weights)]
 
 
-@pytest.mark.parametrize("micro_batch_tokens", [16384, 64], ids=["whole", "micro"])
+@pytest.mark.parametrize(
+    "micro_batch_tokens", [16384, pytest.param(64, marks=pytest.mark.slow)]
+)
 def test_two_learners_take_the_step_of_one(
     ray_cluster, make_learner_group, make_episodes, micro_batch_tokens
 ):

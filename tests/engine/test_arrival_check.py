@@ -66,7 +66,15 @@ class Arrivals:
         self._runner.close()
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16", "float16"])
+# float32 arrives in test_engine.py, too.
+@pytest.fixture(
+    scope="module",
+    params=[
+        "bfloat16",
+        pytest.param("float32", marks=pytest.mark.slow),
+        pytest.param("float16", marks=pytest.mark.slow),
+    ],
+)
 def arrivals(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         # Faults are functions that go into the worker by pickle.
