@@ -15,6 +15,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 from rllib_llm_async import AsyncDecoupledPPOConfig
 from rllib_llm_async.batch import columns
 from tests.algorithms.conftest import SPACES, random_episodes
+from tests.algorithms.tiny_agent import tiny_agent_dir
 
 BASE = {
     "old_logprob_source": "current_recompute",
@@ -104,7 +105,7 @@ def test_no_setting_is_left_out():
 
 @pytest.fixture(scope="module")
 def batches():
-    """Three updates' episodes, mu a little off what the small agent itself says."""
+    """Three updates' episodes, mu a little off what the agent itself says."""
     learner = build({})
     rng = np.random.default_rng(0)
     result = []
@@ -135,7 +136,7 @@ def build(settings):
             episodes_per_update=8,
             group_size=4,
             engine={"dtype": "float32"},
-            **{**BASE, **settings},
+            **{"model": tiny_agent_dir(), **BASE, **settings},
         )
         .debugging(seed=seed)
     )
