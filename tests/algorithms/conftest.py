@@ -8,7 +8,6 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from rllib_llm_async import AsyncDecoupledPPOConfig
 from rllib_llm_async.batch import columns
 from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
-from tests.algorithms.tiny_agent import tiny_agent_dir
 
 SPACES = {DEFAULT_MODULE_ID: (TOKENS_SPACE, TOKENS_SPACE)}
 
@@ -22,7 +21,6 @@ def make_learner_config():
             .learners(num_learners=num_learners)
             .training(
                 **{
-                    "model": tiny_agent_dir(),
                     "old_logprob_source": "snapshot_old",
                     "lr": 1e-3,
                     "episodes_per_update": 8,

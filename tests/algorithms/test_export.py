@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rllib_llm_async.cli import main
 from rllib_llm_async.models.small_agent import small_agent_dir
-from tests.algorithms.tiny_agent import tiny_agent_dir
 from tests.chat.templates import TEMPLATES
 from tests.chat.test_served_template import POLICY, TOOLS, TWO_CALLS, played
 
@@ -40,7 +39,7 @@ def test_the_exported_model_says_what_the_trained_one_says(trained, tmp_path):
     tokens = torch.arange(5, 40)[None]
     with torch.no_grad():
         expected = learner._policy.lm(input_ids=tokens).logits
-        untrained = AutoModelForCausalLM.from_pretrained(tiny_agent_dir())
+        untrained = AutoModelForCausalLM.from_pretrained(small_agent_dir())
         assert not torch.allclose(expected, untrained(input_ids=tokens).logits)
         torch.testing.assert_close(
             model(input_ids=tokens).logits, expected, atol=1e-4, rtol=1e-4

@@ -15,8 +15,8 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
     standardise_turns,
 )
 from rllib_llm_async.batch import columns
+from rllib_llm_async.models.small_agent import small_agent_dir
 from tests.algorithms.conftest import SPACES, Publisher
-from tests.algorithms.tiny_agent import tiny_agent_dir
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 
@@ -27,7 +27,7 @@ def saved_weights(learner):
 
 def huggingface_logp(weights, episode):
     """float32 [agent tokens], one episode at a time, no packing, no chunks."""
-    model = AutoModelForCausalLM.from_pretrained(tiny_agent_dir(), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(small_agent_dir(), dtype=torch.float32)
     model.load_state_dict(weights, strict=False)
     model.eval()
     ids, positions = [], []

@@ -15,7 +15,6 @@ from ray.rllib.core.learner.training_data import TrainingData
 from rllib_llm_async import AsyncDecoupledPPOConfig
 from rllib_llm_async.batch import columns
 from tests.algorithms.conftest import SPACES, random_episodes
-from tests.algorithms.tiny_agent import tiny_agent_dir
 
 BASE = {
     "old_logprob_source": "current_recompute",
@@ -105,7 +104,7 @@ def test_no_setting_is_left_out():
 
 @pytest.fixture(scope="module")
 def batches():
-    """Three updates' episodes, mu a little off what the agent itself says."""
+    """Three updates' episodes, mu a little off what the small agent itself says."""
     learner = build({})
     rng = np.random.default_rng(0)
     result = []
@@ -136,7 +135,7 @@ def build(settings):
             episodes_per_update=8,
             group_size=4,
             engine={"dtype": "float32"},
-            **{"model": tiny_agent_dir(), **BASE, **settings},
+            **{**BASE, **settings},
         )
         .debugging(seed=seed)
     )

@@ -14,7 +14,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rllib_llm_async import AsyncDecoupledPPOConfig
 from tests.algorithms.conftest import SPACES, Publisher, random_episodes
-from tests.algorithms.tiny_agent import tiny_agent_dir
 
 #: SGD in effect: one step of Adam would turn the noise of a zero gradient into a full
 #: step, and two ways of adding the same numbers up could not be compared.
@@ -77,7 +76,7 @@ def build(num_learners, settings):
         AsyncDecoupledPPOConfig()
         .environment("mini_tau2", env_config={"domains": ["airline"]})
         .learners(num_learners=num_learners)
-        .training(**{"model": tiny_agent_dir(), **BASE, **settings})
+        .training(**{**BASE, **settings})
         .reporting(log_gradients=True)
     )
     learner = config.build_learner(spaces=SPACES)
