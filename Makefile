@@ -7,8 +7,10 @@ STAMP := $(VENV)/.installed
 EXTRA ?= cpu
 # Per target of tests/fuzz.
 FUZZ_SECONDS ?= 600
+# Tests run torch on one thread.
+PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: setup train test test-slow fuzz lint bench warm-start docs clean
+.PHONY: setup train test test-fast test-slow fuzz lint bench warm-start docs clean
 
 setup: $(STAMP)
 
@@ -28,12 +30,21 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 train: $(STAMP)
 	$(BIN)/rllib train file tuned_examples/mini_tau2_ppo_ewma_async.yaml
 
-test: $(STAMP)
-	$(BIN)/python -m pytest
+# Of both kinds: what stands on Ray or an engine comes last, in one process, since it
+# shares them and would only compete with itself for the cores.
+test: test-fast
+	$(BIN)/python -m pytest -m "live and not slow"
 
-# Faults with real signals, disks and kills; .ci/run leaves them out.
+# Neither Ray nor an engine. A file stays in one process, with its fixtures.
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -m "not live and not slow" $(PARALLEL)
+
+# Everything else: faults with real signals, disks and kills; long runs; many examples.
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not live" $(PARALLEL)
+	$(BIN)/python -m pytest -m "hypothesis and not live" $(PARALLEL) \
+	  --hypothesis-profile=thorough
+	$(BIN)/python -m pytest -m "slow and live"
 
 # What reached new code is kept in .fuzz; so is the input of a finding.
 fuzz: $(STAMP)

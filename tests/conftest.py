@@ -1,6 +1,9 @@
-"""Fixtures shared by the tests that start a real Ray cluster."""
+"""Which tests are live, and what they share: one Ray cluster, a small mixture."""
 
+import multiprocessing
 import os
+import sys
+import time
 
 import pytest
 from hypothesis import settings
@@ -11,24 +14,99 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_DEDUP_LOGS", "1")
 
-# pytest --hypothesis-profile=thorough
+# pytest --hypothesis-profile=thorough, as `make test-slow` does
 settings.register_profile("thorough", max_examples=1000, deadline=None)
 
+#: What starts a cluster or an engine does so behind one of these, or is in end_to_end.
+LIVE_FIXTURES = {"ray_cluster", "own_cluster", "real_engines"}
 
-@pytest.fixture(scope="module")
-def ray_cluster():
-    """A local cluster with more logical CPUs than a small machine has cores."""
+
+def _is_live(item):
+    return item.get_closest_marker("live") is not None
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items):
+    """Marks live tests and puts them last, clusters of their own behind all else."""
+    for item in items:
+        if LIVE_FIXTURES & {*item.fixturenames} or "end_to_end" in item.path.parts:
+            item.add_marker("live")
+    items.sort(key=lambda item: (_is_live(item), "own_cluster" in item.fixturenames))
+
+
+def _has_cluster():
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
+@pytest.fixture(autouse=True)
+def nothing_live_unawares(request):
+    """Ray starts a cluster for whoever forgot to, and `make test-fast` is slow."""
+    before = _has_cluster()
+    yield
+    assert _is_live(request.node) or _has_cluster() == before
+
+
+def _stop_cluster():
     import ray
     from ray.tune.registry import register_trainable
 
     from rllib_llm_async import algorithms
 
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
-    yield
     ray.shutdown()
     # Tune forgets what was registered with the cluster.
     for cls in (algorithms.AsyncDecoupledPPO, algorithms.PPOEWMAAsync):
         register_trainable(cls.__name__, cls)
+
+
+def _is_idle(patience_seconds=10.0):
+    """Whether a module's actors are gone from the cluster, soon."""
+    import ray
+
+    deadline = time.monotonic() + patience_seconds
+    while ray.util.list_named_actors(all_namespaces=True) or (
+        ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]
+    ):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@pytest.fixture(scope="session")
+def _last_cluster_stops():
+    yield
+    if _has_cluster():
+        _stop_cluster()
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(_last_cluster_stops):
+    """A local cluster with more logical CPUs than a small machine has cores.
+
+    One for all modules; the next one gets another if this one left actors behind.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    yield
+    if not (_has_cluster() and _is_idle()):
+        _stop_cluster()
+
+
+@pytest.fixture
+def own_cluster(_last_cluster_stops):
+    """For a test that starts a cluster itself, to kill parts of it."""
+    _stop_cluster()
+    yield
+    _stop_cluster()
+
+
+@pytest.fixture(scope="module")
+def real_engines():
+    """For tests that start engines in this process: none may be left afterwards."""
+    yield
+    assert multiprocessing.active_children() == []
 
 
 @pytest.fixture(scope="session")

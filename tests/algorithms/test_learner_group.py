@@ -9,8 +9,6 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_llm_async import result_keys
 
-pytestmark = pytest.mark.engine
-
 
 def weights_of(group):
     def weights(learner):
@@ -19,7 +17,9 @@ def weights_of(group):
     return [result.get() for result in group.foreach_learner(weights)]
 
 
-@pytest.mark.parametrize("micro_batch_tokens", [16384, 64], ids=["whole", "micro"])
+@pytest.mark.parametrize(
+    "micro_batch_tokens", [16384, pytest.param(64, marks=pytest.mark.slow)]
+)
 def test_two_learners_take_the_step_of_one(
     ray_cluster, make_learner_group, make_episodes, micro_batch_tokens
 ):

@@ -50,7 +50,7 @@ def test_every_episode_comes_once_per_epoch(seed):
     assert [episodes_of(share) for share in again] == drawn[:3]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 500), max_size=60),
     num_shares=st.integers(1, 9),

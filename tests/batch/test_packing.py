@@ -9,7 +9,7 @@ from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import pack_rows, select_prefixes
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 128))
 def test_every_sequence_comes_back(lengths, min_row_tokens):
     sequences = [
@@ -30,7 +30,7 @@ def test_every_sequence_comes_back(lengths, min_row_tokens):
     assert tokens.shape[1] <= max(max(lengths), min_row_tokens)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(
     st.lists(st.integers(2, 60), min_size=1, max_size=30),
     st.integers(1, 128),

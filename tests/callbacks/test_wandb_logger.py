@@ -50,7 +50,6 @@ def trainable(config):
         tune.report(result)
 
 
-@pytest.mark.engine
 def test_an_offline_run_holds_keys_histograms_marks_and_dialogues(
     ray_cluster, tmp_path, monkeypatch
 ):

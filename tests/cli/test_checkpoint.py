@@ -123,7 +123,6 @@ json_values = st.recursive(
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     deadline=None,
-    max_examples=50,
 )
 @given(st.fixed_dictionaries({}, optional={key: json_values for key in SAID}))
 def test_any_json_is_read_or_refused(write, changes):

@@ -78,7 +78,7 @@ PARTS = [
 lines = st.lists(st.sampled_from(PARTS) | st.text(max_size=5)).map("".join)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None)
 @given(
     lines
     | lines.map(

@@ -26,7 +26,7 @@ def test_double_news_of_a_group_in_training_is_ignored():
     assert not dispatcher.finish(number, 3.0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(bound=st.integers(0, 2), order=st.randoms(use_true_random=False))
 def test_news_in_any_order_keeps_the_bound_and_the_books(bound, order):
     dispatcher, ledger = Dispatcher(4, bound, 2, ticket_timeout_s=30.0), Ledger()

@@ -404,4 +404,4 @@ class News(RuleBasedStateMachine):
 
 
 TestNews = News.TestCase
-TestNews.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestNews.settings = settings(stateful_step_count=40, deadline=None)

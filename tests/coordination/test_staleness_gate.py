@@ -62,7 +62,7 @@ def test_an_update_without_a_signal_makes_no_room_for_older_versions():
     assert gate.ask(1, 0, 2) is not None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 @given(
     bound=st.integers(0, 3),
     groups_per_update=st.integers(1, 3),

@@ -97,7 +97,7 @@ def test_the_reference_itself_by_hand():
 LEVELS = st.sampled_from(["token", "turn", "sequence"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     ratio_level=LEVELS,

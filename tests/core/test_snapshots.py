@@ -16,7 +16,7 @@ def equal_bits(a, b):
     return a.shape == b.shape and a.dtype == b.dtype and torch.equal(bits(a), bits(b))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     dtype=st.sampled_from(DTYPES),
@@ -59,7 +59,7 @@ OPERATIONS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     operations=st.lists(OPERATIONS, max_size=16),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rllib_llm_async import AsyncDecoupledPPOConfig
+from tests.end_to_end import watched_run
 
 ENGINE = {
     "dtype": "float32",
@@ -71,3 +72,10 @@ def tmp_path():
     """Not pytest's own: Ray's socket paths must stay below 108 characters."""
     with tempfile.TemporaryDirectory(prefix="rllib_") as directory:
         yield Path(directory)
+
+
+@pytest.fixture(scope="session")
+def finished_run():
+    """See `watched_run.train`."""
+    with tempfile.TemporaryDirectory(prefix="rllib_") as directory:
+        yield watched_run.train(Path(directory))

@@ -23,7 +23,7 @@ from tests.end_to_end.commands import (
     processes_of,
 )
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

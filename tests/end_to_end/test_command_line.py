@@ -24,8 +24,6 @@ from tests.end_to_end.commands import (
     processes_of,
 )
 
-pytestmark = pytest.mark.engine
-
 #: Result keys that people rely on, for a run with `ppo_ewma_async` and a comparison.
 CONTRACT = {
     "learners/default_policy": """
@@ -58,27 +56,11 @@ def tensorboard_tags(path):
     return tags
 
 
-def test_train_then_evaluate(tmp_path):
-    results = tmp_path / "results"
-    train = subprocess.run(
-        [
-            *(RLLIB, "train", "file", TUNED, "--storage-path", results),
-            *("--stop", "training_iteration=2", "--set", "evaluation_interval=2"),
-            *("--set", "compare_sources=[snapshot_old]", "--wandb", "test", *SMALL),
-            # Users who take their time: phases last long enough to be seen.
-            *("--set", "env_config.user_seconds=0.2"),
-        ],
-        # As in a terminal, where there is a live view.
-        env={**environment(tmp_path), "FORCE_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert train.returncode == 0, train.stdout + train.stderr
-    assert "held-out success" in train.stdout
-    assert re.search(r"evaluation, (\d+ of 16 episodes, )?for \d+ s", train.stdout)
-    checkpoint = re.search(r"^checkpoint: (.*)$", train.stdout, re.MULTILINE).group(1)
+def test_what_a_run_leaves(finished_run):
+    assert "held-out success" in finished_run.said
+    assert re.search(r"evaluation, (\d+ of 16 episodes, )?for \d+ s", finished_run.said)
 
+    results = finished_run.results
     promised = {f"{g}/{key}" for g, keys in CONTRACT.items() for key in keys.split()}
     (wandb_file,) = (results / "mini_tau2_ppo_ewma_async").rglob("*.wandb")
     run, history, _ = read_run(wandb_file)
@@ -108,9 +90,12 @@ def test_train_then_evaluate(tmp_path):
     assert [s["task"] for s in samples[:4]] == [s["task"] for s in samples[4:]]
     assert {s["policy_version"] for s in samples} == {0, sum(moved)}
 
+
+def test_evaluate(finished_run, tmp_path):
     evaluate = subprocess.run(
         [
-            *(RLLIB, "evaluate", checkpoint, "--num-trials", "2", "--num-tasks", "4"),
+            *(RLLIB, "evaluate", finished_run.checkpoint),
+            *("--num-trials", "2", "--num-tasks", "4"),
             *("--transcripts", tmp_path / "dialogues"),
         ],
         env=environment(tmp_path),
@@ -130,6 +115,7 @@ def test_train_then_evaluate(tmp_path):
     assert page.count("<details>") == 8
 
 
+@pytest.mark.slow
 def test_a_stopped_run_saves_and_goes_on_with_other_settings(tmp_path):
     results = tmp_path / "results"
     command = [RLLIB, "train", "file", TUNED, "--storage-path", results]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import ray
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.slow
 
 SAME = (
     "policy_loss",

@@ -3,7 +3,7 @@
 import pytest
 import ray
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.slow
 
 
 def test_old_logit_model_equals_snapshots_and_survives_its_death(

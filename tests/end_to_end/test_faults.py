@@ -19,7 +19,7 @@ from rllib_llm_async.envs.registry import register_suite
 from tests.end_to_end import faulty_suite
 from tests.end_to_end.faulty_suite import BEGUN, ENDED, FAULT, Book, FaultySuite
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.slow
 
 CONCURRENT = 16
 MAX_STALENESS = 2
@@ -188,7 +188,6 @@ def test_get_module_does_no_harm(loop):
     loop.train(1)
 
 
-@pytest.mark.slow
 def test_the_coordinator_is_killed_during_an_update(loop):
     pid = loop.coordinator_pid()
     update = loop.algorithm._update
@@ -202,7 +201,6 @@ def test_the_coordinator_is_killed_during_an_update(loop):
     loop.train_until(lambda: loop.coordinator_pid() != pid, "coordinator, update")
 
 
-@pytest.mark.slow
 def test_the_coordinator_is_killed_during_an_evaluation(loop):
     pid = loop.coordinator_pid()
     threading.Timer(0.5, loop.kill_coordinator).start()
@@ -211,7 +209,6 @@ def test_the_coordinator_is_killed_during_an_evaluation(loop):
     loop.train_until(lambda: loop.coordinator_pid() != pid, "coordinator, evaluation")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("when", ["generating", "idle", "finished"])
 def test_a_runner_is_killed(loop, when):
     before = loop.restarts()
@@ -239,7 +236,6 @@ def test_a_runner_is_killed(loop, when):
     loop.train_until(lambda: loop.restarts() > before, f"runner, {when}")
 
 
-@pytest.mark.slow
 def test_a_runner_is_killed_during_an_evaluation(loop):
     before, pid = loop.restarts(), loop.runner_pid()
     threading.Timer(0.5, lambda: loop.kill_runner(pid)).start()
@@ -250,7 +246,6 @@ def test_a_runner_is_killed_during_an_evaluation(loop):
     loop.train_until(lambda: loop.restarts() > before, "runner, evaluation")
 
 
-@pytest.mark.slow
 def test_weights_that_do_not_arrive(loop):
     before, pid = loop.restarts(), loop.runner_pid()
 
@@ -263,7 +258,6 @@ def test_weights_that_do_not_arrive(loop):
     assert loop.runner_pid() != pid
 
 
-@pytest.mark.slow
 def test_a_runner_is_stopped_for_longer_than_it_may_be_silent(loop):
     pid = loop.runner_pid()
     session = loop.on_coordinator(lambda c: c._dispatcher._next_session)
@@ -277,7 +271,6 @@ def test_a_runner_is_stopped_for_longer_than_it_may_be_silent(loop):
     assert loop.runner_pid() == pid
 
 
-@pytest.mark.slow
 def test_a_restore_under_episodes_that_wait_for_admission(
     loop, make_config, tmp_path_factory
 ):

@@ -3,12 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 import rllib_llm_async
 from rllib_llm_async.cli.experiment_file import build_config, load_experiments
-
-pytestmark = pytest.mark.engine
 
 TUNED = (
     Path(rllib_llm_async.__file__).parent

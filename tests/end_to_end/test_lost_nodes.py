@@ -6,12 +6,13 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
-def test_a_node_is_killed_with_the_runner_on_it(make_config, learner_results):
+def test_a_node_is_killed_with_the_runner_on_it(
+    own_cluster, make_config, learner_results
+):
     """Groups that lay in its object store are counted as lost; the other trains on."""
-    ray.shutdown()
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
     )
@@ -41,8 +42,9 @@ def test_a_node_is_killed_with_the_runner_on_it(make_config, learner_results):
         cluster.shutdown()
 
 
-def test_an_object_store_that_is_full_spills(make_config, learner_results, tmp_path):
-    ray.shutdown()
+def test_an_object_store_that_is_full_spills(
+    own_cluster, make_config, learner_results, tmp_path
+):
     ray.init(
         num_cpus=8,
         object_store_memory=80 << 20,

@@ -1,12 +1,9 @@
 """The coordinator's actor and the calls of many runners."""
 
-import pytest
 import ray
 
 from rllib_llm_async import PPOEWMAAsyncConfig
 from rllib_llm_async.coordination.coordinator import create_coordinator
-
-pytestmark = pytest.mark.engine
 
 NUM_RUNNERS = 600
 

@@ -6,7 +6,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from rllib_llm_async import PPOEWMAAsync, PPOEWMAAsyncConfig
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.slow
 
 
 class CountTurns(RLlibCallback):

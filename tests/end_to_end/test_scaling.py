@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import ray
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.slow
 
 
 def test_two_runners_and_two_learners(

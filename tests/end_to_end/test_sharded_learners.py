@@ -12,7 +12,7 @@ from rllib_llm_async.cli import main
 from tests.algorithms.conftest import SPACES, random_episodes
 from tests.algorithms.two_learners import BASE
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.slow
 
 SETTINGS = {
     "learner_sharding": "fsdp2",

@@ -4,6 +4,8 @@ import pytest
 
 from tests.envs.chat_stub import ChatStub
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("tau2.registry", reason="tau2-bench is not installed")
 
 
@@ -14,7 +16,6 @@ def gives_up(body):
     return {"role": "assistant", "content": content}
 
 
-@pytest.mark.engine
 def test_the_bundled_agent_trains_on_the_mock_domain(
     ray_cluster, make_config, learner_results
 ):

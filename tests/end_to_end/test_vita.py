@@ -8,7 +8,7 @@ import pytest
 
 from tests.envs.chat_stub import ChatStub
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.slow
 
 
 def answer(body):

@@ -18,6 +18,7 @@ def small_engine(max_response_tokens=200, engine_timeout_s=300.0, **engine_args)
             "max_num_seqs": 16,
             "kv_cache_memory_bytes": 64 << 20,
             "block_size": 32,
+            "enforce_eager": True,
             **engine_args,
         },
         temperature=1.0,

@@ -10,7 +10,7 @@ from rllib_llm_async.engine.vllm_engine import VLLMEngine, WeightMismatchError
 from rllib_llm_async.models.small_agent import small_agent_dir
 from tests.engine.arrivals import Trainer
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.usefixtures("real_engines")
 
 NUM_GOOD_VERSIONS = 20
 HEAD = "model.embed_tokens.weight"  # tied
@@ -66,7 +66,15 @@ class Arrivals:
         self._runner.close()
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16", "float16"])
+# float32 arrives in test_engine.py, too.
+@pytest.fixture(
+    scope="module",
+    params=[
+        "bfloat16",
+        pytest.param("float32", marks=pytest.mark.slow),
+        pytest.param("float16", marks=pytest.mark.slow),
+    ],
+)
 def arrivals(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         # Faults are functions that go into the worker by pickle.

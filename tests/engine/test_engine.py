@@ -11,7 +11,7 @@ from rllib_llm_async.engine.vllm_engine import VLLMEngine
 from rllib_llm_async.models.small_agent import small_agent_dir
 from tests.engine.arrivals import Trainer
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.usefixtures("real_engines")
 
 NUM_VERSIONS = 4
 REPEATED = 549

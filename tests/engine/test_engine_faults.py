@@ -13,7 +13,7 @@ from rllib_llm_async.engine.watchdog import EngineDiedError, EngineStalledError
 from tests.engine.arrivals import Trainer
 from tests.engine.engines import children, small_engine
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.usefixtures("real_engines")
 
 PROMPT = list(range(5, 20))
 
@@ -43,6 +43,7 @@ async def told(*calls):
         return await asyncio.gather(*calls, return_exceptions=True)
 
 
+@pytest.mark.slow
 def test_an_engine_that_hangs_fails_every_call(arguments):
     async def scenario():
         engine = small_engine(engine_timeout_s=3.0)
@@ -115,7 +116,8 @@ def test_a_start_that_fails_leaves_no_process(monkeypatch):
     assert not is_running(error.value.args[0])
 
 
-@pytest.mark.parametrize("backend", ["uni", pytest.param("mp", marks=pytest.mark.slow)])
+@pytest.mark.slow  # of one that a runner owns: end_to_end/test_async_loop.py
+@pytest.mark.parametrize("backend", ["uni", "mp"])
 def test_the_engine_ends_with_its_owner(backend):
     env = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(backend == "mp"))}
     with subprocess.Popen(

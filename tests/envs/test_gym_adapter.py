@@ -51,7 +51,6 @@ def test_what_is_no_message_is_said_to_the_user(env):
     assert reply["role"] == "user" and "understand" not in reply["content"]
 
 
-@pytest.mark.engine
 def test_a_suite_of_ones_own_is_known_to_actors_and_to_gymnasium(ray_cluster):
     import ray
 

@@ -343,7 +343,7 @@ def test_no_message_raises_or_corrupts_the_database(suite):
     (domain,) = suite.domains.values()
     before = domain._pristine.get_db_hash()
 
-    @settings(max_examples=250, deadline=None)
+    @settings(deadline=None)
     @given(st.data())
     def play_anything(data):
         task = data.draw(st.sampled_from(compared_tasks(suite)))

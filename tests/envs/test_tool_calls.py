@@ -18,13 +18,13 @@ def call(name, written):
     return {"id": "c", "function": {"name": name, "arguments": written}}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(deadline=None)
 @given(st.text(), st.dictionaries(st.text(), json_values))
 def test_what_is_well_formed_comes_back(name, arguments):
     assert parse_call(call(name, json.dumps(arguments))) == (name, arguments)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(deadline=None)
 @given(
     json_values,
     json_values | st.binary() | st.text().filter(lambda text: "{" not in text),

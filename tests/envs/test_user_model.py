@@ -38,20 +38,35 @@ def test_bad_settings_are_named(change, message):
         make_chat_model({**SETTINGS, **change}, "env_config.user")
 
 
-@pytest.mark.engine
-def test_served_model_answers_and_comes_back_after_a_kill(ray_cluster):
+def test_equal_settings_share_one_served_model(ray_cluster):
     user = make_chat_model(SETTINGS, "env_config.user")
-    # With equal settings it is the same actor.
     judge = make_chat_model(dict(SETTINGS), "env_config.judge")
 
     async def scenario():
-        first = await asyncio.gather(
+        said = await asyncio.gather(
             *(model.complete(QUESTION) for model in (user, judge) for _ in range(4))
         )
-        for message in first:
+        for message in said:
             assert message["role"] == "assistant"
             assert message.get("content") or message["tool_calls"]
-        (name,) = (actor for actor in ray.util.list_named_actors())
+        with pytest.raises(EpisodeError, match=r"user: .*engine.max_model_len"):
+            await user.complete([{"role": "user", "content": "word " * 600}])
+
+    asyncio.run(scenario())
+    assert len(ray.util.list_named_actors()) == 1
+    totals = user.metrics()
+    assert totals["calls"] == 5 and totals["failures"] == 1
+    assert 0 < totals["completion_tokens"] <= 4 * 24
+    assert totals["prompt_tokens"] > 4 * 5
+
+
+@pytest.mark.slow
+def test_a_served_model_comes_back_after_a_kill(ray_cluster):
+    user = make_chat_model(SETTINGS, "env_config.user")
+
+    async def scenario():
+        assert await user.complete(QUESTION)
+        (name,) = ray.util.list_named_actors()
         server = ray.get_actor(name)
 
         # Killed while it has calls to answer: it is restarted and answers them.
@@ -70,14 +85,11 @@ def test_served_model_answers_and_comes_back_after_a_kill(ray_cluster):
         ray.kill(server, no_restart=True)
         assert await user.complete(QUESTION)
 
-        with pytest.raises(EpisodeError, match=r"user: .*engine.max_model_len"):
-            await user.complete([{"role": "user", "content": "word " * 600}])
-
     asyncio.run(scenario())
     totals = user.metrics()
-    assert totals["calls"] == 11 and totals["failures"] == 1
-    assert 0 < totals["completion_tokens"] <= 10 * 24
-    assert totals["prompt_tokens"] > 10 * 5
+    assert totals["calls"] == 7 and totals["failures"] == 0
+    assert 0 < totals["completion_tokens"] <= 7 * 24
+    assert totals["prompt_tokens"] > 7 * 5
 
 
 def test_an_answer_that_cannot_be_read_is_asked_for_again(monkeypatch):

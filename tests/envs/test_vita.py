@@ -353,7 +353,7 @@ def bad_calls():
     return st.one_of(*known, unknown)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_bad_messages_raise_nothing_and_change_nothing(data):
     suite = fuzzed_suite()

@@ -38,7 +38,7 @@ def grown(draw_lengths, branches, alphabet, seed):
     return sequences
 
 
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=8),
     st.lists(st.integers(0, 60), min_size=8, max_size=8),

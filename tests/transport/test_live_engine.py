@@ -10,22 +10,19 @@ from rllib_llm_async.transport.outbox import Outbox
 from tests.engine.arrivals import Trainer
 from tests.engine.engines import small_engine
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.usefixtures("real_engines")
 
-NUM_VERSIONS = 5
+NUM_VERSIONS = 4
 
 
-@pytest.mark.parametrize("node", ["learner", "afar"])
-def test_an_engine_holds_every_version(tmp_path, shared_memory, travelled, node):
+def test_an_engine_holds_every_version(tmp_path, shared_memory, travelled):
     """Bit by bit: `VLLMEngine.install` compares fingerprints of all parameters."""
     trainer = Trainer(tmp_path, "bfloat16")
     outbox = Outbox(torch.bfloat16, "learner")
-    weights = NodeWeights(node)
     engine = small_engine(dtype="bfloat16")
 
-    async def main():
-        await engine.start()
-        for serial in range(1, NUM_VERSIONS + 1):
+    async def install(weights, first):
+        for serial in range(first, first + NUM_VERSIONS):
             outbox.stage(trainer.policy.inference_weights)
             shipment = outbox.show(serial)
             expected = trainer.expected(trainer.weights())
@@ -37,11 +34,19 @@ def test_an_engine_holds_every_version(tmp_path, shared_memory, travelled, node)
             assert engine.version == serial
             trainer.step()
         assert engine.num_weight_mismatches == 0
-        assert bool(travelled) == (node == "afar")
 
+    async def main():
+        await engine.start()
+        await install(beside, first=1)
+        assert not travelled
+        await install(afar, first=1 + NUM_VERSIONS)
+        assert travelled
+
+    beside, afar = NodeWeights("learner"), NodeWeights("afar")
     try:
         asyncio.run(main())
     finally:
         engine.shutdown()
         outbox.close()
-        weights.close()
+        beside.close()
+        afar.close()

@@ -10,8 +10,6 @@ from rllib_llm_async.transport.node_weights import BUCKET_BYTES, NodeWeights
 from rllib_llm_async.transport.outbox import Outbox
 from rllib_llm_async.transport.shipment import SupersededError
 
-pytestmark = pytest.mark.engine
-
 
 @ray.remote(num_cpus=0, resources={"afar": 1})
 class Runner:
@@ -23,8 +21,7 @@ class Runner:
             return load_file(path)["weight"].float().numpy()
 
 
-def test_the_whole_and_then_what_changed():
-    ray.shutdown()
+def test_the_whole_and_then_what_changed(own_cluster):
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
     )
