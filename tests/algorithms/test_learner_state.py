@@ -38,6 +38,9 @@ CASES = {
     },
 }
 
+#: One of each kind of state: snapshots, an average, scores, both, a head, adapters.
+QUICK = ("snapshot_old", "ppo_ewma_async", "interrupt_sync", "compared", "gae", "lora")
+
 
 class ScoringPublisher(Publisher):
     """Scores all tokens of an outgoing version, as engines would hand them out."""
@@ -129,7 +132,13 @@ def build(make_learner):
     return build_one
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in CASES
+    ],
+)
 def test_a_run_in_two_parts_is_the_run_in_one_go(build, batches, name):
     settings = CASES[name]
     whole = train(build(settings, seed=0), batches, 0, NUM_UPDATES)
