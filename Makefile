@@ -65,7 +65,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
 
 warm-start: $(STAMP)
-	$(BIN)/python -m rllib_llm_async.models.small_agent.warm_start \
+	$(BIN)/python -m rllib_llm_async.cli.warm_start \
 	  --out rllib_llm_async/models/small_agent/weights
 
 docs: $(STAMP)

@@ -12,6 +12,7 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from rllib_llm_async.engine import NO_REGISTRATION
 from rllib_llm_async.version import __version__
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ __all__ = [
     "__version__",
     "register",
 ]
-
-#: Set in vLLM's own processes, which import a single module of this package and would
-#: only wait for RLlib; and while the command `rllib` imports its first modules.
-NO_REGISTRATION = "RLLIB_LLM_ASYNC_NO_REGISTRATION"
 
 
 def __getattr__(name: str) -> Any:

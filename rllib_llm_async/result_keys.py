@@ -83,6 +83,9 @@ RATIO_DENSITY = "ratio_density"
 
 # --- learners/default_policy/: the update ------------------------------------------
 POLICY_LOSS = "policy_loss"
+#: RLlib's, of the optimizer step: norm of all gradients before clipping, and lr.
+GRADIENT_NORM = "gradients_default_optimizer_global_norm"
+LEARNING_RATE = "default_optimizer_learning_rate"
 KL_TO_REFERENCE = "kl_to_reference"
 VF_LOSS = "vf_loss"
 ENTROPY = "entropy"

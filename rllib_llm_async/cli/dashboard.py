@@ -22,7 +22,7 @@ def dashboard(project: str, entity: str | None) -> None:
         raise InputError(
             f"dashboard: {error.name} is missing; pip install wandb wandb-workspaces"
         ) from error
-    from rllib_llm_async.callbacks.wandb_workspace import build_workspace
+    from rllib_llm_async.monitoring.wandb_workspace import build_workspace
 
     if not wandb.login(prompt=False):
         raise InputError(

@@ -113,15 +113,19 @@ def _write_transcripts(
 
 
 def _print_table(domains: dict[str, dict[str, float]], num_trials: int) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Column, Table
 
     # With k = 1 all are the same figure; powers of two show the curve well enough.
     ks = [k for k in range(2, num_trials + 1) if k & (k - 1) == 0 or k == num_trials]
+    titles = ["tasks", "episodes", f"avg@{num_trials}"]
+    titles += ["k", "pass@k", "pass^k"] if ks else []
     table = Table(
         Column("domain", overflow="fold"),
-        *("tasks", "episodes", f"avg@{num_trials}"),
-        *(("k", "pass@k", "pass^k") if ks else ()),
+        *(Column(title, no_wrap=True) for title in titles),
+        box=SIMPLE_HEAD,
+        padding=0,
     )
     for domain, row in sorted(domains.items()):
         first = [domain, str(row["num_tasks"]), str(row["num_episodes"])]
@@ -129,7 +133,7 @@ def _print_table(domains: dict[str, dict[str, float]], num_trials: int) -> None:
         if not ks:
             table.add_row(*first)
         for k in ks:
-            figures = (f"{row[f'{name}{k}']:.3f}" for name in ("pass@", "pass^"))
+            figures = (_with_error(row, f"{name}{k}") for name in ("pass@", "pass^"))
             table.add_row(*first, str(k), *figures)
             first = [""] * len(first)
     Console().print(table)

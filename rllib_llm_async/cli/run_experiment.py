@@ -111,6 +111,8 @@ def _make_tuner(
 ) -> Any:
     from ray import tune
 
+    from rllib_llm_async.monitoring.tensorboard_logger import TensorBoardLogger
+
     checkpoint_config = tune.CheckpointConfig(
         checkpoint_at_end=True,
         checkpoint_frequency=options.checkpoint_freq,
@@ -118,7 +120,11 @@ def _make_tuner(
     )
     stop = {**experiment.stop, **(changes["stop"] if changes else {})}
     progress = Progress(stop.get("training_iteration"))
-    callbacks: list[Any] = [progress, SaveAndEnd(signals, progress.say)]
+    callbacks: list[Any] = [
+        progress,
+        SaveAndEnd(signals, progress.say),
+        TensorBoardLogger(),
+    ]
     if options.wandb_project:
         callbacks.append(_wandb_callback(options.wandb_project, experiment.name, path))
     if changes is not None:
@@ -178,7 +184,7 @@ def _held_out_success(result: Any) -> list[float]:
 
 
 def _wandb_callback(project: str, group: str, path: Path) -> Any:
-    from rllib_llm_async.callbacks import WandbLogger
+    from rllib_llm_async.monitoring.wandb_logger import WandbLogger
 
     if not (os.environ.get("WANDB_API_KEY") or Path("~/.netrc").expanduser().exists()):
         os.environ.setdefault("WANDB_MODE", "offline")

@@ -26,7 +26,7 @@ from vllm.platforms import current_platform
 
 from rllib_llm_async.core.fingerprint import Fingerprint
 from rllib_llm_async.engine import worker_weights
-from rllib_llm_async.engine.vllm_process import end_with_owner
+from rllib_llm_async.engine.ownership import end_with_owner
 
 BACKEND = "safetensors_file"
 

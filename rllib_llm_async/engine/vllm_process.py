@@ -1,28 +1,20 @@
-"""vLLM's engine process: what it starts with, and that it ends with its owner."""
+"""vLLM's engine process: what it starts with, and how it is ended."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import multiprocessing
 import os
-import select
-import signal
-import threading
 from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from rllib_llm_async import NO_REGISTRATION
+from rllib_llm_async.engine import NO_REGISTRATION
+from rllib_llm_async.engine.ownership import OWNER
 
 #: KV cache on CPU, unless ``engine: {kv_cache_memory_bytes: ...}`` says otherwise.
 CPU_KV_CACHE_BYTES = 1 << 30
 #: Longest that the kernel is waited for when it ends a process.
 KILL_SECONDS = 5.0
-#: Names, in vLLM's processes, the process that uses the engine.
-OWNER = "RLLIB_LLM_ASYNC_ENGINE_OWNER"
-#: Of prctl(2): the signal that a process gets when its parent ends.
-PR_SET_PDEATHSIG = 1
 
 
 def start_vllm(
@@ -125,28 +117,3 @@ def _cpu_arguments() -> dict[str, Any]:
     if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         arguments["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
     return arguments
-
-
-def end_with_owner() -> None:
-    """Has this worker, and the engine process if that is another, end with the owner.
-
-    Where the owner is the parent, the kernel sees to it, so that a process that hangs
-    ends as well. What counts then is the owner's thread that started the process: the
-    one whose asyncio loop the engine is used from.
-    """
-    owner, parent = int(os.environ[OWNER]), os.getppid()
-    if parent == owner:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    else:
-        threading.Thread(target=_end_after, args=(owner, parent), daemon=True).start()
-    if os.getppid() != parent:  # which ended before this was set up
-        os._exit(1)
-
-
-def _end_after(owner: int, engine: int) -> None:
-    """In one of several workers, whose parent is the engine process."""
-    with contextlib.suppress(ProcessLookupError):
-        select.select([os.pidfd_open(owner)], [], [])
-    if os.getppid() == engine:
-        os.kill(engine, signal.SIGKILL)
-    os._exit(1)

@@ -1,12 +1,11 @@
-"""The language models of an environment (simulated user, judge), made from settings."""
+"""The language models of an environment: its simulated user, its judge."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from rllib_llm_async.envs.agent_env import Message, ToolSchema
-from rllib_llm_async.settings.reading import read_settings
 
 
 def as_it_is(message: Message) -> Message:
@@ -65,23 +64,3 @@ class ReportsOnModels:
     def seconds_waited(self) -> float:
         """See `WaitsForOthers`."""
         return sum(m.metrics().get("down_seconds", 0.0) for m in self.models.values())
-
-
-def make_chat_model(settings: Any, key: str) -> ChatModel:
-    """The model that ``settings`` describe.
-
-    Args:
-        settings: A mapping, see `ServedModelSettings` if it has ``served_model``,
-            `ChatEndpointSettings` otherwise.
-        key: Where the settings stand in the experiment file, for error messages.
-
-    Raises:
-        ValueError: If a setting cannot be, or a key for the endpoint is missing.
-    """
-    if isinstance(settings, Mapping) and "served_model" in settings:
-        from rllib_llm_async.envs.user_model import ServedModel, ServedModelSettings
-
-        return ServedModel(read_settings(ServedModelSettings, settings, key), key)
-    from rllib_llm_async.envs.chat_endpoint import ChatEndpoint, ChatEndpointSettings
-
-    return ChatEndpoint(read_settings(ChatEndpointSettings, settings, key), key)

@@ -1,1 +1,1 @@
-"""What a run shows: the time line, the status board, dialogues."""
+"""What a run shows: the time line, the status board, dialogues, W&B."""

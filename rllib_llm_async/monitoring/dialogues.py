@@ -94,7 +94,7 @@ def write_jsonl(path: Path, dialogues: Iterable[Mapping[str, Any]]) -> None:
 
 
 def append_jsonl(
-    filesystem: Any, path: str, dialogues: Iterable[Mapping[str, Any]]
+    filesystem: Any, path: str, records: Iterable[Mapping[str, Any]]
 ) -> None:
     """Adds lines to a file of a `pyarrow.fs.FileSystem`, which may be an object store.
 
@@ -106,9 +106,21 @@ def append_jsonl(
     if filesystem.get_file_info(path).type == FileType.File:
         with filesystem.open_input_stream(path) as file:
             content = file.read()
-    lines = "".join(json.dumps(dialogue) + "\n" for dialogue in dialogues)
+    lines = "".join(json.dumps(record) + "\n" for record in records)
     with filesystem.open_output_stream(path) as file:
         file.write(content + lines.encode())
+
+
+def newest_dialogues(trial: Any) -> list[dict[str, Any]]:
+    """Those of the last evaluation of a trial of Tune, as far as it kept any."""
+    storage = trial.storage
+    path = f"{storage.trial_fs_path}/{FILE_NAME}"
+    if not storage.storage_filesystem.get_file_info(path).is_file:
+        return []
+    with storage.storage_filesystem.open_input_stream(path) as stream:
+        records = [json.loads(line) for line in stream.read().splitlines()]
+    newest = max((r["training_iteration"] for r in records), default=0)
+    return [r for r in records if r["training_iteration"] == newest]
 
 
 def render_text(dialogue: Mapping[str, Any]) -> str:

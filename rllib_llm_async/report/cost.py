@@ -14,9 +14,16 @@ import plotly.graph_objects as go
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.monitoring.timeline import Span, seconds_by_phase
-from rllib_llm_async.report.groups import Group, source_of
+from rllib_llm_async.report.groups import Group
 from rllib_llm_async.report.load import Run
-from rllib_llm_async.report.section import PALETTE, Section, lay_out, percent
+from rllib_llm_async.report.run_settings import source_of
+from rllib_llm_async.report.section import (
+    PALETTE,
+    Section,
+    in_lines,
+    lay_out,
+    percent,
+)
 from rllib_llm_async.result_keys import learner
 
 #: What the driver is busy with while learners update, and what it waits for before.
@@ -24,6 +31,8 @@ UPDATE = "waiting for the update"
 EPISODES = "waiting for episodes"
 #: What a source makes others wait for.
 _OF_THE_SOURCE = ("old logits", "interruption", "waiting for old logits")
+#: Characters of a label beside its bar.
+_LABEL = 24
 #: Parts of a bar, in their order, and their colours.
 _REST = "rest of the update"
 _COLORS = {
@@ -53,7 +62,8 @@ def cost_section(groups: Sequence[Group]) -> Section:
                     orientation="h",
                     name=name,
                     x=seconds,
-                    y=[group.label for group, _ in timed],
+                    # Long labels would leave a narrow page no room for bars.
+                    y=[in_lines(group.label, _LABEL) for group, _ in timed],
                     marker={"color": color},
                     hovertemplate="%{x:.2f} s",
                 )

@@ -10,12 +10,12 @@ from rllib_llm_async.report.mean_line import mean_line
 from rllib_llm_async.report.section import Section, lay_out, panels
 from rllib_llm_async.result_keys import learner, runners
 
-#: Title and key of a panel; what no run has is left out.
+#: Title and key of a panel; what no run has is left out. Rates are written as 12k.
 _PANELS = (
     ("entropy, nats per token", learner(result_keys.ENTROPY)),
     ("policy loss", learner(result_keys.POLICY_LOSS)),
-    ("gradient norm", learner("gradients_default_optimizer_global_norm")),
-    ("learning rate", learner("default_optimizer_learning_rate")),
+    ("gradient norm", learner(result_keys.GRADIENT_NORM)),
+    ("learning rate", learner(result_keys.LEARNING_RATE)),
     ("KL to the reference", learner(result_keys.KL_TO_REFERENCE)),
     ("value loss", learner(result_keys.VF_LOSS)),
     ("generated tokens per second", runners(result_keys.GENERATED_TOKENS_PER_S)),
@@ -32,8 +32,13 @@ def curves_section(groups: Sequence[Group]) -> Section:
     if not shown:
         return Section(heading, missing="No update yet.")
     figure = panels([title for title, _ in shown])
-    for number, (_, key) in enumerate(shown):
+    for number, (title, key) in enumerate(shown):
         row, col = divmod(number, 2)
+        figure.update_yaxes(
+            exponentformat="SI" if "per second" in title else "e",
+            row=row + 1,
+            col=col + 1,
+        )
         for group in groups:
             in_legend = number == 0 and len(groups) > 1
             figure.add_trace(
@@ -41,7 +46,6 @@ def curves_section(groups: Sequence[Group]) -> Section:
                 row=row + 1,
                 col=col + 1,
             )
-    figure.update_yaxes(exponentformat="e")
     note = "" if _has_gradients(groups) else "log_gradients: true adds gradient norms."
     height = 110 + 210 * ((len(shown) + 1) // 2)
     # The legend stands above the first panels' titles.

@@ -25,8 +25,8 @@ from rllib_llm_async.result_keys import learner
 
 #: Bin i covers [i - 0.5, i + 0.5] on an axis of bins, so edge i lies at i + 0.5.
 _EDGE_POSITIONS = np.arange(len(RATIO_BIN_EDGES)) + 0.5
-#: Edges at powers of 100; at 0 there is no room for a label.
-_TICKS = [0, 5, 10, 12, 17, 22]
+#: Edges at powers of 100, and 0, which stands for all below 1e-4.
+_TICKS = [0, 5, 11, 17, 22]
 _TICK_POSITIONS = [_EDGE_POSITIONS[i] for i in _TICKS]
 _TICK_TEXTS = [f"{RATIO_BIN_EDGES[i]:g}" for i in _TICKS]
 

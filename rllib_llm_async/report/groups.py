@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,14 @@ from scipy.stats import t as student_t
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.report.load import Run, is_number
+from rllib_llm_async.report.run_settings import (
+    SOURCE,
+    effective,
+    given_settings,
+    leaves,
+    source_of,
+)
 from rllib_llm_async.result_keys import evaluation, learner, runners
-from rllib_llm_async.settings.check import SETTINGS
-from rllib_llm_async.settings.schema import ATTRIBUTES
 
 SUCCESS = runners(result_keys.SUCCESS_RATE)
 HELD_OUT = evaluation(result_keys.SUCCESS_RATE)
@@ -24,8 +29,8 @@ HELD_OUT_AT_START = "evaluation_at_start/env_runners/success_rate"
 COLLAPSE = 0.2
 #: So many settings stand in a label at most.
 _MAX_KEYS = 4
-#: Named in a label even where the user left it at its default.
-_SOURCE = "old_logprob_source"
+#: And so many characters of a value.
+_MAX_VALUE = 24
 
 
 @dataclass
@@ -107,11 +112,6 @@ def collapsed(run: Run) -> float | None:
     return None if fall is None else float(fall > COLLAPSE)
 
 
-def source_of(run: Run) -> str:
-    """The source of old log-probabilities that the run trained with."""
-    return str(run.config.get(_SOURCE) or run.settings.get(_SOURCE) or "unknown")
-
-
 def _half_width(values: Sequence[float]) -> float:
     n = len(values)
     if n < 2:
@@ -126,61 +126,40 @@ def _identity(run: Run) -> dict[str, Any]:
 def _settings(run: Run) -> dict[str, Any]:
     settings = dict(leaves(run.settings))
     settings.pop("seed", None)
-    return {_SOURCE: source_of(run), **settings}
-
-
-def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A nested mapping's values by dotted key."""
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return {SOURCE: source_of(run), **settings}
 
 
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """The settings in which the groups differ; else experiment, else directory."""
+    """The few settings in which the groups differ; else experiment, else directory."""
     runs = [members[0] for members in groups]
-    given = {key for run in runs for key, _ in leaves(run.settings)}
-    keys = [_SOURCE, *sorted(k for k in given if _is_setting(k) and k != _SOURCE)]
-    values = [{key: _effective(run, key) for key in keys} for run in runs]
+    keys = [SOURCE, *(key for key in given_settings(runs) if key != SOURCE)]
+    values = [{key: effective(run, key) for key in keys} for run in runs]
     differing = [k for k in keys if len({str(v[k]) for v in values}) > 1]
     shown = differing[:_MAX_KEYS]
+    experiments = [run.experiment for run in runs]
+    if len(differing) > _MAX_KEYS and len(set(experiments)) == len(runs):
+        return experiments
     labels = [
         ", ".join(_word(key, v[key]) for key in shown) or run.experiment
         for run, v in zip(runs, values, strict=True)
     ]
     if len(set(labels)) == len(labels):
         return labels
-    experiments = [f"{run.experiment}, {text}" for run, text in zip(runs, labels)]
-    if shown and len(set(experiments)) == len(labels):
-        return experiments
-    return [
-        f"{label} ({run.directory.parents[1].name}/{run.directory.name})"
-        for label, run in zip(labels, runs, strict=True)
+    places: list[Callable[[Run], Any]] = [
+        lambda run: run.experiment,
+        lambda run: run.directory.parents[1].name,
+        lambda run: run.rows[-1].get("trial_id"),
+        lambda run: run.directory,
     ]
-
-
-def _is_setting(key: str) -> bool:
-    first = key.split(".")[0]
-    return first != "seed" and (first in SETTINGS or first == "env")
-
-
-def _effective(run: Run, key: str) -> Any:
-    """What a run had, given or by default: a run from Python lists all settings."""
-    if key == _SOURCE:
-        return source_of(run)
-    first, *rest = key.split(".")
-    attribute = ATTRIBUTES.get(first, first)
-    if attribute not in run.config:
-        return dict(leaves(run.settings)).get(key)
-    value: Any = run.config
-    for part in (attribute, *rest):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    for place in places:
+        told = [f"{t} ({place(run)})" for t, run in zip(labels, runs, strict=True)]
+        if len(set(told)) == len(told):
+            break
+    return told
 
 
 def _word(key: str, value: Any) -> str:
-    if key in (_SOURCE, "experiment"):
-        return str(value)
-    return f"{key.removeprefix('env_config.')} {'default' if value is None else value}"
+    text = "default" if value is None else str(value)
+    if len(text) > _MAX_VALUE:
+        text = f"{text[: _MAX_VALUE - 1]}…"
+    return text if key == SOURCE else f"{key.removeprefix('env_config.')} {text}"

@@ -101,7 +101,7 @@ def _draw_fates(figure: go.Figure, run: Run, unit: str, col: int) -> None:
             name="in flight",
             legendgroup=IN_FLIGHT,
             showlegend=col == 1,
-            line={"color": "#24292f", "dash": "dot", "width": 1.2},
+            line={"color": "#808080", "dash": "dot", "width": 1.2},
             hovertemplate="update %{x}: %{y:,.0f}",
         ),
         row=1,

@@ -1,21 +1,25 @@
-"""Reads the directories that Tune writes: result.json, params.json, dialogues.jsonl."""
+"""Reads a trial's directory: result.json, params.json, run.jsonl, dialogues.jsonl."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rllib_llm_async import result_keys
+from rllib_llm_async.monitoring.versions import STARTS_FILE
 
 if TYPE_CHECKING:
     from rllib_llm_async.monitoring.timeline import Span
 
 RESULT_FILE = "result.json"
 DIALOGUES_FILE = "dialogues.jsonl"
+#: Where RLlib keeps results by default.
+_WITHOUT_TUNE = "ray_results"
 
 
 @dataclass
@@ -23,7 +27,8 @@ class Run:
     """One trial.
 
     ``rows`` holds one flat dict ("learners/default_policy/...": value) per iteration,
-    ``settings`` what the user set, ``config`` all of the algorithm's settings.
+    ``settings`` what the user set, ``config`` all of the algorithm's settings,
+    ``versions`` by package that of every start of the run.
     """
 
     directory: Path
@@ -31,11 +36,14 @@ class Run:
     settings: dict[str, Any]
     config: dict[str, Any]
     dialogues: list[dict[str, Any]] = field(default_factory=list)
+    versions: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def experiment(self) -> str:
         """Name of the experiment that the trial belongs to."""
-        return self.directory.parent.name
+        parent = self.directory.parent.name
+        # `algo.train()` without Tune writes there directly, in a directory per run.
+        return self.directory.name if parent == _WITHOUT_TUNE else parent
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
         """Iterations and values of a key, where it is a number."""
@@ -88,17 +96,36 @@ def _read_run(result_file: Path) -> Run:
             # An interrupted run repeats the iterations since its last checkpoint.
             rows[row["training_iteration"]] = dict(_flatten(row))
     directory = result_file.parent
-    try:
-        settings = json.loads((directory / "params.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        settings = None
+    starts = list(read_json_lines(directory / STARTS_FILE))
     return Run(
         directory,
         [rows[iteration] for iteration in sorted(rows)],
-        settings if isinstance(settings, dict) else {},
+        _settings(directory, starts),
         config,
         list(filter(_is_dialogue, read_json_lines(directory / DIALOGUES_FILE))),
+        _versions(starts),
     )
+
+
+def _settings(directory: Path, starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """As the run noted them down when it began or went on last, else as Tune did."""
+    if starts and isinstance(starts[-1].get("settings"), dict):
+        return {"env": starts[-1].get("env"), **starts[-1]["settings"]}
+    try:
+        settings = json.loads((directory / "params.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def _versions(starts: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    versions: dict[str, list[str]] = defaultdict(list)
+    for start in starts:
+        if isinstance(of_start := start.get("versions"), dict):
+            for package, version in of_start.items():
+                if str(version) not in versions[package]:
+                    versions[package].append(str(version))
+    return dict(versions)
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from rllib_llm_async import result_keys
 from rllib_llm_async.report.groups import Group
 from rllib_llm_async.report.load import Run
 from rllib_llm_async.report.mean_line import mean_line
-from rllib_llm_async.report.section import Section, lay_out, percent
+from rllib_llm_async.report.section import Section, lay_out, percent, share_axis
 from rllib_llm_async.result_keys import learner
 
 
@@ -38,8 +38,9 @@ def mask_and_clip_section(groups: Sequence[Group]) -> Section:
     if not any(len(trace.x) for trace in figure.data):
         return Section(heading, missing="No update yet.")
     num_resets = sum(_mark_resets(figure, group) for group in groups)
-    # As many decimals as it takes to tell two ticks apart, none that say nothing.
-    figure.update_yaxes(tickformat=".4~%")
+    for row, axis in ((1, "y"), (2, "y2")):
+        shares = [y for line in figure.data if line.yaxis == axis for y in line.y]
+        figure.update_yaxes(**share_axis(shares), row=row, col=1)
     figure.update_xaxes(title="update", row=2, col=1)
     note = "Dotted lines: resets of the EWMA weights, in the colour of their run."
     if not num_resets:

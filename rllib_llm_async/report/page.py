@@ -20,13 +20,18 @@ from rllib_llm_async.report.groups import (
     collapsed,
     final_success,
     largest_fall,
-    leaves,
     mask_share,
-    source_of,
 )
+from rllib_llm_async.report.lags import lags_section
 from rllib_llm_async.report.ledger import ledger_section
 from rllib_llm_async.report.mask import mask_and_clip_section, reset_iterations
+from rllib_llm_async.report.narrow import both_layouts
 from rllib_llm_async.report.opening import opening
+from rllib_llm_async.report.run_settings import (
+    settings_table,
+    source_of,
+    versions_lines,
+)
 from rllib_llm_async.report.section import PALETTE, percent
 from rllib_llm_async.report.staleness import staleness_section
 from rllib_llm_async.report.success import success_section
@@ -39,6 +44,7 @@ _SECTIONS = (
     sweep_section,
     curves_section,
     mask_and_clip_section,
+    lags_section,
     density_section,
     staleness_section,
     ledger_section,
@@ -63,7 +69,8 @@ def render_page(groups: Sequence[Group]) -> str:
         created=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
         summary=[_summary(group) for group in groups],
         opening=opening(groups),
-        settings=_settings(groups),
+        settings=settings_table(groups),
+        versions=versions_lines(groups),
         collapse=COLLAPSE,
         notes=list(
             dict.fromkeys(
@@ -83,6 +90,7 @@ def render_page(groups: Sequence[Group]) -> str:
 def _rendered(section) -> dict[str, Any]:
     html = ""
     if section.figure is not None:
+        section.figure.update_layout(meta=both_layouts(section.figure))
         html = Markup(
             section.figure.to_html(
                 full_html=False,
@@ -123,18 +131,6 @@ def _summary(group: Group) -> dict[str, Any]:
         ),
         "resets": sum(len(reset_iterations(run)) for run in group.runs),
         "seconds": number(group.mean(lambda run: run.last("time_total_s")), "{:.0f}"),
-    }
-
-
-def _settings(groups: Sequence[Group]) -> dict[str, dict[str, str]]:
-    """What was set, a row per key with the value of each group; else by default."""
-    given = [dict(leaves(group.runs[0].settings)) for group in groups]
-    return {
-        key: {
-            group.label: str(settings.get(key, "-"))
-            for group, settings in zip(groups, given, strict=True)
-        }
-        for key in sorted({key for settings in given for key in settings})
     }
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-#: Okabe and Ito's palette, which stays distinguishable with every colour blindness.
+#: Okabe and Ito's palette, which stays distinguishable with every colour blindness, but
+#: grey in place of black, which a dark page would swallow.
 PALETTE = (
     "#0072B2",
     "#D55E00",
@@ -17,7 +20,7 @@ PALETTE = (
     "#CC79A7",
     "#56B4E9",
     "#E69F00",
-    "#000000",
+    "#808080",
 )
 #: Sequential and readable in grey.
 SEQUENTIAL = "Cividis"
@@ -25,6 +28,8 @@ SEQUENTIAL = "Cividis"
 MAX_LEGEND_ENTRIES = 8
 #: More panels than this do not fit side by side.
 MAX_PANELS = 6
+#: So many characters of a title fit above one of two panels.
+_TITLE = 56
 
 
 @dataclass
@@ -45,6 +50,10 @@ def lay_out(figure: go.Figure, height: int, **layout) -> go.Figure:
     """Applies the page's look to a figure."""
     figure.update_layout(
         template="plotly_white",
+        # The page's own shows through: it is dark for those who like it dark.
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#8C959F"},
         height=height,
         margin={"l": 64, "r": 24, "t": 40, "b": 56},
         font={"family": "system-ui, sans-serif", "size": 13, "color": "#24292f"},
@@ -53,6 +62,7 @@ def lay_out(figure: go.Figure, height: int, **layout) -> go.Figure:
         showlegend=len({trace.name for trace in figure.data}) <= MAX_LEGEND_ENTRIES,
         **layout,
     )
+    figure.update_annotations(font_size=13)
     return figure
 
 
@@ -61,7 +71,9 @@ def panels(titles: Sequence[str]) -> go.Figure:
     return make_subplots(
         rows=math.ceil(len(titles) / 2),
         cols=min(2, len(titles)),
-        subplot_titles=titles if len(titles) > 1 else None,
+        subplot_titles=(
+            [in_lines(title, _TITLE) for title in titles] if len(titles) > 1 else None
+        ),
         horizontal_spacing=0.12,
     )
 
@@ -72,11 +84,33 @@ def transparent(color: str, alpha: float) -> str:
     return f"rgba({red},{green},{blue},{alpha})"
 
 
+def share_axis(values: Sequence[float]) -> dict[str, Any]:
+    """Range and ticks of an axis of shares, so wide that no two ticks read alike."""
+    if not values:
+        return {}
+    low, high = min(values), max(values)
+    room = max(0.1 * (high - low), 0.005)
+    return {
+        "range": [max(low - room, -0.02 * room), min(high + room, 1 + 0.02 * room)],
+        # As many decimals as it takes to tell two ticks apart, none that say nothing.
+        "tickformat": ".4~%",
+    }
+
+
 def percent(share: float) -> str:
     """A share in words that keep small differences from 0 and 1 visible."""
-    if 0.999 <= share < 1 or 0 < share < 0.001:
-        return f"{100 * share:.3f} %"
-    return f"{100 * share:.1f} %"
+    if share in (0, 1):
+        return f"{100 * share:.0f} %"
+    for decimals in range(1, 6):
+        text = f"{100 * share:.{decimals}f}"
+        if float(text) not in (0, 100):
+            break
+    return f"{text} %"
+
+
+def in_lines(text: str, width: int) -> str:
+    """A text of plotly's in lines of so many characters at most."""
+    return "<br>".join(textwrap.wrap(text.replace("<br>", " "), width))
 
 
 def joined(words: Sequence[str], limit: int = 3) -> str:

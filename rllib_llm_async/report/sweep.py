@@ -14,9 +14,9 @@ from rllib_llm_async.report.groups import (
     collapsed,
     final_success,
     mask_share,
-    source_of,
 )
 from rllib_llm_async.report.load import Run
+from rllib_llm_async.report.run_settings import source_of
 from rllib_llm_async.report.section import Section, lay_out
 
 #: Title, figure of a run, colour scale (high is good, except for collapse).
@@ -72,7 +72,6 @@ def sweep_section(groups: Sequence[Group]) -> Section:
             title=None if y == "source" else y, type="category", row=number, col=1
         )
     figure.update_yaxes(automargin=True)
-    figure.update_annotations(font_size=12)
     height = sum(150 + 46 * len({_coordinate(r, y) for r in m}) for _, _, y, m in rows)
     best = max(runs, key=lambda run: final_success(run) or 0.0)
     num_collapsed = sum(bool(collapsed(run)) for run in runs)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rllib_llm_async import NO_REGISTRATION
 from rllib_llm_async.chat.harmony import parse_harmony
 from rllib_llm_async.chat.tool_parsers import (
     check_tool_parser_name,
@@ -17,6 +16,7 @@ from rllib_llm_async.chat.tool_parsers import (
     parse_hermes,
     tool_parser_names,
 )
+from rllib_llm_async.engine import NO_REGISTRATION
 
 
 def hermes(name, arguments):

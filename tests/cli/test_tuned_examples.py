@@ -11,7 +11,7 @@ from rllib_llm_async.cli.experiment_file import (
     choose_experiment,
     load_experiments,
 )
-from rllib_llm_async.envs.chat_model import make_chat_model
+from rllib_llm_async.envs.chat_model_settings import make_chat_model
 from rllib_llm_async.old_logprobs import source_names
 
 EXAMPLES = sorted(

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from rllib_llm_async import NO_REGISTRATION
 from rllib_llm_async.cli import main
 from rllib_llm_async.cli.experiment_file import build_config, load_experiments
 from rllib_llm_async.cli.sweep import tune_config
+from rllib_llm_async.engine import NO_REGISTRATION
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]

@@ -3,18 +3,15 @@
 import json
 import re
 import signal
-import struct
 import subprocess
 import time
 
 import pytest
-from tensorboardX.proto import event_pb2
 
 from rllib_llm_async.algorithms.async_decoupled_ppo.checkpoints import (
     check_whole,
     read_metrics,
 )
-from tests.callbacks.wandb_file import read_run
 from tests.end_to_end.commands import (
     RLLIB,
     SMALL,
@@ -23,6 +20,8 @@ from tests.end_to_end.commands import (
     environment,
     processes_of,
 )
+from tests.monitoring.tensorboard_file import read_scalars
+from tests.monitoring.wandb_file import read_run
 
 #: Result keys that people rely on, for a run with `ppo_ewma_async` and a comparison.
 CONTRACT = {
@@ -44,18 +43,6 @@ CONTRACT = {
 }
 
 
-def tensorboard_tags(path):
-    """Names of the scalars in an events file (TFRecord framing)."""
-    data, position, tags = path.read_bytes(), 0, set()
-    while position < len(data):
-        (length,) = struct.unpack_from("<Q", data, position)
-        event = event_pb2.Event()
-        event.ParseFromString(data[position + 12 : position + 12 + length])
-        tags |= {value.tag for value in event.summary.value}
-        position += 12 + length + 4  # length and its checksum; the data's checksum
-    return tags
-
-
 def test_what_a_run_leaves(finished_run):
     assert "held-out success" in finished_run.said
     assert re.search(r"evaluation, (\d+ of 16 episodes, )?for \d+ s", finished_run.said)
@@ -68,9 +55,7 @@ def test_what_a_run_leaves(finished_run):
     assert [row["_step"] for row in history] == [1, 2]
     assert all(promised <= row.keys() for row in history)
     (events,) = results.rglob("events.out.tfevents.*")
-    assert promised <= {
-        tag.removeprefix("ray/tune/") for tag in tensorboard_tags(events)
-    }
+    assert promised <= read_scalars(events).keys()
 
     (result_file,) = results.rglob("result.json")
     rows = [json.loads(line) for line in result_file.read_text().splitlines()]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rllib_llm_async.envs import retries
 from rllib_llm_async.envs.agent_env import EpisodeError
-from rllib_llm_async.envs.chat_model import make_chat_model
+from rllib_llm_async.envs.chat_model_settings import make_chat_model
 from tests.envs.chat_stub import ChatStub, say
 from tests.fuzz.properties import answer_is_read_or_refused
 

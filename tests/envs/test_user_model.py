@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from rllib_llm_async.envs.agent_env import EpisodeError
-from rllib_llm_async.envs.chat_model import make_chat_model
+from rllib_llm_async.envs.chat_model_settings import make_chat_model
 from rllib_llm_async.envs.user_model import MAX_RETRIES
 from tests.engine.engines import children
 

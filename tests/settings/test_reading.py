@@ -7,7 +7,7 @@ import sys
 import pytest
 from pydantic import BaseModel, Field, field_validator
 
-from rllib_llm_async import NO_REGISTRATION
+from rllib_llm_async.engine import NO_REGISTRATION
 from rllib_llm_async.settings.reading import STRICT, read_settings
 
 

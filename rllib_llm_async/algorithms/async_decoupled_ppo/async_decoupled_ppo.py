@@ -65,6 +65,8 @@ from rllib_llm_async.monitoring.timeline import (
     logged_spans,
     seconds_by_phase,
 )
+from rllib_llm_async.monitoring.versions import STARTS_FILE, installed_versions
+from rllib_llm_async.settings.saved import saved_settings
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +137,7 @@ class AsyncDecoupledPPO(Algorithm):
     def step(self) -> dict[str, Any]:
         if not self._generated:
             self._note_generated_tokens()
+            self._note_start()
         # What training starts from, to compare the later evaluations with.
         start = (
             self.evaluate()
@@ -152,6 +155,15 @@ class AsyncDecoupledPPO(Algorithm):
         if start is not None:
             results[result_keys.EVALUATION_AT_START] = start
         return results
+
+    def _note_start(self) -> None:
+        """Notes beside result.json with what the run begins, or goes on."""
+        start = {
+            "training_iteration": self.iteration,
+            "versions": installed_versions(),
+            **saved_settings(self.config),
+        }
+        dialogues.append_jsonl(*self._trial_file(STARTS_FILE), [start])
 
     def _collect_timeline(self, results: dict[str, Any]) -> tuple[Span, ...]:
         """Takes what learners, engines and this process were busy with, in order.

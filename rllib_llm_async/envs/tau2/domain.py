@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 from copy import deepcopy
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from tau2.data_model.tasks import RewardType, Task
@@ -155,21 +154,6 @@ class Domain:
             end = self.state(environment)
             self._goal_of_task[task.id] = end, end != begin
         return self._goal_of_task[task.id]
-
-
-@cache
-def load_domain(name: str, solo: bool, retrieval_variant: str | None = None) -> Domain:
-    """`Domain`, loaded once in a process; with a variant, one that has documents."""
-    if retrieval_variant is None:
-        domain = Domain(name, solo)
-    else:
-        from rllib_llm_async.envs.tau2.knowledge import KnowledgeDomain
-
-        domain = KnowledgeDomain(name, solo, retrieval_variant)
-    # Thousands of objects that live as long as the process: not to be visited again.
-    gc.collect()
-    gc.freeze()
-    return domain
 
 
 def guard(tools: ToolKitBase) -> None:

@@ -6,11 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rllib_llm_async.envs.agent_env import TaskRef
-from rllib_llm_async.envs.chat_model import (
-    ChatModel,
-    ReportsOnModels,
-    make_chat_model,
-)
+from rllib_llm_async.envs.chat_model import ChatModel, ReportsOnModels
+from rllib_llm_async.envs.chat_model_settings import make_chat_model
 from rllib_llm_async.envs.tau2.package import load_package
 from rllib_llm_async.settings.names import unknown
 
@@ -169,7 +166,7 @@ def _check_variant(variant: str | None) -> str:
 
 
 def _load(name: str, solo: bool, retrieval_variant: str | None) -> Domain:
-    from rllib_llm_async.envs.tau2.domain import load_domain
+    from rllib_llm_async.envs.tau2.load_domain import load_domain
 
     try:
         return load_domain(name, solo, retrieval_variant)

@@ -8,7 +8,7 @@ the conversation with a stop marker; an empty message of the agent ends it in fa
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vita.agent.llm_agent import LLMAgent
 from vita.data_model.message import AssistantMessage, ToolCall, ToolMessage
@@ -19,8 +19,10 @@ from rllib_llm_async.envs.agent_env import EpisodeError, Message, Start, Step, T
 from rllib_llm_async.envs.chat_model import ChatModel
 from rllib_llm_async.envs.tool_calls import encodable, parse_call
 from rllib_llm_async.envs.vita.isolation import Compartment
-from rllib_llm_async.envs.vita.suite import VitaSuite
 from rllib_llm_async.envs.vita.user import SimulatedUser
+
+if TYPE_CHECKING:
+    from rllib_llm_async.envs.vita.suite import VitaSuite
 
 
 class Judge(Protocol):

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rllib_llm_async.envs.agent_env import TaskRef, ToolSchema
-from rllib_llm_async.envs.chat_model import (
-    ChatModel,
-    ReportsOnModels,
-    make_chat_model,
-)
+from rllib_llm_async.envs.chat_model import ChatModel, ReportsOnModels
+from rllib_llm_async.envs.chat_model_settings import make_chat_model
 from rllib_llm_async.envs.vita.package import load_package
 from rllib_llm_async.settings.names import unknown
 

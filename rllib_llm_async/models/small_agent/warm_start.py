@@ -4,22 +4,18 @@ The demonstrator is perfect until the model can copy, look up and compare. After
 often cuts corners: it acts without the questions to the user that the policy asks for.
 So imitation ends where reinforcement learning has something to do: most groups of
 episodes hold successes and failures.
-
-    python -m rllib_llm_async.models.small_agent.warm_start --out DIR [--steps N]
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import os
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,7 +24,6 @@ import numpy as np
 
 from rllib_llm_async.batch import columns
 from rllib_llm_async.chat import ChatFormat
-from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
 from rllib_llm_async.models.small_agent.cloning_data import (
     cloning_batches,
@@ -97,27 +92,6 @@ def warm_start(recipe: WarmStartRecipe, out: Path) -> dict[str, float]:
             shutil.rmtree(out, ignore_errors=True)
             shutil.copytree(trained, out)
     return result.metrics
-
-
-def held_out_success(model: Path) -> dict[str, float]:
-    """By domain, the share of 256 test tasks that a model solves at temperature 1."""
-    from rllib_llm_async import AsyncDecoupledPPOConfig
-
-    config = (
-        AsyncDecoupledPPOConfig()
-        .environment("mini")
-        .training(
-            model=str(model),
-            num_concurrent_episodes=128,
-            engine={"dtype": "float32", "max_model_len": 512, "max_num_seqs": 128},
-        )
-    )
-    algorithm = config.build_algo()
-    try:
-        domains = algorithm.evaluate_tasks(num_trials=1)["domains"]
-    finally:
-        algorithm.stop()
-    return {domain: round(row["avg@1"], 3) for domain, row in domains.items()}
 
 
 @contextlib.contextmanager
@@ -273,29 +247,3 @@ def _lr_factor(step: int, recipe: WarmStartRecipe) -> float:
     """Linear warm-up, constant, linear to zero while the demonstrator errs."""
     warmup = min(1.0, (step + 1) / recipe.warmup_steps)
     return min(warmup, (recipe.steps - step) / recipe.erring_steps)
-
-
-def main() -> None:
-    """Command line entry."""
-    defaults = WarmStartRecipe()
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=defaults.steps)
-    parser.add_argument("--seed", type=int, default=defaults.seed)
-    arguments = parser.parse_args()
-    recipe = WarmStartRecipe(steps=arguments.steps, seed=arguments.seed)
-    with ray_cluster():
-        metrics = warm_start(recipe, arguments.out)
-        print("measuring success on held-out tasks ...", flush=True)
-        success = held_out_success(arguments.out)
-    told = {**asdict(recipe), "held_out_success": success}
-    (arguments.out / "warm_start.json").write_text(json.dumps(told, indent=2) + "\n")
-    print(
-        f"warm start: wrote {arguments.out}, loss {metrics['loss']:.4f}, "
-        f"{metrics['seconds']:.0f} s"
-    )
-    print("held-out success:", ", ".join(f"{d} {x}" for d, x in success.items()))
-
-
-if __name__ == "__main__":
-    main()

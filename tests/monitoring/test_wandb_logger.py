@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from ray import tune
 
-from rllib_llm_async.callbacks import WandbLogger
-from rllib_llm_async.callbacks.wandb_logger import SUMMARIES
 from rllib_llm_async.core import NUM_RATIO_BINS
-from tests.callbacks.wandb_file import read_run
+from rllib_llm_async.monitoring.panels import HEADLINES
+from rllib_llm_async.monitoring.tensorboard_logger import TensorBoardLogger
+from rllib_llm_async.monitoring.wandb_logger import WandbLogger
+from tests.monitoring.tensorboard_file import read_scalars
+from tests.monitoring.wandb_file import read_run
 
 
 def trainable(config):
@@ -57,14 +59,15 @@ def test_an_offline_run_holds_keys_histograms_marks_and_dialogues(
     storage = tmp_path / "results" / "run"
     results = tune.Tuner(
         trainable,
-        param_space={"storage": str(storage), "eps_ti": 1.2},
+        param_space={"storage": str(storage), "eps_ti": tune.grid_search([1.2])},
         run_config=tune.RunConfig(
             name="run",
             storage_path=str(tmp_path / "results"),
             callbacks=[
                 WandbLogger(
                     project="project", group="sweep", mode="offline", dir=str(tmp_path)
-                )
+                ),
+                TensorBoardLogger(),
             ],
             verbose=0,
         ),
@@ -73,7 +76,7 @@ def test_an_offline_run_holds_keys_histograms_marks_and_dialogues(
     (path,) = tmp_path.rglob("*.wandb")
     run, history, defined = read_run(path)
     assert run.project == "project" and run.run_group == "sweep"
-    assert {*SUMMARIES} <= {*defined}
+    assert {*HEADLINES} <= {*defined}
     assert [row["training_iteration"] for row in history] == [1, 2, 3]
     success = [row["env_runners/success_rate"] for row in history]
     assert success == pytest.approx([0.5, 0.6, 0.7])
@@ -84,3 +87,14 @@ def test_an_offline_run_holds_keys_histograms_marks_and_dialogues(
     assert history[0]["ratios/log_r_s/values"][5] == 7
     assert history[2]["dialogues/nrows"] == 1
     assert "dialogues/nrows" not in history[0]
+    assert run.display_name == "eps_ti=1.2000"  # what the sweep has chosen
+    (events,) = (tmp_path / "results").rglob("events.out.tfevents.*")
+    numbers = {
+        key
+        for row in history
+        for key, value in row.items()
+        if isinstance(value, int | float)
+        and "/" in key
+        and not key.startswith(("ratios/", "dialogues/"))
+    }
+    assert {tag for tag in read_scalars(events) if "/" in tag} == numbers

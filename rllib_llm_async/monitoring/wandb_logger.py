@@ -6,11 +6,9 @@ Use it with `rllib train file FILE --wandb PROJECT`, or in Python as a callback 
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
-import numpy as np
 import ray
 from ray.air.integrations.wandb import (
     WANDB_ENV_VAR,
@@ -19,21 +17,11 @@ from ray.air.integrations.wandb import (
 )
 from ray.air.util.node import _force_on_current_node
 
-from rllib_llm_async import result_keys
-from rllib_llm_async.core import NUM_RATIO_BINS, RATIO_BIN_EDGES
-from rllib_llm_async.monitoring.dialogues import FILE_NAME, render_text
-from rllib_llm_async.result_keys import evaluation, learner, runners
+from rllib_llm_async.monitoring.dialogues import newest_dialogues, render_text
+from rllib_llm_async.monitoring.panels import HEADLINES, Marks, ratio_histograms
 
 #: Key of the sample dialogues on their way from the driver to the logging actor.
 _DIALOGUES = "sample_dialogues"
-#: What a run is listed by: key and how it is summed up.
-SUMMARIES = {
-    runners(result_keys.SUCCESS_RATE): "last,max",
-    evaluation(result_keys.SUCCESS_RATE): "last,max",
-    learner(result_keys.TRAIN_INFER_MASK): "last,min,mean",
-    learner(result_keys.PPO_CLIP_FRACTION): "last,max,mean",
-    learner(result_keys.STALENESS_MEAN): "mean",
-}
 
 
 class WandbLogger(WandbLoggerCallback):
@@ -43,7 +31,8 @@ class WandbLogger(WandbLoggerCallback):
     - ``marks/ewma_reset`` and ``marks/new_version``: 1 where one happened, else 0;
     - ``dialogues``: a table of the samples of each evaluation.
 
-    The step is ``training_iteration``. A run that is resumed goes on under its id.
+    The step is ``training_iteration``. A run that is resumed goes on under its id. The
+    trials of a sweep are named after what the sweep has chosen for them.
 
     Args:
         project: Name of the W&B project.
@@ -66,13 +55,16 @@ class WandbLogger(WandbLoggerCallback):
                 **_force_on_current_node(),
             )(self._logger_actor_cls)
         key = os.environ.get(WANDB_ENV_VAR)
+        # "3_eps_ti=1.2,seed=1": the number says nothing.
+        _, _, chosen = trial.experiment_tag.partition("_")
+        name = self.kwargs.get("name") or chosen or trial.experiment_dir_name
         super()._start_logging_actor(
-            trial, exclude_results, api_key=key, **wandb_init_kwargs
+            trial, exclude_results, api_key=key, **{**wandb_init_kwargs, "name": name}
         )
 
     def log_trial_result(self, iteration, trial, result):
         if "evaluation" in result:
-            result = {**result, _DIALOGUES: _newest_dialogues(trial)}
+            result = {**result, _DIALOGUES: newest_dialogues(trial)}
         super().log_trial_result(iteration, trial, result)
 
     def on_experiment_end(self, trials, **info):
@@ -83,28 +75,16 @@ class WandbLogger(WandbLoggerCallback):
         super().on_experiment_end(trials, **info)
 
 
-def _newest_dialogues(trial: Any) -> list[dict[str, Any]]:
-    storage = trial.storage
-    path = f"{storage.trial_fs_path}/{FILE_NAME}"
-    if not storage.storage_filesystem.get_file_info(path).is_file:
-        return []
-    with storage.storage_filesystem.open_input_stream(path) as stream:
-        records = [json.loads(line) for line in stream.read().splitlines()]
-    newest = max((r["training_iteration"] for r in records), default=0)
-    return [r for r in records if r["training_iteration"] == newest]
-
-
 class _LoggingActor(_WandbLoggingActor):
     """Runs beside the trial; one per run."""
 
     _is_defined = False
-    _num_resets = 0.0
-    _version = 0.0
 
     def __init__(self, *args: Any, api_key: str | None, **kwargs: Any) -> None:
         if api_key:
             os.environ[WANDB_ENV_VAR] = api_key
         super().__init__(*args, **kwargs)
+        self._marks = Marks()
 
     def _handle_result(self, result: dict) -> tuple[dict, dict]:
         if not self._is_defined:
@@ -112,8 +92,9 @@ class _LoggingActor(_WandbLoggingActor):
         dialogues = result.pop(_DIALOGUES, [])
         log, config_update = super()._handle_result(result)
         figures = result.get("learners", {}).get("default_policy", {})
-        log |= self._histograms(figures)
-        log |= self._marks(figures)
+        log |= self._marks.of_update(figures)
+        for key, histogram in ratio_histograms(figures).items():
+            log[key] = self._wandb.Histogram(np_histogram=histogram)
         if dialogues:
             log["dialogues"] = self._wandb.Table(
                 columns=["task", "success", "reward", "dialogue"],
@@ -126,35 +107,8 @@ class _LoggingActor(_WandbLoggingActor):
 
     def _define_metrics(self) -> None:
         self._wandb.define_metric("*", step_metric="training_iteration")
-        for key, summary in SUMMARIES.items():
+        for key, summary in HEADLINES.items():
             self._wandb.define_metric(
                 key, step_metric="training_iteration", summary=summary
             )
         self._is_defined = True
-
-    def _histograms(self, figures: dict) -> dict[str, Any]:
-        density = figures.get(result_keys.RATIO_DENSITY)
-        if density is None:
-            return {}
-        counts = np.asarray(density).reshape(NUM_RATIO_BINS, NUM_RATIO_BINS)
-        # The outer bins are open: they get the width of their neighbours.
-        edges = np.asarray(RATIO_BIN_EDGES)
-        edges = np.concatenate([[2 * edges[0]], edges, [2 * edges[-1]]])
-        return {
-            "ratios/log_r_d": self._wandb.Histogram(
-                np_histogram=(counts.sum(axis=1), edges)
-            ),
-            "ratios/log_r_s": self._wandb.Histogram(
-                np_histogram=(counts.sum(axis=0), edges)
-            ),
-        }
-
-    def _marks(self, figures: dict) -> dict[str, int]:
-        resets = figures.get(result_keys.EWMA_NUM_RESETS, self._num_resets)
-        version = figures.get(result_keys.POLICY_VERSION, self._version)
-        marks = {
-            "marks/ewma_reset": int(resets > self._num_resets),
-            "marks/new_version": int(version > self._version),
-        }
-        self._num_resets, self._version = resets, version
-        return marks
