@@ -94,6 +94,11 @@ class EngineWorkerExtension:
     ) -> dict[str, tuple[str, Fingerprint]]:
         return worker_weights.checkpoint_fingerprints(self)
 
+    def rllib_llm_async_adapter_fingerprints(
+        self, number: int, names: list[str]
+    ) -> dict[str, Fingerprint]:
+        return worker_weights.adapter_fingerprints(self, number, names)
+
     def rllib_llm_async_stale_linears(self, seed: int) -> list[str]:
         return worker_weights.stale_linears(self, seed)
 
