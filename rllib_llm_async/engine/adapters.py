@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from rllib_llm_async.core.fingerprint import Fingerprint
@@ -80,7 +81,7 @@ class Adapters:
         }
         self._files = OwnedFolder("adapters", SHARED_MEMORY)
         self._turns: Counter[Adapter] = Counter()
-        #: Adapters of versions before the newest, whose files are there.
+        #: Adapters that are not the newest, whose files are there.
         self._older: set[Adapter] = set()
         self._unnamed: set[Adapter] = set()
         self._numbers = itertools.count(1)
@@ -91,7 +92,7 @@ class Adapters:
         dtype = str(llm.model_config.dtype).removeprefix("torch.")
         self.arrival_check = ArrivalCheck(dtype, AdapterLayout(), [])
         self._newest = self._new(0)
-        save_file({}, self._newest.folder / _TENSORS)
+        save_file(self._nothing(), self._newest.folder / _TENSORS)
         await llm.add_lora(self._newest.request())
 
     @contextlib.contextmanager
@@ -112,6 +113,7 @@ class Adapters:
             path: Safetensors file with what `adapter_weights` yields.
         """
         adapter = self._newest if self.pauses else self._new(version)
+        self._older.add(adapter)  # should it not arrive
         # Whole at once: vLLM may read the folder of an adapter whenever it needs it.
         copy = adapter.folder / f"unfinished_{_TENSORS}"
         shutil.copyfile(path, copy)
@@ -136,14 +138,21 @@ class Adapters:
 
     def accept(self, loaded: Adapter) -> None:
         """It has arrived: turns that begin from now on name it."""
-        if loaded != self._newest:
-            self._older.add(self._newest)
-            self._newest = loaded
+        self._older.add(self._newest)
+        self._older.remove(loaded)
+        self._newest = loaded
         self._remove_unnamed()
 
     def close(self) -> None:
         """Removes what it has written."""
         self._files.cleanup()
+
+    def _nothing(self) -> dict[str, torch.Tensor]:
+        """An adapter of a layer that no model has: vLLM wants one at least."""
+        layer = (
+            f"base_model.model.none.{self.engine_arguments['lora_target_modules'][0]}"
+        )
+        return {f"{layer}.lora_{m}.weight": torch.zeros(1, 1) for m in "AB"}
 
     def _new(self, version: int) -> Adapter:
         number = next(self._numbers)

@@ -81,43 +81,42 @@ def expect_tokens_of(models, prompt, output):
 
 def test_tokens_belong_to_the_version_they_carry(runner, engine, versions):
     models, arguments = versions
-    newest_at_end = {}
+    ended = asyncio.Queue()
+    # Turns of several lengths, so that others are under way when one has ended.
+    texts = [prompt[: 40 + 3 * n] for n, prompt in enumerate(prompts(12))]
 
     async def turns(prompt):
-        outputs = []
-        while engine.version < NUM_VERSIONS - 1 or not outputs:
+        while True:
             output = await engine.generate(prompt)
-            newest_at_end[id(output)] = engine.version
-            outputs.append(output)
-        return [(prompt, output) for output in outputs]
+            ended.put_nowait((prompt, output, engine.version))
 
     async def scenario():
         await engine.install(*arguments[0])
-        running = [asyncio.ensure_future(turns(prompt)) for prompt in prompts(12)]
-        for version in range(1, NUM_VERSIONS):
-            await asyncio.sleep(0.3)
-            await engine.install(*arguments[version])
-        return [pair for pairs in await asyncio.gather(*running) for pair in pairs]
+        running = [asyncio.ensure_future(turns(prompt)) for prompt in texts]
+        outputs = []
+        for version in range(1, NUM_VERSIONS + 1):
+            while not outputs or outputs[-1][1].versions[-1] != version - 1:
+                outputs.append(await ended.get())
+            if version < NUM_VERSIONS:
+                await engine.install(*arguments[version])
+        for turn in running:
+            turn.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        return outputs
 
     paused = engine.paused_seconds
-    num_mixed = num_behind = 0
-    seen = set()
-    for prompt, output in runner.run(scenario()):
-        assert output.finish_reason == "length"
-        of_output = np.unique(output.versions)
-        num_mixed += len(of_output) > 1
-        num_behind += output.versions[-1] < newest_at_end[id(output)]
-        seen.update(of_output.tolist())
+    outputs = runner.run(scenario())
+    for prompt, output, _ in outputs:
         expect_tokens_of(models, prompt, output)
-    assert seen == set(range(NUM_VERSIONS))
+    seen = [np.unique(output.versions).tolist() for _, output, _ in outputs]
+    assert set().union(*seen) == set(range(NUM_VERSIONS))
     assert engine.num_weight_mismatches == 0
     if engine._weights.pauses:
-        assert num_mixed > 0
-        assert num_behind == 0
+        assert any(len(of_output) > 1 for of_output in seen)
         assert engine.paused_seconds > paused
     else:  # a turn keeps the version that it began with
-        assert num_mixed == 0
-        assert num_behind > 0
+        assert all(len(of_output) == 1 for of_output in seen)
+        assert any(output.versions[-1] < newest for _, output, newest in outputs)
         assert engine.paused_seconds == paused
 
 
