@@ -191,7 +191,8 @@ class VLLMEngine:
                 params.max_tokens -= len(said)
                 params.seed = _seed_at(seed, len(prompt) + len(said))
             output = await self._request(prompt + said, params, adapter)
-            piece = EngineOutput.of(output.outputs[0], adapter and adapter.version)
+            own = adapter.version if adapter is not None else None
+            piece = EngineOutput.of(output.outputs[0], own)
             self._note(piece)
             pieces.append(piece)
             said += piece.token_ids
@@ -278,15 +279,15 @@ class VLLMEngine:
         """Returns what was loaded, and which bits of it are wrong, if any; where turns
         change their version, none goes on before that."""
         start = time.monotonic()
+        problem = None
         self.timeline.end("paused")
         with self.timeline.phase("weight transfer"):
             async with self._paused() if self._weights.pauses else nullcontext():
                 loaded = await self._weights.load(version, path)
                 if self._weights.pauses:
                     self.version = version
-                problem = expected and await self._weights.wrong_bits(
-                    loaded, version, expected
-                )
+                if expected is not None:
+                    problem = await self._weights.wrong_bits(loaded, version, expected)
         self.sync_seconds.append(time.monotonic() - start)
         return loaded, problem
 
@@ -327,7 +328,7 @@ class VLLMEngine:
                     {"prompt_token_ids": prompt},
                     params,
                     request_id,
-                    lora_request=adapter and adapter.request(),
+                    lora_request=adapter.request() if adapter is not None else None,
                 )
             ]
         finally:

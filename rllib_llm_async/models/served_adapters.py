@@ -32,6 +32,9 @@ SERVED_LAYERS = frozenset(
 )
 #: What PEFT puts before the name of a layer.
 _PREFIX = "base_model.model."
+#: Where vLLM's models are, and another one's module as one of them imports it.
+_VLLM_MODELS = "model_executor/models"
+_IMPORTED_MODEL = re.compile(r"(?:\.|vllm\.model_executor\.models\.)(\w+)")
 #: Starts of the adapters with which PEFT changes the base model's weights.
 _CHANGES_BASE = ("pissa", "olora")
 
@@ -99,11 +102,11 @@ def _served(model: str, lora: str, trust_remote_code: bool) -> ServedAdapters:
         load_weights=False,
     )
     adapted = dict(_adapted(lm.get_base_model()))
-    ranks = [rank for layer in adapted.values() for rank in layer.r.values()]
+    rank = max(rank for layer in adapted.values() for rank in layer.r.values())
     return ServedAdapters(
-        rank=max(ranks, default=0),
+        rank=rank,
         layers=tuple(sorted({_last(path) for path in adapted})),
-        merged_because=_unserved_part(lm.get_base_model(), adapted, max(ranks)),
+        merged_because=_unserved_part(lm.get_base_model(), adapted, rank),
     )
 
 
@@ -153,11 +156,6 @@ def vllm_serves_adapters(architecture: str) -> bool:
     registry = source_of("vllm", f"{_VLLM_MODELS}/registry.py")
     entry = re.search(rf'"{architecture}":\s*\(\s*"(\w+)",\s*"(\w+)"', registry)
     return entry is not None and _supports_lora(*entry.groups())
-
-
-_VLLM_MODELS = "model_executor/models"
-#: Another model's module, as one of vLLM's models imports it.
-_IMPORTED_MODEL = re.compile(r"(?:\.|vllm\.model_executor\.models\.)(\w+)")
 
 
 def _supports_lora(module: str, name: str) -> bool:
