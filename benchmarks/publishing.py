@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import psutil
 import ray
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.row import Row, compare
@@ -38,6 +39,7 @@ SIZES = {
     "num_key_value_heads": 6,
     "head_dim": 64,
 }
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 NUM_VERSIONS = 4
 LEARNING_RATE = 1e-6
 #: Tokens of the least that a learner does between two steps.
@@ -63,19 +65,33 @@ class Coordinator:
 
 
 class Learner:
-    """A policy that takes steps of Adam's size, and its publisher."""
+    """A policy that takes steps of Adam's size, and its publisher.
 
-    def __init__(self, num_layers: int = SIZES["num_hidden_layers"]) -> None:
+    Args:
+        num_layers: Of the model.
+        lora: Train adapters and publish their matrices.
+    """
+
+    def __init__(
+        self, num_layers: int = SIZES["num_hidden_layers"], lora: bool = False
+    ) -> None:
         config = AutoConfig.from_pretrained(small_agent_dir())
         for key, value in {**SIZES, "num_hidden_layers": num_layers}.items():
             setattr(config, key, value)
         config.layer_types = ["full_attention"] * config.num_hidden_layers
         torch.manual_seed(0)
-        self.policy = CausalLMPolicy(AutoModelForCausalLM.from_config(config))
+        lm = AutoModelForCausalLM.from_config(config)
+        if lora:
+            lm = get_peft_model(lm, LoraConfig(task_type="CAUSAL_LM", **LORA))
+        self.policy = CausalLMPolicy(lm)
         self.coordinator = ray.remote(Coordinator).options(num_cpus=0).remote()
         self.publisher = WeightPublisher(
             PolicyWeights(self.policy),
-            SimpleNamespace(engine={"dtype": "bfloat16"}, needs_old_logit_actors=False),
+            SimpleNamespace(
+                engine={"dtype": "bfloat16"},
+                needs_old_logit_actors=False,
+                served_adapters=LORA if lora else None,
+            ),
             self.coordinator,
             None,  # type: ignore[arg-type]
             rank=0,
@@ -86,7 +102,7 @@ class Learner:
 
     @torch.no_grad()
     def step(self) -> None:
-        for tensor in self.policy.parameters():
+        for tensor in self.policy.trainable_parameters().values():
             noise = torch.empty_like(tensor).uniform_(-LEARNING_RATE, LEARNING_RATE)
             tensor += noise
 
@@ -114,8 +130,8 @@ def _pass(policy: CausalLMPolicy) -> None:
 
 
 @contextmanager
-def _learner(**sizes: int) -> Iterator[Learner]:
-    learner = Learner(**sizes)
+def _learner(**arguments: int) -> Iterator[Learner]:
+    learner = Learner(**arguments)
     try:
         yield learner
     finally:
@@ -177,6 +193,21 @@ def bytes_vs_full() -> Row:
         value = sum(sent) / len(sent)
         return Row(
             "publish_bytes_vs_full",
+            value,
+            "bytes",
+            learner.nbytes,
+            value / learner.nbytes,
+        )
+
+
+def lora_bytes_vs_full() -> Row:
+    """Bytes of a version that is an adapter (rank 16, all linear layers), against all
+    weights of the model, which engines loaded if it were merged."""
+    with _learner(lora=True) as learner:
+        learner.publish()
+        value = learner.newest().weights.nbytes
+        return Row(
+            "publish_lora_bytes_vs_full",
             value,
             "bytes",
             learner.nbytes,

@@ -53,6 +53,7 @@ ROWS = {
     "publish_memory_vs_payload": publishing.memory_vs_payload,
     "publish_memory_vs_payload_two_nodes": publishing.memory_vs_payload_two_nodes,
     "publish_bytes_vs_full": publishing.bytes_vs_full,
+    "publish_lora_bytes_vs_full": publishing.lora_bytes_vs_full,
     "sharded_vs_single_memory": sharded_vs_single_memory.run,
     "sharded_loading_vs_model_memory": sharded_vs_single_memory.loading,
     "admission_staleness": admission.run,

@@ -13,10 +13,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from rllib_llm_async.engine.weight_layout import Fingerprints, WeightLayout
+from rllib_llm_async.engine.weight_layout import Fingerprints
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,21 @@ class ExpectedArrival:
     probe_logp: np.ndarray
 
 
+class Layout(Protocol):
+    """Where an engine keeps what is published, see `WeightLayout`."""
+
+    @property
+    def not_comparable(self) -> Sequence[str]: ...
+
+    def num_compared(self, published: Fingerprints) -> int: ...
+
+    def not_published(self, published: Fingerprints) -> list[str]: ...
+
+    def differences(
+        self, published: Fingerprints, ranks: Sequence[Fingerprints]
+    ) -> list[str]: ...
+
+
 class ArrivalCheck:
     """Compares each version on one engine with what the trainer says of it.
 
@@ -51,7 +67,7 @@ class ArrivalCheck:
     """
 
     def __init__(
-        self, dtype: str, layout: WeightLayout, inexact_linears: Sequence[str]
+        self, dtype: str, layout: Layout, inexact_linears: Sequence[str]
     ) -> None:
         self._layout = layout
         self._inexact_linears = frozenset(inexact_linears)
@@ -92,8 +108,8 @@ class ArrivalCheck:
             if not set(differing) & set(self._layout.differences(last, ranks)):
                 still = f", which are still those of version {last_version}"
         return (
-            f"{len(differing)} of {len(self._layout.parts)} parameters have other bits "
-            f"than the trainer's{still} ({_shown(differing)})"
+            f"{len(differing)} of {self._layout.num_compared(published)} parameters "
+            f"have other bits than the trainer's{still} ({_shown(differing)})"
         )
 
     def wrong_numerics(self, expected: ExpectedArrival, logp: np.ndarray) -> str | None:

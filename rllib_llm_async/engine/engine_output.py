@@ -27,8 +27,12 @@ class EngineOutput:
         return ~np.isfinite(self.logp) | (self.logp > 1e-3) | (self.versions < 0)
 
     @classmethod
-    def of(cls, completion: Any) -> EngineOutput:
+    def of(cls, completion: Any, version: int | None = None) -> EngineOutput:
         """Reads it off vLLM's `CompletionOutput`.
+
+        Args:
+            completion: All tokens of a request.
+            version: Theirs; None takes it from vLLM, token by token.
 
         Raises:
             RuntimeError: If log-probabilities and tokens do not belong together.
@@ -41,9 +45,12 @@ class EngineOutput:
             raise RuntimeError(
                 "engine returned log-probabilities of other tokens than it sampled"
             )
-        versions = np.full(len(token_ids), -1, dtype=np.int64)
-        for span in completion.weight_versions or ():
-            versions[span.start : span.end] = int(span.version)
+        if version is not None:
+            versions = np.full(len(token_ids), version, dtype=np.int64)
+        else:
+            versions = np.full(len(token_ids), -1, dtype=np.int64)
+            for span in completion.weight_versions or ():
+                versions[span.start : span.end] = int(span.version)
         logp = np.asarray(completion.logprobs.logprobs, dtype=np.float32)
         return cls(token_ids, logp, versions, completion.finish_reason)
 

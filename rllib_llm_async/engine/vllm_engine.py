@@ -11,23 +11,20 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from rllib_llm_async.core.fingerprint import Fingerprint
-from rllib_llm_async.engine.arrival_check import (
-    ArrivalCheck,
-    ExpectedArrival,
-    probe_error,
-)
+from rllib_llm_async.engine.adapters import Adapter, Adapters
+from rllib_llm_async.engine.arrival_check import ExpectedArrival, probe_error
 from rllib_llm_async.engine.engine_output import EngineOutput
 from rllib_llm_async.engine.vllm_process import kill, start_vllm
 from rllib_llm_async.engine.watchdog import EngineFailedError, Watchdog
-from rllib_llm_async.engine.weight_layout import WeightLayout
+from rllib_llm_async.engine.whole_weights import WholeWeights
 from rllib_llm_async.monitoring.timeline import Timeline
 
 logger = logging.getLogger(__name__)
@@ -56,6 +53,7 @@ class VLLMEngine:
         engine_timeout_s: How long vLLM may take for one step (of generation, or of a
             weight update); None waits for ever.
         name: What its lane of the time line is called.
+        weights: What versions are: all weights of the model, unless it is said.
     """
 
     def __init__(
@@ -69,9 +67,11 @@ class VLLMEngine:
         seed: int,
         engine_timeout_s: float | None = 300.0,
         name: str = "engine",
+        weights: WholeWeights | Adapters | None = None,
     ) -> None:
         self._model = model
-        self._engine_args = dict(engine_args)
+        self._weights: Any = weights or WholeWeights()
+        self._engine_args = {**self._weights.engine_arguments, **engine_args}
         self._temperature = temperature
         self._max_response_tokens = max_response_tokens
         self._stop_token_ids = list(stop_token_ids)
@@ -136,36 +136,10 @@ class VLLMEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         self._max_model_len = self._llm.model_config.max_model_len
-        self._arrival_check = await self._create_arrival_check()
+        await self._weights.get_ready(self._llm)
 
     def _describe(self) -> str:
         return f"{len(self._in_flight)} requests in flight, version {self.version}"
-
-    async def _create_arrival_check(self) -> ArrivalCheck:
-        per_rank = await self._llm.collective_rpc(
-            "rllib_llm_async_checkpoint_fingerprints"
-        )
-        (checkpoint, *_) = [*filter(None, per_rank), {}]
-        layout = WeightLayout(
-            {name: Fingerprint(*bits) for name, (_, bits) in checkpoint.items()},
-            {name: home for name, (home, _) in checkpoint.items()},
-            await self._held_fingerprints(),
-        )
-        dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
-        return ArrivalCheck(dtype, layout, await self._stale_linears(0))
-
-    async def _held_fingerprints(self) -> list[dict[str, Fingerprint]]:
-        """Of each rank's live parameters."""
-        ranks = await self._llm.collective_rpc("rllib_llm_async_held_fingerprints")
-        return [
-            {name: Fingerprint(*bits) for name, bits in rank.items()} for rank in ranks
-        ]
-
-    async def _stale_linears(self, seed: int) -> list[str]:
-        ranks = await self._llm.collective_rpc(
-            "rllib_llm_async_stale_linears", args=(seed,)
-        )
-        return sorted({name for rank in ranks for name in rank})
 
     @property
     def max_model_len(self) -> int:
@@ -194,13 +168,17 @@ class VLLMEngine:
             EngineFailedError: If the engine dies or hangs, or gives one turn after the
                 other without usable log-probabilities.
         """
-        return await self._watchdog.guard(self._turn(list(context), on_piece, seed))
+        with self._weights.turn() as adapter:
+            return await self._watchdog.guard(
+                self._turn(list(context), on_piece, seed, adapter)
+            )
 
     async def _turn(
         self,
         prompt: list[int],
         on_piece: Callable[[EngineOutput], None],
         seed: int | None,
+        adapter: Adapter | None,
     ) -> EngineOutput:
         pieces: list[EngineOutput] = []
         said: list[int] = []
@@ -212,8 +190,9 @@ class VLLMEngine:
                 params = params.clone()
                 params.max_tokens -= len(said)
                 params.seed = _seed_at(seed, len(prompt) + len(said))
-            output = await self._request(prompt + said, params)
-            piece = EngineOutput.of(output.outputs[0])
+            output = await self._request(prompt + said, params, adapter)
+            own = adapter.version if adapter is not None else None
+            piece = EngineOutput.of(output.outputs[0], own)
             self._note(piece)
             pieces.append(piece)
             said += piece.token_ids
@@ -261,14 +240,14 @@ class VLLMEngine:
     async def install(
         self, version: int, path: Path, expected: ExpectedArrival | None
     ) -> None:
-        """Swaps in the weights of ``path`` under requests that stay in flight.
+        """Has turns go on under new weights, or where each keeps its own, begin so.
 
-        Their KV cache is recomputed under the new weights: tokens sampled from now
-        on belong to ``version`` alone.
+        What is paused meanwhile stays in flight. Its KV cache is computed anew under
+        the new weights: tokens sampled from now on belong to ``version`` alone.
 
         Args:
             version: Policy version that the weights carry from now on.
-            path: Safetensors file with checkpoint-format weights.
+            path: Safetensors file with what versions consist of, see ``weights``.
             expected: What the trainer says of these weights; None skips the check.
 
         Raises:
@@ -281,10 +260,12 @@ class VLLMEngine:
         self, version: int, path: Path, expected: ExpectedArrival | None
     ) -> None:
         for attempt in (1, 2):
-            problem = await self._swap(version, path, expected)
+            loaded, problem = await self._exchange(version, path, expected)
             if problem is None and expected is not None:
-                problem = await self._probe(expected)
+                problem = await self._probe(expected, loaded)
             if problem is None:
+                self._weights.accept(loaded)
+                self.version = version
                 return
             self.num_weight_mismatches += 1
             logger.warning(
@@ -292,50 +273,50 @@ class VLLMEngine:
             )
         raise WeightMismatchError(f"version {version} did not arrive: {problem}")
 
-    async def _swap(
+    async def _exchange(
         self, version: int, path: Path, expected: ExpectedArrival | None
-    ) -> str | None:
-        """Returns which bits are wrong, if any; no token is sampled before that."""
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
+    ) -> tuple[Adapter | None, str | None]:
+        """Returns what was loaded, and which bits of it are wrong, if any; where turns
+        change their version, none goes on before that."""
         start = time.monotonic()
+        problem = None
         self.timeline.end("paused")
-        self.timeline.begin("weight transfer")
+        with self.timeline.phase("weight transfer"):
+            async with self._paused() if self._weights.pauses else nullcontext():
+                loaded = await self._weights.load(version, path)
+                if self._weights.pauses:
+                    self.version = version
+                if expected is not None:
+                    problem = await self._weights.wrong_bits(loaded, version, expected)
+        self.sync_seconds.append(time.monotonic() - start)
+        return loaded, problem
+
+    @asynccontextmanager
+    async def _paused(self) -> AsyncIterator[None]:
+        """Nothing is sampled; requests stay, without their KV cache."""
         await self._llm.pause_generation(mode="keep", clear_cache=True)
         paused = self._paused_at or time.monotonic()
         try:
-            await self._llm.start_weight_update()
-            await self._llm.update_weights(
-                WeightTransferUpdateRequest(update_info={"path": str(path)})
-            )
-            await self._llm.finish_weight_update(weight_version=str(version))
-            self.version = version
-            if expected is None:
-                return None
-            return self._arrival_check.wrong_bits(
-                version,
-                expected,
-                await self._held_fingerprints(),
-                await self._stale_linears(version),
-            )
+            yield
         finally:
             await self._llm.resume_generation()
             self._paused_at = None
             self._uninterrupted.set()
-            self.timeline.end("weight transfer")
-            end = time.monotonic()
-            self.paused_seconds += end - paused
-            self.sync_seconds.append(end - start)
+            self.paused_seconds += time.monotonic() - paused
 
-    async def _probe(self, expected: ExpectedArrival) -> str | None:
+    async def _probe(
+        self, expected: ExpectedArrival, adapter: Adapter | None
+    ) -> str | None:
         """Returns how far the engine's log-probabilities are off, if too far."""
-        output = await self._request(expected.probe_tokens, self._probe_params)
+        output = await self._request(expected.probe_tokens, self._probe_params, adapter)
         _, *given = zip(expected.probe_tokens, output.prompt_logprobs, strict=True)
         logp = np.array([entries[token].logprob for token, entries in given])
         self.probe_errors.append(probe_error(expected, logp))
-        return self._arrival_check.wrong_numerics(expected, logp)
+        return self._weights.arrival_check.wrong_numerics(expected, logp)
 
-    async def _request(self, prompt: list[int], params: Any) -> Any:
+    async def _request(
+        self, prompt: list[int], params: Any, adapter: Adapter | None
+    ) -> Any:
         request_id = str(next(self._request_numbers))
         if not self._in_flight:
             self.timeline.begin("generating")
@@ -344,7 +325,10 @@ class VLLMEngine:
             outputs = [
                 output
                 async for output in self._llm.generate(
-                    {"prompt_token_ids": prompt}, params, request_id
+                    {"prompt_token_ids": prompt},
+                    params,
+                    request_id,
+                    lora_request=adapter.request() if adapter is not None else None,
                 )
             ]
         finally:
@@ -374,6 +358,7 @@ class VLLMEngine:
                 llm.shutdown()
         finally:
             kill(self._processes)
+            self._weights.close()
 
 
 def _seed_at(seed: int | None, position: int) -> int | None:

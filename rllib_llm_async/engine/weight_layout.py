@@ -84,6 +84,10 @@ class WeightLayout:
             else:
                 self.not_comparable += part.engine
 
+    def num_compared(self, published: Fingerprints) -> int:
+        """Of how many parts `differences` names some."""
+        return len(self.parts)
+
     def not_published(self, published: Fingerprints) -> list[str]:
         """Parameters that the trainer says nothing about."""
         return [

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from vllm.lora.utils import parse_fine_tuned_lora_name
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import (
     UnquantizedEmbeddingMethod,
@@ -40,6 +41,35 @@ def checkpoint_fingerprints(worker) -> dict[str, tuple[str, Fingerprint]]:
         name: (_home(model, name), _fingerprint(worker, weight))
         for name, weight in loader.get_all_weights(worker.model_config, model)
     }
+
+
+def adapter_fingerprints(
+    worker, number: int, names: Sequence[str]
+) -> dict[str, Fingerprint]:
+    """Of the matrices of an adapter as this rank's layers compute with them.
+
+    Args:
+        worker: vLLM's.
+        number: Of the adapter.
+        names: Under which they were published; what bears none of them is called by
+            its layer.
+    """
+    manager = worker.model_runner.lora_manager._adapter_manager
+    manager.activate_adapter(number)
+    slot = manager.lora_index_to_id.index(number)
+    mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
+    mapper = mapper and mapper.get_rename_mapper()
+    published = {parse_fine_tuned_lora_name(name, mapper): name for name in names}
+    held = {}
+    for path, layer in manager.modules.items():
+        # What vLLM has stacked, one by one.
+        parts = manager.packed_modules.get(path, [path])
+        matrices = zip(parts, layer.lora_a_stacked, layer.lora_b_stacked, strict=True)
+        for part, a, b in matrices:
+            for is_a, matrix in ((True, a), (False, b)):
+                name = published.get((part, is_a), f"{part}.lora_{'BA'[is_a]}")
+                held[name] = fingerprint(matrix[slot])
+    return held
 
 
 @torch.inference_mode()

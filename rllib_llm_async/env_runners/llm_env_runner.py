@@ -26,6 +26,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
 from rllib_llm_async import result_keys
+from rllib_llm_async.engine.adapters import Adapters
 from rllib_llm_async.engine.vllm_engine import VLLMEngine
 from rllib_llm_async.engine.watchdog import EngineFailedError
 from rllib_llm_async.env_runners.episode_outcome import Evaluated
@@ -51,6 +52,18 @@ RECORDS_SECONDS = 5.0
 MAX_FAILURES_AT_START = 64
 #: RLlib wants spaces; observations and actions are token sequences of any length.
 TOKENS_SPACE = gym.spaces.Sequence(gym.spaces.Discrete(2**31 - 1), stack=True)
+
+
+def _adapters(config: Any) -> Adapters | None:
+    """How the engine installs versions that are adapters; None if they are not."""
+    served = config.served_adapters
+    if served is None:
+        return None
+    return Adapters(
+        served,
+        per_version=config.lora_sync == "per_version",
+        max_staleness=config.max_staleness,
+    )
 
 
 class LLMEnvRunner(EnvRunner):
@@ -80,6 +93,7 @@ class LLMEnvRunner(EnvRunner):
             seed=(config.seed or 0) + 1000 * index,
             engine_timeout_s=config.engine_timeout_s,
             name=f"engine {index}",
+            weights=_adapters(config),
         )
         self._counters = RunnerMetrics(self)
         self._player = EpisodePlayer(

@@ -19,7 +19,7 @@ from rllib_llm_async.batch.micro_batches import in_row_order, micro_batches
 from rllib_llm_async.core import head_logprobs
 from rllib_llm_async.core.collectives import max_over_learners
 from rllib_llm_async.core.logprobs import LOGITS_MEMORY_BYTES, logit_chunk_tokens
-from rllib_llm_async.models import published_weights
+from rllib_llm_async.models import published_weights, served_adapters
 from rllib_llm_async.models.attention import can_share_prefixes, set_attention
 from rllib_llm_async.models.layered_loading import is_empty
 from rllib_llm_async.models.lm_head import decoder_name, head_of
@@ -363,6 +363,10 @@ class CausalLMPolicy(nn.Module):
     def inference_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yields what an engine loads, see `models.published_weights`."""
         return published_weights.inference_weights(self.causal_lm)
+
+    def adapter_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yields what an engine loads beside it, see `models.served_adapters`."""
+        return served_adapters.adapter_weights(self.causal_lm)
 
 
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:

@@ -33,7 +33,8 @@ def load_causal_lm(
         gradient_checkpointing: Keep the layers' inputs only, and compute the rest
             anew in the backward pass.
         trust_remote_code: Run code that comes with the model.
-        load_weights: False, without ``lora``, leaves them to `read_layers`.
+        load_weights: False leaves them to `read_layers`; adapters then have no memory
+            either.
 
     Raises:
         ValueError: If the model cannot be read, or a setting cannot be done right.

@@ -18,7 +18,7 @@ def check_combinations(values: Mapping[str, Any]) -> None:
     Raises:
         ValueError: For the first setting that the others exclude.
     """
-    for check in (_objective, _sizes, _sources):
+    for check in (_objective, _sizes, _sources, _adapters):
         for key, valid in check(values):
             raise refused(key, values[key], valid)
 
@@ -93,4 +93,14 @@ def _sources(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "compare_sources",
             "a list with an exact source, e.g. snapshot_old (or train with one)",
+        )
+
+
+def _adapters(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    names = [values["old_logprob_source"], *values["compare_sources"]]
+    if values["lora_sync"] == "per_version" and "interrupt_sync" in names:
+        yield (
+            "lora_sync",
+            "adapter or merged with interrupt_sync: what it scores is sampled under "
+            "the outgoing version, and turns then go on under the next one",
         )

@@ -35,6 +35,9 @@ _REFUSED = {
     "logprobs_mode": "it has to be that of the distribution sampled from",
     "worker_extension_cls": "weights arrive through it",
     "weight_transfer_config": "weights arrive through it",
+    "enable_lora": "lora and lora_sync decide it",
+    "max_lora_rank": "lora decides it",
+    "lora_target_modules": "lora decides it",
     "return_sampling_mask": "nothing is sampled from a truncated distribution",
 }
 #: Bounds that vLLM does not state and that end in an error of its own.

@@ -45,6 +45,9 @@ class ModelSettings(BaseModel):
     )
     trust_remote_code: bool = boolean()
     lora: Mapping | None = says("a mapping of arguments of peft.LoraConfig, or null")
+    lora_sync: Literal["auto", "adapter", "per_version", "merged"] = one_of(
+        "auto", "adapter", "per_version", "merged"
+    )
     compute_dtype: Literal["bfloat16"] | None = says(
         "bfloat16, or null for float32 (float16 would need its loss scaled)"
     )

@@ -9,6 +9,8 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
     source_settings,
 )
 
+LORA = {"r": 4, "target_modules": ["q_proj"]}
+
 
 @pytest.mark.parametrize(
     ("bad", "good", "words"),
@@ -115,6 +117,16 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
             {"kl_estimator": "unbiased"},
             {"kl_estimator": "unbiased", "kl_coeff": 0.1},
             "kl_estimator does nothing with kl_coeff 0",
+        ),
+        (
+            {"lora_sync": "per_version"},
+            {"lora_sync": "per_version", "lora": LORA},
+            "lora_sync does nothing with lora null",
+        ),
+        (
+            {"lora": {**LORA, "use_dora": True}},
+            {"lora": {**LORA, "use_dora": True}, "lora_sync": "merged"},
+            "with the adapters merged into them: vLLM cannot serve lora.use_dora",
         ),
     ],
 )

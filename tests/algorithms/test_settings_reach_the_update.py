@@ -69,6 +69,7 @@ ROWS = {
 ELSEWHERE = {
     "model": "tests/models",
     "trust_remote_code": "tests/models/test_trust_remote_code.py",
+    "lora_sync": "test_weight_publisher.py, tests/engine/test_adapters.py",
     "gradient_checkpointing": "test_learner.py, memory alone",
     "attn_implementation": "tests/models/test_attention.py, memory and time alone",
     "micro_batch_tokens": "below, nothing changes",

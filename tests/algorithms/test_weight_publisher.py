@@ -138,6 +138,35 @@ def test_the_driver_hears_of_what_keeps_weights_from_engines(
     assert coordinator.failures == ["publishing: ZeroDivisionError('division by zero')"]
 
 
+@pytest.mark.parametrize("lora_sync", ["auto", "adapter", "per_version", "merged"])
+def test_of_an_adapter_the_matrices_alone_are_published(
+    make_learner, coordinator, lora_sync
+):
+    learner = make_learner(
+        lora={"r": 4, "target_modules": ["q_proj", "down_proj"]},
+        lora_sync=lora_sync,
+        engine={"dtype": "bfloat16"},
+    )
+    learner.connect(coordinator)
+    with torch.no_grad():
+        for parameter in learner._policy.trainable_parameters().values():
+            parameter += 0.1 * torch.randn_like(parameter)
+    learner._publisher.publish(1)
+    learner.finish_publishing()
+    *_, published = coordinator.taken
+    whole = weights_of(learner)
+    if lora_sync == "merged":
+        expect_published(published, whole)
+    else:
+        matrices = learner._policy.adapter_weights()
+        sent = {name: tensor.bfloat16() for name, tensor in matrices}
+        expect_published(published, sent)
+        assert len(sent) == 2 * 2 * learner._policy.causal_lm.config.num_hidden_layers
+        nbytes = sum(tensor.nbytes for tensor in whole.values())
+        assert published.weights.nbytes < 0.2 * nbytes
+    learner.shutdown()
+
+
 def test_the_policy_is_as_ever_while_adapters_are_merged(make_learner, coordinator):
     learner = make_learner(
         lora={"r": 4, "target_modules": ["q_proj", "down_proj"]},

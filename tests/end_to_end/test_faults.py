@@ -250,7 +250,7 @@ def test_weights_that_do_not_arrive(loop):
     before, pid = loop.restarts(), loop.runner_pid()
 
     def mismatch(runner: LLMEnvRunner):
-        runner.engine._arrival_check.wrong_numerics = lambda *_: "injected"
+        runner.engine._weights.arrival_check.wrong_numerics = lambda *_: "injected"
 
     loop._num_runner_kills += 1
     loop.on_runner(mismatch)

@@ -11,9 +11,15 @@ from rllib_llm_async.models.small_agent import small_agent_dir
 
 
 class Trainer:
-    """Steps the bundled agent as AdamW does and writes each version to a file."""
+    """Steps the bundled agent as AdamW does and writes each version to a file.
 
-    def __init__(self, directory, dtype="float32"):
+    Args:
+        directory: For the files.
+        dtype: Of the engine.
+        lora: Arguments of `peft.LoraConfig`: versions are adapters then.
+    """
+
+    def __init__(self, directory, dtype="float32", lora=None):
         self._directory = directory
         self.dtype = dtype
         self._generator = torch.Generator().manual_seed(0)
@@ -21,22 +27,26 @@ class Trainer:
             {
                 "model": str(small_agent_dir()),
                 "compute_dtype": None if dtype == "float32" else dtype,
+                "lora": lora,
             }
+        )
+        self._sent = (
+            self.policy.adapter_weights if lora else (self.policy.inference_weights)
         )
         self.version = 0
 
     @torch.no_grad()
     def step(self, learning_rate=1e-6):
-        """Moves every weight by the learning rate, up or down."""
+        """Moves all that trains by the learning rate, up or down."""
         self.version += 1
-        for parameter in self.policy.parameters():
+        for parameter in self.policy.trainable_parameters().values():
             noise = torch.randn(parameter.shape, generator=self._generator)
             parameter += learning_rate * noise.sign()
 
     def weights(self):
-        """Checkpoint-format tensors in the engine's dtype."""
+        """What an engine loads, in its dtype."""
         dtype = getattr(torch, self.dtype)
-        return {n: w.to(dtype) for n, w in self.policy.inference_weights()}
+        return {n: w.to(dtype) for n, w in self._sent()}
 
     def expected(self, weights):
         """`ExpectedArrival` of these."""

@@ -8,7 +8,9 @@ from rllib_llm_async.engine.vllm_engine import VLLMEngine
 from rllib_llm_async.models.small_agent import small_agent_dir
 
 
-def small_engine(max_response_tokens=200, engine_timeout_s=300.0, **engine_args):
+def small_engine(
+    max_response_tokens=200, engine_timeout_s=300.0, weights=None, **engine_args
+):
     """Not started yet; no token ends a turn."""
     return VLLMEngine(
         str(small_agent_dir()),
@@ -26,6 +28,7 @@ def small_engine(max_response_tokens=200, engine_timeout_s=300.0, **engine_args)
         stop_token_ids=[],
         seed=0,
         engine_timeout_s=engine_timeout_s,
+        weights=weights,
     )
 
 

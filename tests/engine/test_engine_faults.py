@@ -105,12 +105,12 @@ def test_a_dead_engine_fails_every_call(arguments):
 def test_a_start_that_fails_leaves_no_process(monkeypatch):
     engine = small_engine()
 
-    async def fail():
+    async def fail(llm):
         (pid,) = (process.pid for process in engine._processes)
         assert is_running(pid)
         raise ZeroDivisionError(pid)
 
-    monkeypatch.setattr(engine, "_create_arrival_check", fail)
+    monkeypatch.setattr(engine._weights, "get_ready", fail)
     with pytest.raises(ZeroDivisionError) as error:
         asyncio.run(engine.start())
     assert not is_running(error.value.args[0])

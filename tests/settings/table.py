@@ -55,6 +55,7 @@ TABLE = {
         [None, {}, {"r": 8, "target_modules": "all-linear"}],
         says("a mapping of arguments of peft.LoraConfig", "yes", 8, ["r"], True),
     ),
+    "lora_sync": choice("auto", "adapter", "per_version", "merged"),
     "compute_dtype": (
         [None, "bfloat16"],
         [("bf16", "bfloat16"), (16, "bfloat16"), ("float16", "loss scaled")],

@@ -28,6 +28,18 @@ from rllib_llm_async.models.small_agent import small_agent_dir
             "torch_ddp_kwargs: .* must be empty with learner_sharding",
         ),
         (
+            {"lora_sync": "per_version", "old_logprob_source": "interrupt_sync"},
+            "lora_sync: got 'per_version', must be adapter or merged with interrupt",
+        ),
+        (
+            {
+                "lora_sync": "per_version",
+                "old_logprob_source": "snapshot_old",
+                "compare_sources": ["interrupt_sync"],
+            },
+            "lora_sync: got 'per_version', must be adapter or merged with interrupt",
+        ),
+        (
             {"episodes_per_update": 12, "group_size": 8},
             r"episodes_per_update: got 12, .*group_size x learners = 8",
         ),
@@ -83,6 +95,7 @@ def test_what_cannot_be_together(make_config, settings, words):
         {"max_response_tokens": 4096, "model": "Qwen/Qwen3-4B"},
         {"eps_ti": np.float32(1.5), "group_size": np.int64(16)},
         {"compare_sources": ["rollout"], "old_logprob_source": "snapshot_old"},
+        {"lora_sync": "per_version", "old_logprob_source": "snapshot_old"},
         {"lambda": 0.9},
         {"callbacks": "ray.rllib.callbacks.callbacks.RLlibCallback"},
     ],
@@ -138,3 +151,19 @@ def test_an_unknown_argument_is_answered_with_ours(make_config):
         make_config().training(learning_rate=1e-5)
     with pytest.raises(ValueError, match="optimizer: got 'adam', must be a mapping"):
         make_config().training(optimizer="adam")
+
+
+@pytest.mark.parametrize("lora_sync", ["adapter", "per_version"])
+def test_adapters_that_vllm_cannot_serve_are_refused_if_they_are_asked_for(
+    make_config, lora_sync
+):
+    lora = {"target_modules": ["q_proj"], "bias": "all"}
+    config = make_config(lora=lora, lora_sync=lora_sync)
+    with pytest.raises(
+        ValueError,
+        match=rf"lora_sync: got '{lora_sync}', must be auto or merged: vLLM cannot "
+        "serve lora.bias: all",
+    ):
+        _ = config.served_adapters
+    assert make_config(lora=lora).served_adapters is None
+    assert make_config(lora={"target_modules": ["q_proj"]}).served_adapters.rank == 8

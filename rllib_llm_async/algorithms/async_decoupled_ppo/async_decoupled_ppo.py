@@ -96,6 +96,7 @@ class AsyncDecoupledPPO(Algorithm):
         self._timeline = Timeline("driver")
         self._status_board = find_status_board()
         self._say("loading the model, starting engines")
+        _ = config.served_adapters  # what cannot be is said before anything starts
         super().setup(config)
         self._trained_in = 0  # newest iteration with an update
         self._warned_of: set[str] = set()

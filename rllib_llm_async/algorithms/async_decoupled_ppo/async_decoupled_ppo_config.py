@@ -14,9 +14,11 @@ from rllib_llm_async.models.resolve import resolve_model
 from rllib_llm_async.settings.arguments import check_arguments, explained
 from rllib_llm_async.settings.check import SETTINGS, check_settings, check_value
 from rllib_llm_async.settings.names import explain
+from rllib_llm_async.settings.reading import refused
 
 if TYPE_CHECKING:
     from rllib_llm_async.chat import ChatFormat
+    from rllib_llm_async.models.served_adapters import ServedAdapters
 
 
 class AsyncDecoupledPPOConfig(AlgorithmConfig):
@@ -42,6 +44,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.model_name_or_path = "small_agent"
         self.trust_remote_code = False
         self.lora: dict[str, Any] | None = None
+        self.lora_sync = "auto"
         self.compute_dtype: str | None = None
         self.gradient_checkpointing = False
         self.attn_implementation = "auto"
@@ -146,6 +149,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         model: str | dict | None = NotProvided,
         trust_remote_code: bool | None = NotProvided,
         lora: dict[str, Any] | None = NotProvided,
+        lora_sync: str = NotProvided,
         compute_dtype: str | None = NotProvided,
         gradient_checkpointing: bool | None = NotProvided,
         attn_implementation: str | None = NotProvided,
@@ -199,6 +203,11 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             trust_remote_code: Run code that comes with ``model``, in learners and
                 engines.
             lora: Arguments of `peft.LoraConfig`; None trains all weights.
+            lora_sync: "adapter": engines load an adapter's matrices alone, and all
+                turns under way go on under them; "per_version": each version is an
+                adapter of its own, which a turn keeps to its end, and nothing is
+                paused; "merged": engines load all weights, with the adapters in them.
+                "auto" is "adapter", or "merged" where vLLM cannot serve these adapters.
             compute_dtype: Autocast dtype of the learner, e.g. "bfloat16"; None
                 computes in float32, the dtype of the master weights.
             gradient_checkpointing: Keep the layers' inputs only and compute the rest
@@ -366,6 +375,26 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
     def shards_weights(self) -> bool:
         """Whether each learner holds a share of the weights; one alone holds all."""
         return self.learner_sharding == "fsdp2" and self.num_learners > 1
+
+    @property
+    def served_adapters(self) -> ServedAdapters | None:
+        """What engines load of each version; None if that is all weights.
+
+        Raises:
+            ValueError: If ``lora_sync`` asks for what vLLM cannot serve.
+        """
+        if self.lora is None or self.lora_sync == "merged":
+            return None
+        from rllib_llm_async.models.served_adapters import served_adapters
+
+        served = served_adapters(
+            self.model_path, self.lora, trust_remote_code=self.trust_remote_code
+        )
+        reason = served.merged_because
+        if reason and self.lora_sync != "auto":
+            words = f"auto or merged: vLLM cannot serve {reason} as an adapter"
+            raise refused("lora_sync", self.lora_sync, words)
+        return None if reason else served
 
     @property
     def needs_old_logit_actors(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.core.lags import LAG_BUCKETS, lag_name
+from rllib_llm_async.models.served_adapters import served_adapters
 from rllib_llm_async.old_logprobs import source_class, source_names
 from rllib_llm_async.result_keys import at_lag
 
@@ -37,8 +38,21 @@ DEPENDENT = {
 def config_warnings(config: Any) -> Iterator[str]:
     """What can be told from an `AsyncDecoupledPPOConfig` alone."""
     yield from source_class(config.old_logprob_source).config_warnings(config)
+    yield from _merged_adapters(config)
     for setting, because in sorted(_without_effect(config).items()):
         yield f"{setting} does nothing with {because}: leave it out"
+
+
+def _merged_adapters(config: Any) -> Iterator[str]:
+    if config.lora is None or config.lora_sync != "auto" or config.served_adapters:
+        return
+    served = served_adapters(
+        config.model_path, config.lora, trust_remote_code=config.trust_remote_code
+    )
+    yield (
+        "engines load all weights of each version, with the adapters merged into them: "
+        f"vLLM cannot serve {served.merged_because} as an adapter"
+    )
 
 
 def _without_effect(config: Any) -> dict[str, str]:
@@ -58,6 +72,8 @@ def _without_effect(config: Any) -> dict[str, str]:
     for setting, (other, value) in DEPENDENT.items():
         if is_given(setting) and getattr(config, other) != value:
             found[setting] = f"{other} {getattr(config, other)}"
+    if is_given("lora_sync") and config.lora is None:
+        found["lora_sync"] = "lora null"
     if is_given("learner_sharding") and not config.shards_weights:
         found["learner_sharding"] = f"num_learners {config.num_learners}"
     if not config.kl_coeff and is_given("kl_estimator"):

@@ -83,6 +83,7 @@ class WeightPublisher:
         self._rank = rank
         self._num_learners = num_learners
         self._dtype = getattr(torch, config.engine.get("dtype", "bfloat16"))
+        self._sends_adapters = config.served_adapters is not None
         self._has_old_logit_actors = config.needs_old_logit_actors
         self._device = next(weights.policy.parameters()).device
         self._has_published = False
@@ -165,7 +166,7 @@ class WeightPublisher:
         on_device: dict[str, Fingerprint] = {}
 
         def cast() -> Iterator[tuple[str, Tensor]]:
-            for name, tensor in policy.inference_weights():
+            for name, tensor in self._sent(policy):
                 if tensor.device.type != "cpu":  # which takes no time to do it
                     tensor = tensor.to(self._dtype)
                     on_device[name] = fingerprint(tensor)
@@ -173,6 +174,12 @@ class WeightPublisher:
 
         self._outbox.stage(cast)
         return Read(on_device, *probe(policy))
+
+    def _sent(self, policy: CausalLMPolicy) -> Iterator[tuple[str, Tensor]]:
+        """Yields what engines load of a version."""
+        if self._sends_adapters:
+            return policy.adapter_weights()
+        return policy.inference_weights()
 
     def _send(
         self,
@@ -216,7 +223,7 @@ class WeightPublisher:
     def _give_shares(self, is_first: bool) -> None:
         """Takes part in all that the first learner gathers, in its order."""
         for _ in range(2 if is_first else 1):  # `Outbox.stage` asks for the shapes
-            for _ in self._weights.policy.inference_weights():
+            for _ in self._sent(self._weights.policy):
                 pass
         probe(self._weights.policy)
         if self._has_old_logit_actors:
