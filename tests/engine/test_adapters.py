@@ -15,7 +15,7 @@ from tests.engine.arrivals import Trainer
 from tests.engine.engines import small_engine
 from tests.engine.test_engine import next_token_logp
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.usefixtures("real_engines")
 
 #: Ranks and factors that are not the same everywhere, and no power of 2.
 LORA = {
