@@ -242,8 +242,16 @@ def test_entries_are_copied_only_when_they_may_be_written():
 
 @pytest.fixture
 def without_tau2(monkeypatch):
-    for name in [name for name in sys.modules if name.split(".")[0] == "tau2"]:
+    """As long as the test lasts, and what it has imported in its place goes with it."""
+
+    def imported():
+        return [name for name in sys.modules if name.split(".")[0] == "tau2"]
+
+    for name in imported():
         monkeypatch.delitem(sys.modules, name)
+    yield
+    for name in imported():
+        del sys.modules[name]
 
 
 def test_an_absent_package_is_one_line_of_advice(monkeypatch, without_tau2):
