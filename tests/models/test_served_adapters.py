@@ -61,7 +61,7 @@ def test_what_vllm_cannot_serve_is_merged_by_name(kind, tmp_path):
     assert served(tmp_path, {**LAYERS, **settings}).merged_because == MERGED[kind]
 
 
-@pytest.mark.parametrize("kind", MATRICES)
+@pytest.mark.parametrize("kind", sorted(MATRICES))
 def test_base_and_matrices_are_the_policy_that_trains(kind, tmp_path):
     family, settings = MATRICES[kind]
     base = saved(family, tmp_path).state_dict()
