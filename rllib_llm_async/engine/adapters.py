@@ -129,7 +129,10 @@ class Adapters:
         """See `ArrivalCheck.wrong_bits`; of what `load` has returned."""
         ranks = await self._llm.collective_rpc(
             "rllib_llm_async_adapter_fingerprints",
-            args=(loaded.number, list(expected.fingerprints)),
+            args=(
+                *(loaded.name, loaded.number, str(loaded.folder)),
+                list(expected.fingerprints),
+            ),
         )
         held = [
             {name: Fingerprint(*bits) for name, bits in rank.items()} for rank in ranks

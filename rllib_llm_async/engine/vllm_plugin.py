@@ -95,9 +95,9 @@ class EngineWorkerExtension:
         return worker_weights.checkpoint_fingerprints(self)
 
     def rllib_llm_async_adapter_fingerprints(
-        self, number: int, names: list[str]
+        self, name: str, number: int, folder: str, names: list[str]
     ) -> dict[str, Fingerprint]:
-        return worker_weights.adapter_fingerprints(self, number, names)
+        return worker_weights.adapter_fingerprints(self, name, number, folder, names)
 
     def rllib_llm_async_stale_linears(self, seed: int) -> list[str]:
         return worker_weights.stale_linears(self, seed)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from vllm.lora.request import LoRARequest
 from vllm.lora.utils import parse_fine_tuned_lora_name
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import (
@@ -44,22 +45,25 @@ def checkpoint_fingerprints(worker) -> dict[str, tuple[str, Fingerprint]]:
 
 
 def adapter_fingerprints(
-    worker, number: int, names: Sequence[str]
+    worker, name: str, number: int, folder: str, names: Sequence[str]
 ) -> dict[str, Fingerprint]:
     """Of the matrices of an adapter as this rank's layers compute with them.
 
     Args:
         worker: vLLM's.
-        number: Of the adapter.
+        name: Of the adapter, as requests name it.
+        number: The same.
+        folder: The same.
         names: Under which they were published; what bears none of them is called by
             its layer.
     """
+    # Turns under way with as many others as there is room for may have displaced it.
+    worker.add_lora(LoRARequest(name, number, folder))
     manager = worker.model_runner.lora_manager._adapter_manager
-    manager.activate_adapter(number)
     slot = manager.lora_index_to_id.index(number)
     mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
     mapper = mapper and mapper.get_rename_mapper()
-    published = {parse_fine_tuned_lora_name(name, mapper): name for name in names}
+    published = {parse_fine_tuned_lora_name(n, mapper): n for n in names}
     held = {}
     for path, layer in manager.modules.items():
         # What vLLM has stacked, one by one.
@@ -67,8 +71,8 @@ def adapter_fingerprints(
         matrices = zip(parts, layer.lora_a_stacked, layer.lora_b_stacked, strict=True)
         for part, a, b in matrices:
             for is_a, matrix in ((True, a), (False, b)):
-                name = published.get((part, is_a), f"{part}.lora_{'BA'[is_a]}")
-                held[name] = fingerprint(matrix[slot])
+                called = published.get((part, is_a), f"{part}.lora_{'BA'[is_a]}")
+                held[called] = fingerprint(matrix[slot])
     return held
 
 
