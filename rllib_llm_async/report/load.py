@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ class Run:
         return values[-1] if values else None
 
 
-def find_runs(directories: Iterable[Path]) -> list[Run]:
+def find_runs(directories: Iterable[str | os.PathLike[str]]) -> list[Run]:
     """All trials in or below the directories, in order of their paths.
 
     Raises:
@@ -73,7 +74,7 @@ def find_runs(directories: Iterable[Path]) -> list[Run]:
     """
     runs: dict[Path, Run] = {}
     for directory in directories:
-        files = sorted(directory.resolve().rglob(RESULT_FILE))
+        files = sorted(Path(directory).resolve().rglob(RESULT_FILE))
         found = [run for run in map(_read_run, files) if run.rows]
         if not found:
             reason = (

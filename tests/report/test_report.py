@@ -64,7 +64,7 @@ def experiment(tmp_path):
 
 
 def test_seeds_are_one_group_with_a_band_and_a_cut_off_line_is_left_out(experiment):
-    runs = find_runs([experiment])
+    runs = find_runs([str(experiment)])
     assert [len(run.rows) for run in runs] == [3, 3, 3]
     seeds, other = group_runs(runs)
     assert len(seeds.runs) == 2 and len(other.runs) == 1
