@@ -34,7 +34,7 @@ def test_a_short_run_improves_on_held_out_tasks(ray_cluster, learner_results):
     finally:
         algorithm.stop()
     print(f"held-out success {before:.3f} -> {after:.3f}, {np.round(staleness, 2)}")
-    assert 0.3 < before < 0.8  # shipped with 0.66
+    assert 0.3 < before < 0.7
     assert after > before + 0.12
     # Truly asynchronous, from the second update on.
     assert sum(staleness) / len(staleness) > algorithm.config.max_staleness / 4
