@@ -8,6 +8,7 @@ the runners here take.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import statistics
 import time
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ EPISODES_PER_UPDATE = NUM_RUNNERS * EPISODES_PER_RUNNER // 2
 PROMISED = 0.2
 #: Wall time of an update: what is planned anew so often must not be per group.
 UPDATE_SECONDS = 8.0
+AT_ONCE = 16
 OUTCOMES = [
     EpisodeOutcome(
         TaskRef("shop", "1", "train"), key, "shop", True, 1.0, 4, 100, 1, 0.0, 0, {}, ""
@@ -106,40 +108,40 @@ async def cpu_per_update(
     )
     await _publish(coordinator, 0)
     runners = [FakeRunner(coordinator, number) for number in range(num_runners)]
-    serving = [asyncio.create_task(runner.serve()) for runner in runners]
+    playing = [asyncio.create_task(runner.serve()) for runner in runners]
+    groups_per_second = batch_size / GROUP_SIZE / update_seconds
+    playing.append(asyncio.create_task(_finish_groups(runners, groups_per_second)))
     seconds = []
     for version in range(num_updates + 1):
         started = time.process_time()
-        learners = await _update(
-            coordinator, runners, version, batch_size, update_seconds
-        )
+        learners = await _update(coordinator, version, update_seconds / 2)
         seconds.append(time.process_time() - started - learners)
-    for task in serving:
+    for task in playing:
         task.cancel()
-    await asyncio.gather(*serving, return_exceptions=True)
+    await asyncio.gather(*playing, return_exceptions=True)
     return seconds[1:]
 
 
+async def _finish_groups(runners: list[FakeRunner], per_second: float) -> None:
+    """Groups end at one runner after the other.
+
+    `AT_ONCE` at a time, lest what is measured is how this process wakes up.
+    """
+    due = time.perf_counter()
+    for count, runner in enumerate(itertools.cycle(runners)):
+        if count % AT_ONCE == 0:
+            due += AT_ONCE / per_second
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        if runner.under_way:
+            await runner.finish(next(iter(runner.under_way.values())))
+
+
 async def _update(
-    coordinator: Coordinator,
-    runners: list[FakeRunner],
-    version: int,
-    batch_size: int,
-    seconds: float,
+    coordinator: Coordinator, version: int, training_seconds: float
 ) -> float:
-    """Goes round once; returns CPU seconds for what is the learners' to do."""
-    num_finished, began = 0, time.perf_counter()
-    while True:
-        for number, runner in enumerate(runners):
-            if num_finished < batch_size and runner.under_way:
-                await runner.finish(next(iter(runner.under_way.values())))
-                num_finished += GROUP_SIZE
-            if number % 16 == 0:
-                due = began + seconds * num_finished / batch_size
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        batch = await coordinator.next_batch(0.0)
-        if batch.groups:
-            break
+    """Waits for a batch and trains; returns CPU seconds that are the learners'."""
+    while not (batch := await coordinator.next_batch(1.0)).groups:
+        pass
     started = time.process_time()
     fates = [
         EpisodeFate(group.ticket.number, outcome.key, outcome.num_tokens)
@@ -147,6 +149,7 @@ async def _update(
         for outcome in group.outcomes
     ]
     learners = time.process_time() - started
+    await asyncio.sleep(training_seconds)
     await _publish(coordinator, version + 1)
     await coordinator.settle(fates)
     await coordinator.consumed()

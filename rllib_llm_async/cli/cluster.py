@@ -30,6 +30,9 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
     """A Ray cluster on this machine (loopback only), or a running one by address."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    # Ray's head keeps a record of every call, by default of the last 100,000: some
+    # hundred megabytes that grow for hours, for a dashboard that is not there.
+    os.environ.setdefault("RAY_task_events_max_num_task_in_gcs", "1000")
     import ray
 
     with reaper(), OwnedFolder("objects", ray_directory()) as spilled_objects:

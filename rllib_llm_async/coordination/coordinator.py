@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ POLL_SECONDS = 5.0
 SWEEP_SECONDS = 1.0
 #: Least time between two reports of a runner, for one runner and for a thousand.
 REPORT_SECONDS, REPORT_SECONDS_OF_1000 = 0.1, 1.0
+#: Reports that come within so long share one look at who may start; likewise.
+LOOK_SECONDS, LOOK_SECONDS_OF_1000 = 0.005, 0.1
 
 
 @dataclass
@@ -61,6 +64,8 @@ class Mailbox:
     tickets: list[Ticket] = field(default_factory=list)
     doing: dict[int, str] = field(default_factory=dict)
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    #: When its call returns without news; a timer for each would cost more than they.
+    deadline: float = math.inf
 
 
 class Coordinator:
@@ -117,8 +122,9 @@ class Coordinator:
         number = self._dispatcher.register(runner, len(domains), capacity, self._now())
         self._mailboxes[runner] = Mailbox(handle)
         self._sweeper = self._sweeper or asyncio.create_task(self._sweep())
-        many = len(self._mailboxes) / 1000
-        return Session(number, max(REPORT_SECONDS, many * REPORT_SECONDS_OF_1000))
+        return Session(
+            number, self._for_all_runners(REPORT_SECONDS, REPORT_SECONDS_OF_1000)
+        )
 
     async def orders(
         self, runner: int, session: int, serial: int, interrupted: int
@@ -133,6 +139,8 @@ class Coordinator:
         """
         mailbox = self._mailboxes.get(runner)
         deadline = self._now() + POLL_SECONDS
+        if mailbox is not None:
+            mailbox.deadline = deadline
         while True:
             known = self._dispatcher.session(runner, session, self._now())
             if known is None or mailbox is None:
@@ -150,9 +158,7 @@ class Coordinator:
                 records = self._restored.take_records(tickets)
                 return Orders(weights, stop, tickets, records, settled)
             mailbox.news.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(deadline - self._now()):
-                    await mailbox.news.wait()
+            await mailbox.news.wait()
 
     async def report(self, report: Report) -> bool:
         """Takes what has happened at a runner; False if its session is over."""
@@ -170,7 +176,7 @@ class Coordinator:
         self._dispatcher.has_places(
             report.runner, report.num_places, report.engine_version
         )
-        self._allot()
+        self._allot_within(self._for_all_runners(LOOK_SECONDS, LOOK_SECONDS_OF_1000))
         if report.finished:
             await self._fetch(report)
         return True
@@ -337,6 +343,10 @@ class Coordinator:
 
     # --- On the loop --------------------------------------------------------------
 
+    def _for_all_runners(self, least: float, of_1000: float) -> float:
+        """Seconds between what every runner causes, so that many cost no more."""
+        return max(least, len(self._mailboxes) / 1000 * of_1000)
+
     @staticmethod
     def _now() -> float:
         return time.monotonic()
@@ -358,7 +368,8 @@ class Coordinator:
             return
         for group, reference in zip(report.finished, episodes, strict=True):
             self._take(FinishedGroup(group.ticket, group.outcomes, reference), now)
-        self._batch_news.set()
+        if self._dispatcher.num_ready >= self._dispatcher.episodes_per_update:
+            self._batch_news.set()
         if self._drop_uniform_groups:
             self._allot()
 
@@ -408,20 +419,30 @@ class Coordinator:
             self._timer = None
         at = self._dispatcher.look_again_at(now)
         if at is not None and at < now + SWEEP_SECONDS:
-            self._timer = asyncio.get_running_loop().call_later(
-                max(at - now, 0.005), self._allot
-            )
+            self._allot_within(max(at - now, 0.005))
+
+    def _allot_within(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + seconds:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(seconds, self._allot)
 
     def _wake_runners(self) -> None:
         for mailbox in self._mailboxes.values():
             mailbox.news.set()
 
     async def _sweep(self) -> None:
-        """Gives up what is too old, and looks whether more may start."""
+        """Gives up what is too old, ends calls, and looks whether more may start."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            for runner in self._dispatcher.give_up_late(self._now()):
+            now = self._now()
+            for runner in self._dispatcher.give_up_late(now):
                 await self.lose_runner(runner)
+            for mailbox in self._mailboxes.values():
+                if now >= mailbox.deadline:
+                    mailbox.news.set()
             self._allot()
 
     def _waits_for(self) -> str:

@@ -80,6 +80,8 @@ class Dispatcher:
         self._group_size = group_size
         self._ticket_timeout_s = ticket_timeout_s
         self._runners: dict[int, Runner] = {}
+        #: Episodes that all of them together play at once.
+        self._num_places = 0
         #: Runners with room for a group, each once, who waits longest first.
         self._with_room: dict[int, None] = {}
         self._groups: dict[int, UnderWay] = {}
@@ -110,6 +112,7 @@ class Dispatcher:
         self.lose(runner)
         self._next_session += 1
         self._runners[runner] = Runner(self._next_session, num_tasks, capacity, now)
+        self._num_places += capacity
         return self._next_session
 
     def lose(self, runner: int) -> None:
@@ -117,6 +120,7 @@ class Dispatcher:
         known = self._runners.pop(runner, None)
         if known is None:
             return
+        self._num_places -= known.capacity
         self._with_room.pop(runner, None)
         for number in known.groups:
             if not self._gate.is_delivered(number):
@@ -189,7 +193,7 @@ class Dispatcher:
             gate.num_delivered_episodes,
             [*self._running.values()],
             self._group_size,
-            sum(known.capacity for known in self._runners.values()),
+            self._num_places,
         )
 
     def _admit_next(self, now: float) -> Ticket | None:
@@ -357,7 +361,7 @@ class Dispatcher:
 
     def next_batch(self, now: float) -> list[Ticket]:
         """The groups of the next update; empty: wait for more."""
-        enough = self.num_ready >= self._gate.episodes_per_update
+        enough = self.num_ready >= self.episodes_per_update
         self.pacing.learner_wants(now, enough=enough)
         batch = self._gate.next_batch()
         if batch:
@@ -374,6 +378,11 @@ class Dispatcher:
         """The learner holds this version from now on."""
         self._gate.learner_version = version
         self._published_at = now
+
+    @property
+    def episodes_per_update(self) -> int:
+        """Episodes that one learner update consumes."""
+        return self._gate.episodes_per_update
 
     @property
     def learner_version(self) -> int:
@@ -409,5 +418,6 @@ class Dispatcher:
         self._adopted.clear()
         self._running.clear()
         self._runners.clear()
+        self._num_places = 0
         self._with_room.clear()
         self.pacing.learner_pauses()

@@ -51,8 +51,9 @@ SOON = 0.1
 #: share of D: engines would stand idle while the weights change. Few at a time they end
 #: sooner than D, and not before the version is there.
 OVERLAP, OVERLAP_LEAD = 0.1, 0.25
-#: Shortest age of an expectation before it is worked out again, in updates.
-PLAN_LIFETIME = 0.02
+#: Shortest age of an expectation before it is worked out again, in updates and, where
+#: these are short, in seconds.
+PLAN_LIFETIME, LEAST_PLAN_SECONDS = 0.02, 0.02
 
 
 @dataclass(frozen=True)
@@ -148,13 +149,6 @@ class Pacing:
         self._excused = True
         self._plan_ends = -math.inf
 
-    @property
-    def group_seconds(self) -> float | None:
-        """D above; None before the first group has ended."""
-        if not self._durations:
-            return None
-        return float(np.quantile(self._durations, TYPICAL, method="higher"))
-
     # --- What follows from it -----------------------------------------------------
 
     def start_at(self, now: float, look: Callable[[], LoopState]) -> float:
@@ -190,17 +184,18 @@ class Pacing:
         self._next = None
 
     def _make_plan(self, now: float, state: LoopState) -> None:
-        update, typical = self.update_seconds, self.group_seconds
+        update = self.update_seconds
         ages = now - np.array(state.started, np.float64)
         num_running = len(ages) * state.group_size
-        if update is None or typical is None:
+        if update is None or not self._durations:
             # Nothing is known: one batch, at once.
             missing: float = self._batch - state.num_ready - num_running
             self._plan = [_Need(now, now, missing, 1.0, 0, 1.0)] if missing > 0 else []
             self._plan_ends = now + 0.1
             return
-        self._plan_ends = now + PLAN_LIFETIME * update
+        self._plan_ends = now + max(PLAN_LIFETIME * update, LEAST_PLAN_SECONDS)
         self._sorted = np.sort(np.array(self._durations))
+        typical = self._sorted[math.ceil(TYPICAL * (len(self._sorted) - 1))]
         rate = max(state.num_places, 1) / self._sorted.mean()
         if self._began is None:
             ahead = typical  # nothing that starts now is there before

@@ -352,15 +352,15 @@ def test_the_position_in_the_order_of_tasks_survives_a_checkpoint():
 
 def test_an_interruption_does_not_wait_for_a_runner_given_up_as_silent(monkeypatch):
     async def main():
-        monkeypatch.setattr(dispatcher, "SILENCE_SECONDS", 1.0)
         monkeypatch.setattr(module, "SWEEP_SECONDS", 0.1)
         loop = Loop(num_runners=2)
         await loop.start()
         await asyncio.sleep(0.2)
         await loop.services[1].stop()  # as a process that is stopped
-        while 1 in loop.coordinator._dispatcher._runners:
+        runners = loop.coordinator._dispatcher._runners
+        runners[1].heard_at -= dispatcher.SILENCE_SECONDS
+        while 1 in runners:
             await asyncio.sleep(0.1)
-        monkeypatch.setattr(dispatcher, "SILENCE_SECONDS", 60.0)  # for the other one
         async with asyncio.timeout(20):
             assert len(await loop.coordinator.interrupt(0)) == 1
         await loop.stop()
