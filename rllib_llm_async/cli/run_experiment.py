@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shlex
 import sys
@@ -58,6 +59,7 @@ def run_experiment(
     # Tune's own tables and tracebacks would interleave with ours.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
+    logging.getLogger("ray.tune.execution.experiment_state").addFilter(without_stack)
     # A trial that is stopped gets this long to end by itself, then Ray ends it.
     os.environ.setdefault("TUNE_FORCE_TRIAL_CLEANUP_S", "6")
     try:
@@ -100,6 +102,15 @@ def command_to_resume() -> str:
     """This command with ``--resume``, to be given to a shell."""
     words = ["rllib", *sys.argv[1:]]
     return shlex.join(words if "--resume" in words else [*words, "--resume"])
+
+
+def without_stack(record: logging.LogRecord) -> bool:
+    """Says what Tune could not save (as on a full disk) in a line; a logging filter."""
+    if record.exc_info and record.exc_info[1]:
+        message = record.getMessage().rstrip(": ")
+        record.msg, record.args = f"{message}: {one_line(record.exc_info[1])}", ()
+        record.exc_info = None
+    return True
 
 
 def _make_tuner(
