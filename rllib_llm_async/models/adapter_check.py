@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from rllib_llm_async.models.published_weights import (
     acting,
@@ -37,6 +38,11 @@ class RefusedAdapterError(ValueError):
 
 
 def check_adapters_are_lora(lm: Any) -> None:
+    """Looks at what there is of adapters; needs no weights.
+
+    Raises:
+        ValueError: In one line.
+    """
     kinds = [config.peft_type for config in getattr(lm, "peft_config", {}).values()]
     if kinds not in ([], ["LORA"]):
         raise ValueError(
@@ -58,17 +64,25 @@ def check_adapters_are_lora(lm: Any) -> None:
 def disturbed(policy: CausalLMPolicy) -> Iterator[None]:
     """With adapters: all that trains is shifted by noise, and restored bit by bit."""
     trained = policy.trainable_parameters() if hasattr(policy.lm, "peft_config") else {}
-    originals = {name: p.data for name, p in trained.items()}
+    held = [_held(parameter) for parameter in trained.values()]
+    originals = [tensor.clone() for tensor in held]
     generator = torch.Generator().manual_seed(0)
     try:
-        for p in trained.values():
-            scale = max(_NOISE, 0.1 * float(p.data.float().square().mean().sqrt()))
-            noise = scale * torch.randn(p.shape, generator=generator)
-            p.data = p.data + noise.to(p)
+        for tensor in held:
+            mean_square = tensor.float().square().sum() / max(tensor.numel(), 1)
+            scale = max(_NOISE, 0.1 * float(mean_square.sqrt()))
+            noise = scale * torch.randn(tensor.shape, generator=generator)
+            tensor.add_(noise.to(tensor))
         yield
     finally:
-        for name, p in trained.items():
-            p.data = originals[name]
+        for tensor, original in zip(held, originals, strict=True):
+            tensor.copy_(original)
+
+
+def _held(parameter: nn.Parameter) -> Tensor:
+    """The memory of a parameter, or of this learner's share of it."""
+    tensor = parameter.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from rllib_llm_async.core import head_logprobs
 from rllib_llm_async.core.collectives import max_over_learners
 from rllib_llm_async.core.logprobs import LOGITS_MEMORY_BYTES, logit_chunk_tokens
 from rllib_llm_async.models import published_weights, served_adapters
+from rllib_llm_async.models.adapter_check import check_adapters_are_lora
 from rllib_llm_async.models.attention import can_share_prefixes, set_attention
 from rllib_llm_async.models.layered_loading import is_empty
 from rllib_llm_async.models.lm_head import decoder_name, head_of
@@ -77,6 +78,7 @@ class CausalLMPolicy(nn.Module):
         attn_implementation: str = "auto",
     ) -> None:
         super().__init__()
+        check_adapters_are_lora(lm)
         self.lm = lm
         self.value_head: nn.Linear | None = None
         if with_value_head:

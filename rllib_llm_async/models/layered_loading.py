@@ -2,7 +2,8 @@
 
 `from_pretrained` holds the whole model. Here a model begins without any memory for its
 parameters; `read_layers` then fills one layer after the other, and whoever iterates
-takes its share of a layer before the next one is read.
+takes its share of a layer before the next one is read. Adapters are there from the
+beginning: they are small, and no checkpoint of the model holds them.
 """
 
 from __future__ import annotations
@@ -49,6 +50,35 @@ def _parameters_without_memory() -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextlib.contextmanager
+def seemingly_in_memory(lm: nn.Module) -> Iterator[None]:
+    """Has the parameters of an `empty_causal_lm` take one element of host memory each.
+
+    PEFT makes adapters where the weights are.
+    """
+    waiting = [parameter for parameter in lm.parameters() if parameter.is_meta]
+    stand_ins = [
+        nn.Parameter(p.new_zeros((), device="cpu").expand(p.shape), p.requires_grad)
+        for p in waiting
+    ]
+    _exchange(lm, waiting, stand_ins)
+    try:
+        yield
+    finally:
+        for parameter, stand_in in zip(waiting, stand_ins, strict=True):
+            parameter.requires_grad_(stand_in.requires_grad)
+        _exchange(lm, stand_ins, waiting)
+
+
+def _exchange(
+    module: nn.Module, old: list[nn.Parameter], new: list[nn.Parameter]
+) -> None:
+    instead = dict(zip(map(id, old), new, strict=True))
+    for each in module.modules():
+        for name, parameter in each._parameters.items():
+            each._parameters[name] = instead.get(id(parameter), parameter)
 
 
 def is_empty(module: nn.Module) -> bool:
@@ -119,7 +149,9 @@ def _read(
     from transformers.core_model_loading import convert_and_load_state_dict_in_model
     from transformers.modeling_utils import LoadStateDictConfig
 
+    frozen = [n for n, p in causal_lm.named_parameters() if not p.requires_grad]
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_bare(causal_lm))
         # Anew for each layer: what was read of a file counts as memory until it is
         # closed.
         opened = {
@@ -133,8 +165,32 @@ def _read(
                 dtype=next(causal_lm.parameters()).dtype, weight_mapping=conversions
             ),
         )
+    for name in frozen:
+        causal_lm.get_parameter(name).requires_grad_(False)
     wrong = [*info.mismatched_keys, *info.conversion_errors]
     if wrong:
         raise ValueError(
             f"model: {str(model)!r} is not what its config.json says: {wrong[0]}"
         )
+
+
+@contextlib.contextmanager
+def _bare(causal_lm: nn.Module) -> Iterator[None]:
+    """Takes PEFT's wrappers off the layers that wait for their weights, for a while.
+
+    Their names are those of the checkpoint then.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    wrapped = {
+        name: module
+        for name, module in causal_lm.named_modules()
+        if isinstance(module, BaseTunerLayer) and is_empty(module.get_base_layer())
+    }
+    try:
+        for name, module in wrapped.items():
+            causal_lm.set_submodule(name, module.get_base_layer())
+        yield
+    finally:
+        for name, module in wrapped.items():
+            causal_lm.set_submodule(name, module)

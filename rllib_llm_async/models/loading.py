@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from rllib_llm_async.models.layered_loading import empty_causal_lm
-from rllib_llm_async.settings.lora import check_lora
+from rllib_llm_async.models.layered_loading import (
+    empty_causal_lm,
+    seemingly_in_memory,
+)
+from rllib_llm_async.settings.lora import check_lora, is_made_of_weights
 
 
 def load_causal_lm(
@@ -33,8 +36,8 @@ def load_causal_lm(
         gradient_checkpointing: Keep the layers' inputs only, and compute the rest
             anew in the backward pass.
         trust_remote_code: Run code that comes with the model.
-        load_weights: False leaves them to `read_layers`; adapters then have no memory
-            either.
+        load_weights: False leaves them to `read_layers`, but where ``lora`` is made of
+            weights.
 
     Raises:
         ValueError: If the model cannot be read, or a setting cannot be done right.
@@ -42,6 +45,7 @@ def load_causal_lm(
     from transformers import AutoModelForCausalLM
 
     check_lora(lora)
+    load_weights = load_weights or is_made_of_weights(lora)
     try:
         load = AutoModelForCausalLM.from_pretrained if load_weights else empty_causal_lm
         lm = load(model, dtype=dtype, trust_remote_code=trust_remote_code)
@@ -61,7 +65,8 @@ def _with_lora(lm: Any, lora: Mapping[str, Any]) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     try:
-        lm = get_peft_model(lm, LoraConfig(task_type="CAUSAL_LM", **lora))
+        with seemingly_in_memory(lm):
+            lm = get_peft_model(lm, LoraConfig(task_type="CAUSAL_LM", **lora))
     except (ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise ValueError(f"lora: {shorten(str(error), 500)}") from error
     for parameter in lm.parameters():

@@ -24,7 +24,6 @@ from rllib_llm_async.batch import columns
 from rllib_llm_async.models.adapter_check import (
     RefusedAdapterError,
     adapters_compared,
-    check_adapters_are_lora,
     check_tied_weights,
     disturbed,
 )
@@ -68,7 +67,6 @@ def check_policy(policy: CausalLMPolicy) -> None:
     Raises:
         ValueError: In one line, if the policy or what it publishes is not its model.
     """
-    check_adapters_are_lora(policy.lm)
     name = type(policy.causal_lm).__name__
     with disturbed(policy), _short_windows(policy.causal_lm):
         sequences = _sequences(policy)

@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from rllib_llm_async.models.published_weights import is_adapter, outermost
 from rllib_llm_async.settings.installed import source_of
+from rllib_llm_async.settings.lora import STARTS_AT_WEIGHTS
 
 #: Ranks that vLLM makes room for (`vllm.config.lora.MaxLoRARanks`).
 MAX_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -35,8 +36,6 @@ _PREFIX = "base_model.model."
 #: Where vLLM's models are, and another one's module as one of them imports it.
 _VLLM_MODELS = "model_executor/models"
 _IMPORTED_MODEL = re.compile(r"(?:\.|vllm\.model_executor\.models\.)(\w+)")
-#: Starts of the adapters with which PEFT changes the base model's weights.
-_CHANGES_BASE = ("pissa", "olora")
 
 
 class ServedAdapters(NamedTuple):
@@ -122,7 +121,7 @@ def _unserved_setting(lora: Mapping[str, Any]) -> str | None:
             return f"lora.{key}"
     if lora.get("bias", "none") != "none":
         return f"lora.bias: {lora['bias']}"
-    if lora.get("init_lora_weights") in _CHANGES_BASE:
+    if lora.get("init_lora_weights") in STARTS_AT_WEIGHTS:
         return f"lora.init_lora_weights: {lora['init_lora_weights']}"
     return None
 

@@ -46,8 +46,28 @@ _SERVED = {
 #: Adapters that change nothing before training. The base model itself may change, as
 #: long as it does so alike in every process.
 _STARTS = (True, "gaussian", "orthogonal", "pissa", "olora")
+#: Of these, what PEFT works out from the model's weights, which it changes.
+STARTS_AT_WEIGHTS = ("pissa", "olora")
+#: Arguments by which an adapter holds weights of the model, or is worked out from them.
+_OF_WEIGHTS = (
+    "use_dora",
+    "modules_to_save",
+    "target_parameters",
+    "trainable_token_indices",
+)
 #: What PEFT itself would raise, and when: not before the model is loaded.
 _BOUNDS = {"r": {"ge": 1}, "lora_alpha": {"gt": 0}, "lora_dropout": {"ge": 0, "lt": 1}}
+
+
+def is_made_of_weights(lora: Mapping[str, Any] | None) -> bool:
+    """Whether such adapters can only be made when the model has its weights."""
+    if lora is None:
+        return False
+    return (
+        lora.get("init_lora_weights") in STARTS_AT_WEIGHTS
+        or lora.get("bias", "none") != "none"
+        or any(lora.get(key) for key in _OF_WEIGHTS)
+    )
 
 
 def check_lora(lora: Mapping[str, Any] | None) -> None:

@@ -55,6 +55,42 @@ def test_weights_buffers_and_what_is_published_are_the_same(directory):
         )
 
 
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"target_modules": "all-linear", "r": 4},
+        {"target_modules": ["q_proj", "embed_tokens"], "init_lora_weights": "gaussian"},
+        {"target_modules": ["q_proj"], "bias": "all"},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj"], "use_dora": True},
+    ],
+    ids=lambda lora: "-".join(map(str, lora.values())),
+)
+def test_adapters_are_those_of_a_model_that_is_loaded_whole(lora, tmp_path):
+    tiny_lm("qwen2", tie_word_embeddings=False).save_pretrained(
+        tmp_path, max_shard_size=FILE_BYTES
+    )
+    both = []
+    for load_weights in (True, False):
+        torch.manual_seed(3)
+        both.append(
+            load_causal_lm(
+                tmp_path, lora=lora, dtype=torch.bfloat16, load_weights=load_weights
+            )
+        )
+    whole, lm = both
+    assert is_empty(lm) == (not {"modules_to_save", "use_dora", "bias"} & lora.keys())
+    if is_empty(lm):
+        for _ in read_layers(lm.get_base_model(), tmp_path):
+            pass
+    expected = dict(whole.named_parameters())
+    assert [n for n, _ in lm.named_parameters()] == [*expected]
+    for name, parameter in lm.named_parameters():
+        assert parameter.dtype == expected[name].dtype, name
+        assert parameter.requires_grad == expected[name].requires_grad, name
+        assert torch.equal(parameter, expected[name]), name
+
+
 def test_one_layer_arrives_at_a_time_and_the_rest_last(tmp_path):
     tiny_lm("qwen3_moe", num_hidden_layers=3).save_pretrained(
         tmp_path, max_shard_size=FILE_BYTES

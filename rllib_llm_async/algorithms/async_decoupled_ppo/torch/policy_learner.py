@@ -48,9 +48,8 @@ class PolicyLearner(TorchLearner):
         if self.config.shards_weights:
             # What is drawn is the same in all of them, so that its shares fit.
             torch.manual_seed(gather_from_learners(torch.initial_seed())[0])
-            # Adapters are made for whole weights.
             spec = self._module_spec.rl_module_specs[DEFAULT_MODULE_ID]
-            spec.model_config["load_weights"] = self.config.lora is not None
+            spec.model_config["load_weights"] = False
         module = super()._make_module()
         weights = ShardedPolicyWeights if self.config.shards_weights else PolicyWeights
         self._weights = weights(module[DEFAULT_MODULE_ID].policy)
