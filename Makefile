@@ -10,7 +10,11 @@ FUZZ_SECONDS ?= 600
 # Tests run torch on one thread.
 PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: setup train test test-fast test-slow fuzz lint bench warm-start docs clean
+# Checkouts of the real benchmarks, which hold their tasks.
+SOURCES ?= .benchmarks
+
+.PHONY: setup real-benchmarks train test test-fast test-slow fuzz lint bench \
+  warm-start docs clean
 
 setup: $(STAMP)
 
@@ -26,6 +30,17 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	  || $(BIN)/python -m pip uninstall --yes torchvision torchaudio torchcodec
 	$(BIN)/python -c "from transformers import Qwen3ForCausalLM"
 	touch $@
+
+# With tau2-bench and VitaBench no test is skipped. What they import has our pins;
+# their own would change versions that vLLM needs.
+real-benchmarks: $(STAMP)
+	test -d $(SOURCES)/tau2-bench || git clone --depth 1 --branch v1.0.1 \
+	  https://github.com/sierra-research/tau2-bench $(SOURCES)/tau2-bench
+	test -d $(SOURCES)/vitabench || git clone --depth 1 \
+	  https://github.com/meituan-longcat/vitabench $(SOURCES)/vitabench
+	$(BIN)/python -m pip install -c constraints.txt -e ".[tau2,vita]"
+	$(BIN)/python -m pip install --no-deps --ignore-requires-python \
+	  -e $(SOURCES)/tau2-bench -e $(SOURCES)/vitabench
 
 train: $(STAMP)
 	$(BIN)/rllib train file tuned_examples/mini_tau2_ppo_ewma_async.yaml

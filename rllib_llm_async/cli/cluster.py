@@ -30,6 +30,8 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
     """A Ray cluster on this machine (loopback only), or a running one by address."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    # Else the stack of an iteration that a signal has ended, for which nobody waits.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     # Ray's head keeps a record of every call, by default of the last 100,000: some
     # hundred megabytes that grow for hours, for a dashboard that is not there.
     os.environ.setdefault("RAY_task_events_max_num_task_in_gcs", "1000")
