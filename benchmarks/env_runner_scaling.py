@@ -21,7 +21,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_weights import 
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.weight_publisher import (
     WeightPublisher,
 )
-from rllib_llm_async.coordination.coordinator import create_coordinator
+from rllib_llm_async.coordination.coordinator_actor import create_coordinator
 from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy, load_causal_lm
 from rllib_llm_async.models.small_agent import small_agent_dir

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rllib_llm_async.coordination import coordinator_state
 from rllib_llm_async.coordination.dispatcher import Dispatcher
@@ -40,7 +39,6 @@ from rllib_llm_async.coordination.restored_groups import RestoredGroups
 from rllib_llm_async.coordination.staleness_gate import Ticket
 from rllib_llm_async.coordination.token_age import TokenAge
 from rllib_llm_async.coordination.weight_board import WeightBoard
-from rllib_llm_async.env_runners.episodes import MAX_ENV_RETRIES
 
 if TYPE_CHECKING:
     from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
@@ -457,41 +455,3 @@ class Coordinator:
             f"group {ticket.number} of runner {ticket.runner}, begun {seconds:.0f} s "
             f"ago: {doing}"
         )
-
-
-def create_coordinator(config: Any) -> ray.actor.ActorHandle:
-    """Starts the actor of a run; it holds references and takes no CPU of its own.
-
-    It lives on the driver's node, without which the run ends anyhow: no other node that
-    goes takes it along.
-
-    Args:
-        config: An `AsyncDecoupledPPOConfig`.
-    """
-    dispatcher = Dispatcher(
-        config.episodes_per_update,
-        config.max_staleness,
-        config.group_size,
-        seed=config.seed or 0,
-        ticket_timeout_s=ticket_timeout(config),
-    )
-    return (
-        ray.remote(Coordinator)
-        # Waiting calls of all runners, and room for the short ones beside them.
-        .options(
-            num_cpus=0,
-            max_concurrency=1000 + 2 * config.num_env_runners,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(
-                ray.get_runtime_context().get_node_id(), soft=False
-            ),
-        )
-        .remote(dispatcher, config.max_staleness, config.drop_uniform_groups)
-    )
-
-
-def ticket_timeout(config: Any) -> float | None:
-    """Longest that a runner's own deadlines let a group take, in seconds."""
-    if config.episode_timeout_s is None:
-        return None
-    # One more for what comes between the tries.
-    return config.episode_timeout_s * (MAX_ENV_RETRIES + 2)

@@ -3,7 +3,7 @@
 import ray
 
 from rllib_llm_async import PPOEWMAAsyncConfig
-from rllib_llm_async.coordination.coordinator import create_coordinator
+from rllib_llm_async.coordination.coordinator_actor import create_coordinator
 
 NUM_RUNNERS = 600
 

@@ -11,7 +11,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
-from rllib_llm_async.coordination.coordinator import create_coordinator
+from rllib_llm_async.coordination.coordinator_actor import create_coordinator
 from rllib_llm_async.coordination.messages import UpdateEnded
 from rllib_llm_async.old_logprobs.old_logit_actor import OldLogitPool
 

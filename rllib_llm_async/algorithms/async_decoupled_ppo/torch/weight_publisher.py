@@ -42,12 +42,14 @@ class Read(NamedTuple):
     """What was taken from the live weights, beside their copy.
 
     ``on_device``: fingerprints of tensors that are not in host memory; ``probe_tokens``
-    and ``probe_logp``: see `ExpectedArrival`.
+    and ``probe_logp``: see `ExpectedArrival`; ``trainer_weights``: see
+    `PublishedWeights`.
     """
 
     on_device: dict[str, Fingerprint]
     probe_tokens: list[int]
     probe_logp: np.ndarray
+    trainer_weights: ray.ObjectRef | None
 
 
 class WeightPublisher:
@@ -114,15 +116,12 @@ class WeightPublisher:
         self._sending.end()
         self._num_given_up = 0 if self._is_out else self._num_given_up + 1
         read = self._reader()
-        trainer_weights = self._put_trainer_weights()
         # The driver starts another coordinator, and has this one publish again.
         with contextlib.suppress(ActorDiedError):
             serial = ray.get(self._coordinator.announce.remote(version))
             self._is_out = False
             self._is_read.clear()
-            self._sending.start(
-                partial(self._send, version, serial, trainer_weights, read)
-            )
+            self._sending.start(partial(self._send, version, serial, read))
 
     def finish_reading(self) -> None:
         """Waits until the weights may change.
@@ -173,7 +172,7 @@ class WeightPublisher:
                 yield name, tensor
 
         self._outbox.stage(cast)
-        return Read(on_device, *probe(policy))
+        return Read(on_device, *probe(policy), self._put_trainer_weights())
 
     def _sent(self, policy: CausalLMPolicy) -> Iterator[tuple[str, Tensor]]:
         """Yields what engines load of a version."""
@@ -185,7 +184,6 @@ class WeightPublisher:
         self,
         version: int,
         serial: int,
-        trainer_weights: ray.ObjectRef | None,
         read: Callable[[], Read],
         check: Callable[[], None],
     ) -> None:
@@ -200,7 +198,7 @@ class WeightPublisher:
                 version=version,
                 expected=self._describe(taken, check),
                 weights=self._outbox.show(serial, check),
-                trainer_weights=trainer_weights,
+                trainer_weights=taken.trainer_weights,
                 serial=serial,
             )
             with contextlib.suppress(ActorDiedError):
