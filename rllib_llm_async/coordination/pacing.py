@@ -204,6 +204,7 @@ class Pacing:
             ahead = max(self._began + update - now, SOON * update)
         self._first, self._update = now + ahead, update
         self._plan = []
+        shorter = self._share_below(ages)
         idle = self._batch - state.num_ready - num_running
         if self._began is None and idle > 0:
             # Whatever was expected: the learner would wait for ever.
@@ -211,7 +212,9 @@ class Pacing:
         for number in range(self._horizon):
             seconds = ahead + number * update
             weight = self._kept * self._share_below(seconds)
-            expected, variance = self._expected(seconds, ages, state.group_size)
+            expected, variance = self._expected(
+                seconds, ages, shorter, state.group_size
+            )
             missing = (
                 (number + 1) * self._batch
                 + SAFETY * math.sqrt(variance)
@@ -234,13 +237,17 @@ class Pacing:
                     self._plan.append(_Need(latest, start, early, weight, places, rate))
 
     def _expected(
-        self, seconds: float, ages: np.ndarray, group_size: int
+        self, seconds: float, ages: np.ndarray, shorter: np.ndarray, group_size: int
     ) -> tuple[float, float]:
-        """Mean and variance of the episodes that end within so many seconds."""
+        """Mean and variance of the episodes that end within so many seconds.
+
+        ``ages`` are those of the running groups, ``shorter`` the share of former ones
+        that did not take as long as each.
+        """
         if not len(ages):
             return 0.0, 0.0
-        longer = 1.0 - self._share_below(ages)
-        within = self._share_below(ages + seconds) - self._share_below(ages)
+        longer = 1.0 - shorter
+        within = self._share_below(ages + seconds) - shorter
         # One that has run for longer than any before may take as long again.
         share = self._kept * np.where(
             longer > 0,
