@@ -78,7 +78,10 @@ def _user_message(answer: Message) -> UserMessage:
 
 def _user_call(call: Message) -> dict:
     function = call["function"]
-    arguments = json.loads(function["arguments"])
+    try:
+        arguments = json.loads(function["arguments"])
+    except json.JSONDecodeError:
+        arguments = None
     if not isinstance(arguments, dict):
         raise ValueError("the user model gave a tool call without a JSON object")
     return {

@@ -118,7 +118,7 @@ async def _judge(judge: ChatModel, trajectory: list, assertions: list[str]) -> f
         said = AssistantMessage(role="assistant", content=answer["content"])
         try:
             checks = evaluate(lambda **kwargs: said)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the judge's answer cannot be read: {error!r}") from error
         if len(checks) < len(assertions):
             raise ValueError(f"the judge graded {len(checks)} of {len(assertions)}")
