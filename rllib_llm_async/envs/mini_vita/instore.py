@@ -16,7 +16,6 @@ from rllib_llm_async.envs.mini.domain import (
 from rllib_llm_async.envs.mini_vita.rubric import RubricDomain
 
 _COURSES = ("boxing", "climbing", "dance", "spinning", "swimming", "yoga")
-_HOURS = range(1, 10)
 
 
 class Instore(RubricDomain):
@@ -28,7 +27,7 @@ class Instore(RubricDomain):
     name = "instore"
     tools = (
         Tool("weather", "Today's weather.", {}),
-        Tool("slots", "Hours of a course.", {"course": "string"}),
+        Tool("slots", "Free hours of a course.", {"course": "string"}),
         Tool(
             "book",
             "Book a course.",
@@ -68,7 +67,7 @@ class Instore(RubricDomain):
             self.told_people = 2 + (self.people - 1 + rng.randint(0, 6)) % 8
         self.disputes = rng.random() < 0.5
         self.is_closed = rng.random() < 0.15
-        hours = rng.sample(_HOURS, len(_HOURS))
+        hours = rng.sample(range(1, 10), 9)
         self.free, taken = sorted(hours[:4]), hours[4:]
         self.hour = rng.choice(self.free if rng.random() < 0.6 else taken)
         #: What the user takes if the hour is not free.
@@ -131,11 +130,7 @@ class Instore(RubricDomain):
     def slots(self, course: str) -> str:
         if course not in self.courses.values():
             raise ToolError("not found")
-        if self.is_closed:
-            return "closed"
-        return " ".join(
-            f"{hour} {'free' if hour in self.free else 'taken'}" for hour in _HOURS
-        )
+        return "closed" if self.is_closed else " ".join(map(str, self.free))
 
     def book(self, course: str, hour: int, people: int) -> str:
         if self.slots(course) == "closed" or hour not in self.free:
@@ -240,9 +235,9 @@ class Instore(RubricDomain):
             yield text_message("closed. sorry, cannot book.")
             yield text_message("sorry, cannot book.")
             return
-        hour, people, found = self.hour, self.told_people, f"{self.hour} free. "
+        hour, people, found = self.hour, self.told_people, f"{self.hour} is free. "
         if hour not in self.free:
-            yield text_message(f"{hour} taken. another hour?")
+            yield text_message(f"{hour} is taken. another hour?")
             hour, found = self.other_hour, ""
         if not self.tells_people:
             if flaws.shortcut():
@@ -268,9 +263,9 @@ class Instore(RubricDomain):
             yield tool_message("cancel")
             yield text_message("done, cancelled.")
         elif (self.new_hour in self.free) == flaws.slip():
-            yield text_message(f"{self.new_hour} taken, kept.")
+            yield text_message(f"{self.new_hour} is taken, kept.")
         else:
             yield tool_message(
-                "change_hour", f"{self.new_hour} free.", hour=self.new_hour
+                "change_hour", f"{self.new_hour} is free.", hour=self.new_hour
             )
             yield text_message(f"done, at {self.new_hour}.")
