@@ -107,6 +107,8 @@ NUM_SKIPPED_STEPS = "num_skipped_steps"
 NUM_AGENT_TOKENS = "num_agent_tokens"
 TRAIN_TOKENS_PER_S = "train_tokens_per_s"
 PADDING_FRACTION = "padding_fraction"
+#: Share of agent tokens whose prediction took the engine's experts, where some came.
+ROUTER_REPLAY_SHARE = "router_replay_share"
 #: Episodes dropped: beyond the bound; their pi_old is lost; their group was lost.
 NUM_EPISODES_DROPPED_STALE = "num_episodes_dropped_stale"
 NUM_EPISODES_DROPPED_UNSCORED = "num_episodes_dropped_unscored"

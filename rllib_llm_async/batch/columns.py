@@ -42,6 +42,9 @@ SEQUENCE_IDS = "sequence_ids"
 EPISODE_KEYS = "episode_keys"
 #: int64, number of the agent turn in the batch; -1 where the agent sampled nothing.
 TURN_IDS = "turn_ids"
+#: int16 ``[rows, length, layers, top_k]``, experts that the engine sent the token to;
+#: -1 where nothing is known. There if engines return them.
+ROUTED_EXPERTS = "routed_experts"
 #: Level of a ratio -> the column that numbers its units; tokens need none.
 UNIT_IDS = {"token": None, "turn": TURN_IDS, "sequence": SEQUENCE_IDS}
 
@@ -64,6 +67,9 @@ EPISODE_BEHAVIOR_LOGP = "behavior_logp"
 EPISODE_VERSIONS = "policy_versions"
 #: extra_model_outputs: float32 ``[turn tokens]``, log pi_old per token, if scored.
 EPISODE_OLD_LOGP = "old_logp"
+#: extra_model_outputs: uint8 or uint16 ``[tokens, layers, top_k]``, see `EngineOutput`:
+#: joined, they are of all tokens but the last. There if engines return them.
+EPISODE_ROUTED_EXPERTS = "routed_experts"
 #: custom_data: a random number that stays with the episode wherever it goes.
 EPISODE_KEY = "episode_key"
 #: custom_data: list[dict], all messages of the episode; there if asked for.

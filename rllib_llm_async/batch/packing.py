@@ -23,6 +23,7 @@ PADDING: dict[str, np.generic] = {
     columns.SEQUENCE_IDS: np.int64(-1),
     columns.TURN_IDS: np.int64(-1),
     columns.EPISODE_KEYS: np.int64(-1),
+    columns.ROUTED_EXPERTS: np.int16(-1),
 }
 
 
@@ -34,25 +35,49 @@ def pack_rows(
     """Packs ragged columns into ``[rows, length]``, first-fit by falling length.
 
     Args:
-        sequences: For each sequence its columns, all ``[tokens]`` and alike in names.
+        sequences: For each sequence its columns, all ``[tokens, ...]`` and alike in
+            names, but that some may lack `columns.ROUTED_EXPERTS`.
         min_row_tokens: Rows are as long as the longest sequence or this, whichever is
             more (less where no row needs that much).
 
     Returns:
-        ``[rows, length]`` columns; no sequences give one row of padding, in every
-        column.
+        ``[rows, length, ...]`` columns; no sequences give one row of padding, in every
+        column but `columns.ROUTED_EXPERTS`, whose shape is the model's.
     """
     if not sequences:
-        return {key: np.full((1, 2), padding) for key, padding in PADDING.items()}
+        return {
+            key: np.full((1, 2), padding)
+            for key, padding in PADDING.items()
+            if key != columns.ROUTED_EXPERTS
+        }
     lengths = np.array([len(sequence[columns.TOKENS]) for sequence in sequences])
     row, start = first_fit(lengths, max(int(lengths.max()), min_row_tokens))
     shape = int(row.max()) + 1, int((start + lengths).max())
-    packed = {key: np.full(shape, PADDING[key]) for key in sequences[0]}
+    packed = {
+        key: np.full(shape + column.shape[1:], PADDING[key])
+        for key, column in {k: c for s in sequences for k, c in s.items()}.items()
+    }
     for index, sequence in enumerate(sequences):
         place = slice(start[index], start[index] + lengths[index])
         for key, column in packed.items():
-            column[row[index], place] = sequence[key]
+            if key in sequence or key != columns.ROUTED_EXPERTS:
+                column[row[index], place] = sequence[key]
     return packed
+
+
+def experts_of_tokens(turns: Sequence[np.ndarray], length: int) -> np.ndarray:
+    """`columns.ROUTED_EXPERTS` of one sequence, int16 ``[length, layers, top_k]``.
+
+    Args:
+        turns: What each turn told, see `EngineOutput`; at least one that is not empty.
+        length: Tokens of the sequence. Turns may tell of fewer, then of the first ones,
+            or of more, which are left out.
+    """
+    known = np.concatenate([experts for experts in turns if len(experts)])[:length]
+    padding = PADDING[columns.ROUTED_EXPERTS]
+    routed = np.full((length, *known.shape[1:]), padding)
+    routed[: len(known)] = known
+    return routed
 
 
 def first_fit(lengths: np.ndarray, row_tokens: int) -> tuple[np.ndarray, np.ndarray]:
@@ -147,9 +172,9 @@ def take(batch: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
     is_padding = index < 0
     source = index.clamp(min=0)
     return {
-        key: column.flatten()[source].masked_fill_(
+        key: column.flatten(0, 1)[source].masked_fill_(
+            is_padding.view(*index.shape, *[1] * (column.dim() - 2)),
             # Columns that a learner added hold 0 there.
-            is_padding,
             PADDING[key].item() if key in PADDING else 0,
         )
         for key, column in batch.items()
@@ -160,10 +185,10 @@ def take(batch: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
 class Prefixes:
     """Beginnings of some sequences of a batch, packed anew.
 
-    ``batch`` holds tokens, position ids, sequence ids and the mask of the wanted
-    tokens; ``index`` int64 ``[wanted]`` says where in the flattened original each of
-    them is, in the order of the new mask's true elements; ``num_tokens`` is what a
-    pass over it computes, padding left out.
+    ``batch`` holds what a pass needs, sequence ids and the mask of the wanted tokens;
+    ``index`` int64 ``[wanted]`` says where in the flattened original each of them is,
+    in the order of the new mask's true elements; ``num_tokens`` is what a pass over it
+    computes, padding left out.
     """
 
     batch: dict[str, Tensor]
@@ -183,7 +208,13 @@ def select_prefixes(batch: Mapping[str, Tensor], wanted: Tensor) -> Prefixes:
     index = torch.from_numpy(spans.pack(wanted.shape[1])).to(wanted.device)
     seen = {
         key: batch[key]
-        for key in (columns.TOKENS, columns.POSITION_IDS, columns.SEQUENCE_IDS)
+        for key in (
+            columns.TOKENS,
+            columns.POSITION_IDS,
+            columns.SEQUENCE_IDS,
+            columns.ROUTED_EXPERTS,
+        )
+        if key in batch
     }
     packed = take({**seen, columns.LOSS_MASK: wanted}, index)
     return Prefixes(packed, index[packed[columns.LOSS_MASK]], int(spans.lengths.sum()))

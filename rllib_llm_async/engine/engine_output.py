@@ -14,12 +14,16 @@ class EngineOutput:
     """One generated turn, token by token.
 
     ``logp`` float32 and ``versions`` int64 have the length of ``token_ids``.
+    ``routed_experts`` uint8 or uint16 ``[tokens, layers, top_k]``, if the engine
+    returns them, are the experts of all tokens of the context and the turn that no turn
+    before has told of, up to the last token, which no pass has seen yet.
     """
 
     token_ids: list[int]
     logp: np.ndarray
     versions: np.ndarray
     finish_reason: str
+    routed_experts: np.ndarray | None = None
 
     @property
     def unusable(self) -> np.ndarray:
@@ -52,15 +56,23 @@ class EngineOutput:
             for span in completion.weight_versions or ():
                 versions[span.start : span.end] = int(span.version)
         logp = np.asarray(completion.logprobs.logprobs, dtype=np.float32)
-        return cls(token_ids, logp, versions, completion.finish_reason)
+        return cls(
+            token_ids,
+            logp,
+            versions,
+            completion.finish_reason,
+            completion.routed_experts,
+        )
 
     @classmethod
     def joined(cls, pieces: Sequence[EngineOutput]) -> EngineOutput:
         """A turn that was interrupted, in one."""
         finish_reason = pieces[-1].finish_reason
+        routed = [p.routed_experts for p in pieces if p.routed_experts is not None]
         return cls(
             [token for piece in pieces for token in piece.token_ids],
             np.concatenate([piece.logp for piece in pieces]),
             np.concatenate([piece.versions for piece in pieces]),
             "length" if finish_reason == "abort" else finish_reason,
+            np.concatenate(routed) if routed else None,
         )

@@ -54,6 +54,8 @@ class VLLMEngine:
             weight update); None waits for ever.
         name: What its lane of the time line is called.
         weights: What versions are: all weights of the model, unless it is said.
+        return_routed_experts: Have turns tell which experts of a mixture their tokens
+            went to, where vLLM can.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class VLLMEngine:
         engine_timeout_s: float | None = 300.0,
         name: str = "engine",
         weights: WholeWeights | Adapters | None = None,
+        return_routed_experts: bool = False,
     ) -> None:
         self._model = model
         self._weights: Any = weights or WholeWeights()
@@ -76,6 +79,7 @@ class VLLMEngine:
         self._max_response_tokens = max_response_tokens
         self._stop_token_ids = list(stop_token_ids)
         self._seed = seed
+        self._return_routed_experts = return_routed_experts
         self._engine_timeout_s = engine_timeout_s
         self._request_numbers = itertools.count()
         self._in_flight: set[str] = set()
@@ -101,7 +105,12 @@ class VLLMEngine:
         Raises:
             EngineFailedError: If it dies before it is ready.
         """
-        llm, self._processes = start_vllm(self._model, self._engine_args, self._seed)
+        llm, self._processes = start_vllm(
+            self._model,
+            self._engine_args,
+            self._seed,
+            return_routed_experts=self._return_routed_experts,
+        )
         self._llm = llm
         self._watchdog = Watchdog(
             lambda: llm.errored, llm.is_paused, self._describe, self._engine_timeout_s
@@ -151,6 +160,7 @@ class VLLMEngine:
         context: Sequence[int],
         on_piece: Callable[[EngineOutput], None] = lambda piece: None,
         seed: int | None = None,
+        num_routed: int = 0,
     ) -> EngineOutput:
         """Samples one turn after ``context`` (token ids).
 
@@ -170,7 +180,7 @@ class VLLMEngine:
         """
         with self._weights.turn() as adapter:
             return await self._watchdog.guard(
-                self._turn(list(context), on_piece, seed, adapter)
+                self._turn(list(context), on_piece, seed, adapter, num_routed)
             )
 
     async def _turn(
@@ -179,6 +189,7 @@ class VLLMEngine:
         on_piece: Callable[[EngineOutput], None],
         seed: int | None,
         adapter: Adapter | None,
+        num_routed: int,
     ) -> EngineOutput:
         pieces: list[EngineOutput] = []
         said: list[int] = []
@@ -186,16 +197,19 @@ class VLLMEngine:
             await self._uninterrupted.wait()
             num_interruptions = self._num_interruptions
             params = self._sampling_params
-            if said or seed is not None:
+            if said or num_routed or seed is not None:
                 params = params.clone()
                 params.max_tokens -= len(said)
                 params.seed = _seed_at(seed, len(prompt) + len(said))
+                params.routed_experts_prompt_start = num_routed
             output = await self._request(prompt + said, params, adapter)
             own = adapter.version if adapter is not None else None
             piece = EngineOutput.of(output.outputs[0], own)
             self._note(piece)
             pieces.append(piece)
             said += piece.token_ids
+            if piece.routed_experts is not None:
+                num_routed += len(piece.routed_experts)
             on_piece(piece)
             stopped = (
                 piece.finish_reason == "abort"

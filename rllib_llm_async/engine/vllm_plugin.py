@@ -27,6 +27,7 @@ from vllm.platforms import current_platform
 from rllib_llm_async.core.fingerprint import Fingerprint
 from rllib_llm_async.engine import worker_weights
 from rllib_llm_async.engine.ownership import end_with_owner
+from rllib_llm_async.engine.routed_experts import return_routed_experts_on_cpu
 
 BACKEND = "safetensors_file"
 
@@ -201,3 +202,4 @@ if BACKEND not in WeightTransferEngineFactory._registry:
             _keep_cpu_linears_unpacked()
             _pack_cpu_experts_at_every_update()
             _multiply_cpu_adapters_at_once()
+            return_routed_experts_on_cpu()

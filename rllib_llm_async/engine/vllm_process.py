@@ -18,7 +18,11 @@ KILL_SECONDS = 5.0
 
 
 def start_vllm(
-    model: str, engine_args: Mapping[str, Any], seed: int
+    model: str,
+    engine_args: Mapping[str, Any],
+    seed: int,
+    *,
+    return_routed_experts: bool = False,
 ) -> tuple[Any, list[BaseProcess]]:
     """Starts vLLM on the running asyncio loop; takes seconds, in which that waits.
 
@@ -26,6 +30,8 @@ def start_vllm(
         model: Directory or hub name.
         engine_args: Further `vllm.AsyncEngineArgs`.
         seed: Seed of the engine's sampling, unless ``engine_args`` hold one.
+        return_routed_experts: Have outputs tell the experts of a mixture, where vLLM
+            can; a warning says why it cannot.
 
     Returns:
         `AsyncLLM` and the processes that it has started here.
@@ -33,12 +39,12 @@ def start_vllm(
     from vllm.platforms import current_platform
 
     _prepare_environment(on_cpu=current_platform.is_cpu())
-    from vllm import AsyncEngineArgs
     from vllm.config import WeightTransferConfig
     from vllm.v1.engine.async_llm import AsyncLLM
 
     # Importing this registers the transfer backend where vLLM validates its name.
     from rllib_llm_async.engine import vllm_plugin
+    from rllib_llm_async.engine.routed_experts import engine_arguments
 
     args = {
         **(_cpu_arguments() if current_platform.is_cpu() else {}),
@@ -50,7 +56,8 @@ def start_vllm(
     others = multiprocessing.active_children()
     try:
         llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(
+            engine_arguments(
+                return_routed_experts,
                 model=model,
                 logprobs_mode="processed_logprobs",
                 worker_extension_cls=f"{extension.__module__}.{extension.__name__}",

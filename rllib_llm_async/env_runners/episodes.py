@@ -199,7 +199,10 @@ class EpisodePlayer:
                 output = replay.next_turn(transcript) if replay else None
                 if output is None:
                     output = await self._engine.generate(
-                        transcript.tokens, transcript.say, seed=seed
+                        transcript.tokens,
+                        transcript.say,
+                        seed=seed,
+                        num_routed=transcript.num_routed,
                     )
                     progress.num_tokens = (
                         progress.num_lost_tokens + transcript.num_sampled
@@ -265,7 +268,12 @@ class EpisodePlayer:
             truncated=step.truncated or (not done and room <= 0),
             extra_model_outputs={
                 column: batch[column]
-                for column in (columns.EPISODE_BEHAVIOR_LOGP, columns.EPISODE_VERSIONS)
+                for column in (
+                    columns.EPISODE_BEHAVIOR_LOGP,
+                    columns.EPISODE_VERSIONS,
+                    columns.EPISODE_ROUTED_EXPERTS,
+                )
+                if column in batch
             },
         )
         self._on_event("on_episode_step", episode, env)

@@ -94,6 +94,7 @@ class LLMEnvRunner(EnvRunner):
             engine_timeout_s=config.engine_timeout_s,
             name=f"engine {index}",
             weights=_adapters(config),
+            return_routed_experts=config.replays_routers,
         )
         self._counters = RunnerMetrics(self)
         self._player = EpisodePlayer(

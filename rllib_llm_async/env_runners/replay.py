@@ -27,8 +27,9 @@ def record_of(transcript: Transcript) -> dict[str, Any]:
     """What a checkpoint keeps of an episode under way: numbers, strings and arrays.
 
     ``seen``: int64 tokens ``[new]`` of what the environment said before each turn.
-    ``turns``: of each the ``token_ids``, ``logp``, ``versions`` and ``finish_reason``
-    of an `EngineOutput`. A turn that has not ended is left out, and sampled again.
+    ``turns``: of each the ``token_ids``, ``logp``, ``versions``, ``finish_reason`` and,
+    if there are some, ``routed_experts`` of an `EngineOutput`. A turn that has not
+    ended is left out, and sampled again.
     """
     return {
         "key": transcript.key,
@@ -39,6 +40,11 @@ def record_of(transcript: Transcript) -> dict[str, Any]:
                 "logp": turn.logp,
                 "versions": turn.versions,
                 "finish_reason": turn.finish_reason,
+                **(
+                    {}
+                    if turn.routed_experts is None
+                    else {"routed_experts": turn.routed_experts}
+                ),
             }
             for turn in transcript.turns
         ],
@@ -74,6 +80,7 @@ class Replay:
                 turn["logp"],
                 turn["versions"],
                 turn["finish_reason"],
+                turn.get("routed_experts"),
             )
             for turn in record["turns"]
         ]

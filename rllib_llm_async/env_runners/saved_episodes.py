@@ -71,6 +71,7 @@ def transcript_of(episode: SingleAgentEpisode) -> Transcript:
     """The tokens of a finished episode, as the runner that played it had them."""
     transcript = Transcript(episode.custom_data[columns.EPISODE_KEY])
     outputs = episode.extra_model_outputs
+    routed = outputs.get(columns.EPISODE_ROUTED_EXPERTS)
     first, *others = episode.observations.data
     transcript.see(first.tolist())
     for turn, observation in enumerate(others):
@@ -80,6 +81,7 @@ def transcript_of(episode: SingleAgentEpisode) -> Transcript:
                 outputs[columns.EPISODE_BEHAVIOR_LOGP].data[turn],
                 outputs[columns.EPISODE_VERSIONS].data[turn],
                 "stop",
+                routed and routed.data[turn],
             )
         )
         transcript.see(observation.tolist())

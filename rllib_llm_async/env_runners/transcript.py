@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rllib_llm_async.batch import columns
+from rllib_llm_async.batch.packing import experts_of_tokens
 from rllib_llm_async.engine.engine_output import EngineOutput
 
 
@@ -18,6 +19,7 @@ class Transcript:
 
     ``key`` is its `columns.EPISODE_KEY`; ``versions`` holds -1 where the agent sampled
     nothing; ``turns`` are those that have ended, ``seen`` is what came before each.
+    ``routed`` are `EngineOutput.routed_experts`, of ``num_routed`` tokens in all.
     """
 
     key: int
@@ -26,6 +28,8 @@ class Transcript:
     num_sampled: int = 0
     seen: list[Sequence[int]] = field(default_factory=list)
     turns: list[EngineOutput] = field(default_factory=list)
+    routed: list[np.ndarray] = field(default_factory=list)
+    num_routed: int = 0
 
     def see(self, token_ids: Sequence[int]) -> None:
         """Adds what comes from the environment."""
@@ -38,6 +42,9 @@ class Transcript:
         self.tokens += output.token_ids
         self.versions += output.versions.tolist()
         self.num_sampled += len(output.token_ids)
+        if output.routed_experts is not None:
+            self.routed.append(output.routed_experts)
+            self.num_routed += len(output.routed_experts)
 
 
 @dataclass(eq=False)
@@ -81,13 +88,18 @@ def sampled_under(
         versions = np.asarray(transcript.versions, dtype=np.int64)
         # What comes after the version's last token is not needed to score it.
         end = int((versions == version).nonzero()[0].max(initial=-1)) + 1
-        if end:
-            sequences.append(
-                {
-                    columns.TOKENS: np.asarray(transcript.tokens[:end], np.int64),
-                    columns.POSITION_IDS: np.arange(end),
-                    columns.LOSS_MASK: versions[:end] == version,
-                    columns.EPISODE_KEYS: np.full(end, key, np.int64),
-                }
+        if not end:
+            continue
+        sequences.append(
+            {
+                columns.TOKENS: np.asarray(transcript.tokens[:end], np.int64),
+                columns.POSITION_IDS: np.arange(end),
+                columns.LOSS_MASK: versions[:end] == version,
+                columns.EPISODE_KEYS: np.full(end, key, np.int64),
+            }
+        )
+        if transcript.num_routed:
+            sequences[-1][columns.ROUTED_EXPERTS] = experts_of_tokens(
+                transcript.routed, end
             )
     return sequences

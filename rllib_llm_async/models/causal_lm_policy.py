@@ -26,6 +26,7 @@ from rllib_llm_async.models.layered_loading import is_empty
 from rllib_llm_async.models.lm_head import decoder_name, head_of
 from rllib_llm_async.models.loading import load_causal_lm, recomputed_layers
 from rllib_llm_async.models.rounding import round_under_autocast
+from rllib_llm_async.models.router_replay import ROUTED_EXPERTS, replay_routers
 from rllib_llm_async.models.self_check import check_policy
 from rllib_llm_async.models.sequence_layout import (
     best_layout,
@@ -62,6 +63,7 @@ class CausalLMPolicy(nn.Module):
         with_value_head: Adds a linear value head on the last hidden states; it starts
             at zero.
         attn_implementation: "auto", or an attention of transformers by its name.
+        router_replay: Have a mixture take the experts that a batch tells.
 
     Raises:
         ValueError: If the model or its adapters cannot be done right.
@@ -76,6 +78,7 @@ class CausalLMPolicy(nn.Module):
         compute_dtype: torch.dtype | None = None,
         with_value_head: bool = False,
         attn_implementation: str = "auto",
+        router_replay: bool = False,
     ) -> None:
         super().__init__()
         check_adapters_are_lora(lm)
@@ -95,6 +98,8 @@ class CausalLMPolicy(nn.Module):
         set_attention(self.causal_lm, attn_implementation)
         if compute_dtype is not None:
             round_under_autocast(self.causal_lm, compute_dtype)
+        #: Whether passes replay the routing that comes with a batch.
+        self.replays_routers = router_replay and replay_routers(self.causal_lm)
         if not is_empty(lm):
             self.check()
 
@@ -136,6 +141,7 @@ class CausalLMPolicy(nn.Module):
             compute_dtype=compute_dtype,
             with_value_head=model_config.get("with_value_head", False),
             attn_implementation=model_config.get("attn_implementation", "auto"),
+            router_replay=model_config.get("router_replay", False),
             logits_memory_bytes=model_config.get(
                 "logits_memory_bytes", LOGITS_MEMORY_BYTES
             ),
@@ -153,7 +159,8 @@ class CausalLMPolicy(nn.Module):
 
         Args:
             batch: Row-packed columns ``tokens``, ``position_ids`` and ``loss_mask``,
-                each ``[rows, length]``.
+                each ``[rows, length]``. With ``routed_experts`` tokens go to these
+                experts, if this policy replays them.
             with_entropy: Also return the entropy of each agent token's distribution.
 
         Returns:
@@ -195,9 +202,7 @@ class CausalLMPolicy(nn.Module):
         targets = batch[columns.LOSS_MASK].flatten().nonzero().squeeze(1)
         with self.numerics():
             # What predicts a token is the state at the one before.
-            before = self._hidden(
-                batch[columns.TOKENS], batch[columns.POSITION_IDS], targets - 1
-            )
+            before = self._hidden(batch, targets - 1)
         return before.to(dtype=self.compute_dtype)
 
     def _settle_modes(self) -> None:
@@ -206,7 +211,7 @@ class CausalLMPolicy(nn.Module):
         for layer in recomputed_layers(self.lm):
             layer.training = True
 
-    def _hidden(self, tokens: Tensor, position_ids: Tensor, wanted: Tensor) -> Tensor:
+    def _hidden(self, batch: Mapping[str, Tensor], wanted: Tensor) -> Tensor:
         """Last hidden states ``[wanted, hidden]``, see `hidden_states`."""
         decoder = getattr(self.causal_lm, decoder_name(self.causal_lm))
 
@@ -216,12 +221,16 @@ class CausalLMPolicy(nn.Module):
                 input_ids=tokens, use_cache=False, **kwargs
             ).last_hidden_state
 
+        of_tokens = {}
+        if self.replays_routers and columns.ROUTED_EXPERTS in batch:
+            of_tokens[ROUTED_EXPERTS] = batch[columns.ROUTED_EXPERTS]
         return hidden_states(
             self.layout,
             decode,
-            tokens,
-            position_ids,
+            batch[columns.TOKENS],
+            batch[columns.POSITION_IDS],
             wanted,
+            of_tokens=of_tokens,
             share_prefixes=self._shares_prefixes(),
         )
 

@@ -5,6 +5,7 @@
   other, the policy lays them out in another way, at last each in a row of its own.
   Sliding windows are shorter than the sequences meanwhile.
 - Adapters, see `adapter_check`.
+- The replay of a mixture's own routing, where it replays.
 
 A few passes over some 70 tokens; one adapted module at a time is held twice.
 """
@@ -28,6 +29,7 @@ from rllib_llm_async.models.adapter_check import (
     disturbed,
 )
 from rllib_llm_async.models.attention import PLAIN, is_packed, plain_attention
+from rllib_llm_async.models.router_replay import recorded_experts
 from rllib_llm_async.models.sequence_layout import (
     Layout,
     best_layout,
@@ -95,6 +97,7 @@ def check_policy(policy: CausalLMPolicy) -> None:
             raise ValueError(
                 f"model: {name} is not computed right: {fault}; choose another model"
             )
+        _check_replay(policy, sequences[-1])
 
 
 def _take_next_layout(policy: CausalLMPolicy) -> None:
@@ -168,7 +171,11 @@ def _logp_of_model(policy: CausalLMPolicy, tokens: Tensor) -> Tensor:
     return logp.gather(-1, tokens[1:, None]).squeeze(-1)
 
 
-def _logp_of_policy(policy: CausalLMPolicy, rows: list[list[Tensor]]) -> list[Tensor]:
+def _logp_of_policy(
+    policy: CausalLMPolicy,
+    rows: list[list[Tensor]],
+    routed_experts: Tensor | None = None,
+) -> list[Tensor]:
     """log pi ``[tokens - 1]`` of each sequence, packed into rows as given."""
     length = max(sum(map(len, row)) for row in rows)
     tokens = rows[0][0].new_zeros(len(rows), length)
@@ -182,14 +189,38 @@ def _logp_of_policy(policy: CausalLMPolicy, rows: list[list[Tensor]]) -> list[Te
             position_ids[number, start:end] = torch.arange(len(sequence))
             targets.append((number, slice(start + 1, end)))
             start = end
-    logp = policy(
-        {
-            columns.TOKENS: tokens,
-            columns.POSITION_IDS: position_ids,
-            columns.LOSS_MASK: position_ids > 0,
-        }
-    ).logp
+    batch = {
+        columns.TOKENS: tokens,
+        columns.POSITION_IDS: position_ids,
+        columns.LOSS_MASK: position_ids > 0,
+    }
+    if routed_experts is not None:
+        batch[columns.ROUTED_EXPERTS] = routed_experts
+    logp = policy(batch).logp
     return [logp[place] for place in targets]
+
+
+def _check_replay(policy: CausalLMPolicy, tokens: Tensor) -> None:
+    """Replaying the experts that tokens go to anyhow changes nothing.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if not policy.replays_routers:
+        return
+    with recorded_experts(policy.causal_lm) as chosen:
+        (alone,) = _logp_of_policy(policy, [[tokens]])
+    top_k = max(experts.shape[-1] for experts in chosen.values())
+    routed = tokens.new_full((1, len(tokens), 1 + max(chosen), top_k), -1)
+    for layer, experts in chosen.items():
+        routed[0, :, layer] = experts
+    (replayed,) = _logp_of_policy(policy, [[tokens]], routed.short())
+    error = float((replayed - alone).abs().max())
+    if not error <= _LEAK.float32:
+        raise ValueError(
+            f"router_replay: {type(policy.causal_lm).__name__} weighs its experts in "
+            f"another way than is known (off by {error:.2g} nats); set it to none"
+        )
 
 
 def _fault(

@@ -9,7 +9,7 @@ row of its own.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ def hidden_states(
     position_ids: Tensor,
     wanted: Tensor,
     *,
+    of_tokens: Mapping[str, Tensor] | None = None,
     share_prefixes: bool = False,
 ) -> Tensor:
     """Last hidden states ``[wanted, hidden]`` at some tokens of packed rows.
@@ -50,20 +51,25 @@ def hidden_states(
         position_ids: int64 ``[rows, length]``, from 0 at the start of each sequence
             and 0 at all padding.
         wanted: int64 ``[wanted]``, indices into the flattened rows.
+        of_tokens: Further arguments of the decoder, each ``[rows, length, ...]``.
         share_prefixes: Compute what sequences begin with in common once; needs the
-            layout `ONE_ROW`.
+            layout `ONE_ROW`. Of `of_tokens` it takes what belongs to the first of them,
+            in the order of their tokens.
     """
+    of_tokens = of_tokens or {}
     match layout:
         case Layout.ONE_ROW:
             return _hidden_of_one_row(
-                decode, tokens, position_ids, wanted, share_prefixes
+                decode, tokens, position_ids, wanted, of_tokens, share_prefixes
             )
         case Layout.ROWS:
             # No attention mask: transformers derives block-diagonal causal attention
             # from the restarting position ids.
-            hidden = decode(tokens, position_ids=position_ids)
+            hidden = decode(tokens, position_ids=position_ids, **of_tokens)
         case Layout.SEQUENCE_PER_ROW:
-            hidden = hidden_one_sequence_per_row(decode, tokens, position_ids)
+            hidden = hidden_one_sequence_per_row(
+                decode, tokens, position_ids, of_tokens
+            )
     return hidden.flatten(0, 1).index_select(0, wanted)
 
 
@@ -135,11 +141,13 @@ def _hidden_of_one_row(
     tokens: Tensor,
     position_ids: Tensor,
     wanted: Tensor,
+    of_tokens: Mapping[str, Tensor],
     share_prefixes: bool,
 ) -> Tensor:
     """`hidden_states` from one row of all sequences, without padding."""
     places = _tokens_of_sequences(position_ids)
     row, positions = tokens.flatten()[places], position_ids.flatten()[places]
+    told = {key: column.flatten(0, 1)[places] for key, column in of_tokens.items()}
     in_row = torch.arange(len(row), device=row.device)
     starts = (positions == 0).nonzero().squeeze(1)
     boundaries = torch.cat([starts, starts.new_tensor([len(row)])]).int()
@@ -148,6 +156,7 @@ def _hidden_of_one_row(
     if share_prefixes and (tree := prefix_tree(row, lengths)):
         row, positions, in_row = row[tree.tokens], positions[tree.tokens], tree.places
         boundaries, longest = tree.boundaries, tree.longest
+        told = {key: column[tree.tokens] for key, column in told.items()}
         further = {"prefixes": tree}
     hidden = decode(
         row[None],
@@ -156,6 +165,7 @@ def _hidden_of_one_row(
         cu_seq_lens_k=boundaries,
         max_length_q=longest,
         max_length_k=longest,
+        **{key: column[None] for key, column in told.items()},
         **further,
     )[0]
     found = torch.zeros(tokens.numel(), dtype=torch.int64, device=row.device)
@@ -173,7 +183,10 @@ def _tokens_of_sequences(position_ids: Tensor) -> Tensor:
 
 
 def hidden_one_sequence_per_row(
-    decode: Decode, tokens: Tensor, position_ids: Tensor
+    decode: Decode,
+    tokens: Tensor,
+    position_ids: Tensor,
+    of_tokens: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Hidden states ``[rows, length, hidden]`` of packed rows, each sequence alone.
 
@@ -181,12 +194,14 @@ def hidden_one_sequence_per_row(
         decode: From tokens ``[n, l]``, one sequence in each row, to hidden states.
         tokens: int64 ``[rows, length]``.
         position_ids: int64 ``[rows, length]``, see `hidden_states`.
+        of_tokens: See there.
 
     Returns:
         The hidden states; 0 at padding and in sequences of one token. No pass holds
         more than rows x length tokens.
     """
     device = tokens.device
+    of_tokens = of_tokens or {}
     starts, lengths = _sequences(position_ids)
     flat = tokens.flatten()
     values, places = [], []
@@ -194,7 +209,8 @@ def hidden_one_sequence_per_row(
         offset = torch.arange(int(lengths[group[0]]), device=device)
         inside = offset < lengths[group, None].to(device)
         index = (starts[group, None].to(device) + offset).where(inside, 0)
-        values.append(decode(flat[index].where(inside, 0))[inside])
+        told = {key: column.flatten(0, 1)[index] for key, column in of_tokens.items()}
+        values.append(decode(flat[index].where(inside, 0), **told)[inside])
         places.append(index[inside])
     hidden = torch.cat(values)
     full = hidden.new_zeros((tokens.numel(), hidden.shape[-1]))

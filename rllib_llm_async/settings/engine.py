@@ -38,6 +38,8 @@ _REFUSED = {
     "enable_lora": "lora and lora_sync decide it",
     "max_lora_rank": "lora decides it",
     "lora_target_modules": "lora decides it",
+    "enable_return_routed_experts": "router_replay decides it",
+    "aux_output_config": "router_replay decides it",
     "return_sampling_mask": "nothing is sampled from a truncated distribution",
 }
 #: Bounds that vLLM does not state and that end in an error of its own.

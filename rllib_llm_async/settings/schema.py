@@ -53,6 +53,7 @@ class ModelSettings(BaseModel):
     )
     gradient_checkpointing: bool = boolean()
     attn_implementation: Attention = one_of(*get_args(Attention))
+    router_replay: Literal["auto", "none"] = one_of("auto", "none")
     engine: Mapping = says("a mapping of arguments of vllm.AsyncEngineArgs")
     chat_template_kwargs: Mapping = says("a mapping of the template's variables")
     tool_parser: Name = says('"auto" or the name of a tool parser of vLLM')

@@ -72,6 +72,7 @@ ELSEWHERE = {
     "lora_sync": "test_weight_publisher.py, tests/engine/test_adapters.py",
     "gradient_checkpointing": "test_learner.py, memory alone",
     "attn_implementation": "tests/models/test_attention.py, memory and time alone",
+    "router_replay": "tests/models/test_router_replay.py, mixtures alone",
     "micro_batch_tokens": "below, nothing changes",
     "logits_memory_bytes": "tests/core/test_logprobs.py, memory alone",
     "learner_sharding": "test_sharding.py, memory alone",

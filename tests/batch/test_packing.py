@@ -1,12 +1,13 @@
 """Packing keeps every sequence whole and in order."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rllib_llm_async.batch import columns
-from rllib_llm_async.batch.packing import pack_rows, select_prefixes
+from rllib_llm_async.batch.packing import pack_rows, select_prefixes, take
 
 
 @settings(deadline=None)
@@ -77,3 +78,45 @@ def test_prefixes_hold_all_that_precedes_a_wanted_token(
         if of_sequence.any():
             total += int(batch[columns.POSITION_IDS][of_sequence].max()) + 1
     assert prefixes.num_tokens == total
+
+
+def test_experts_stay_with_their_tokens_and_a_sequence_may_lack_them():
+    def sequence(number, length, **further):
+        return {
+            columns.TOKENS: np.arange(length) + 100 * number,
+            columns.POSITION_IDS: np.arange(length),
+            columns.SEQUENCE_IDS: np.full(length, number),
+            **further,
+        }
+
+    def experts(number, length):
+        tokens = np.arange(length) + 100 * number
+        return tokens[:, None, None] * np.ones((2, 3), np.int16)
+
+    sequences = [
+        sequence(0, 5, routed_experts=experts(0, 5).astype(np.int16)),
+        sequence(1, 3),
+        sequence(2, 7, routed_experts=experts(2, 7).astype(np.int16)),
+    ]
+    packed = pack_rows(sequences, min_row_tokens=8)
+    batch = {key: torch.from_numpy(column) for key, column in packed.items()}
+    for rows in (batch, take(batch, torch.tensor([[9, -1, 3], [0, 14, 2]]))):
+        routed, ids = rows[columns.ROUTED_EXPERTS], rows[columns.SEQUENCE_IDS]
+        assert routed.dtype == torch.int16
+        assert routed.shape == (*ids.shape, 2, 3)
+        known = (ids == 0) | (ids == 2)
+        assert known.any() and not known.all()
+        expected = rows[columns.TOKENS].where(known, -1)[..., None, None]
+        assert (routed == expected).all()
+
+
+def test_nothing_else_may_be_lacking():
+    whole = {columns.TOKENS: np.arange(3), columns.VERSIONS: np.zeros(3, np.int64)}
+    with pytest.raises(KeyError, match="versions"):
+        pack_rows([whole, {columns.TOKENS: np.arange(2)}], min_row_tokens=8)
+
+
+def test_no_sequences_give_a_row_of_padding_in_every_column_of_tokens():
+    packed = pack_rows([], min_row_tokens=8)
+    assert {column.shape for column in packed.values()} == {(1, 2)}
+    assert packed.keys() >= {columns.TOKENS, columns.VERSIONS, columns.LOSS_MASK}

@@ -36,3 +36,19 @@ def test_a_logp_that_is_none_names_the_episode(bad):
 def test_a_token_without_a_version_names_the_episode():
     with pytest.raises(ValueError, match=r"the-episode.*token 2 has .*version -1"):
         attach([-1.0, -1.0, -1.0], [0, 0, -1])
+
+
+@pytest.mark.parametrize("told", [None, np.ones((5, 4, 2), np.uint8)])
+@pytest.mark.parametrize("asked", [False, True])
+def test_experts_are_there_if_asked_for_also_where_none_came(told, asked):
+    logp, versions = np.array([-1.0], np.float32), np.array([0])
+    output = EngineOutput([7], logp, versions, "stop", told)
+    batch = AttachVersionedLogprobs(routed_experts=asked)(
+        rl_module=None,
+        batch={columns.ENGINE_OUTPUT: output},
+        episodes=[SingleAgentEpisode(len_lookback_buffer=0)],
+    )
+    assert (columns.EPISODE_ROUTED_EXPERTS in batch) == asked
+    if asked:
+        length = 0 if told is None else 5
+        assert len(batch[columns.EPISODE_ROUTED_EXPERTS]) == length

@@ -70,7 +70,7 @@ class Engine:
         self._goes_on = asyncio.Event()
         self._goes_on.set()
 
-    async def generate(self, context, on_piece, seed=None):
+    async def generate(self, context, on_piece, seed=None, num_routed=0):
         await self._goes_on.wait()
         await asyncio.sleep(0)
         output = EngineOutput(

@@ -250,7 +250,7 @@ def test_an_engine_that_fails_makes_its_runner_unhealthy():
     async def main():
         loop = Loop()
 
-        async def generate(context, on_piece, seed=None):
+        async def generate(context, on_piece, seed=None, num_routed=0):
             raise RuntimeError("the engine has died")
 
         loop.engines[0].generate = generate

@@ -11,21 +11,23 @@ from rllib_llm_async.models.small_agent import small_agent_dir
 
 
 class Trainer:
-    """Steps the bundled agent as AdamW does and writes each version to a file.
+    """Steps a small agent as AdamW does and writes each version to a file.
 
     Args:
         directory: For the files.
         dtype: Of the engine.
         lora: Arguments of `peft.LoraConfig`: versions are adapters then.
+        model: Directory of another one than the bundled agent.
     """
 
-    def __init__(self, directory, dtype="float32", lora=None):
+    def __init__(self, directory, dtype="float32", lora=None, model=None):
         self._directory = directory
         self.dtype = dtype
+        self.model = str(model or small_agent_dir())
         self._generator = torch.Generator().manual_seed(0)
         self.policy = CausalLMPolicy.from_config(
             {
-                "model": str(small_agent_dir()),
+                "model": self.model,
                 "compute_dtype": None if dtype == "float32" else dtype,
                 "lora": lora,
             }

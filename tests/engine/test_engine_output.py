@@ -1,5 +1,7 @@
 """What an engine hands out, and when it is the engine that is broken."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -48,3 +50,14 @@ def test_an_engine_that_gives_nothing_usable_has_failed():
         engine._note(nan)
     with pytest.raises(EngineFailedError, match=r"16 turns in a row .* version 0"):
         engine._note(nan)
+
+
+def test_pieces_tell_of_experts_one_after_the_other():
+    def piece(*experts):
+        rows = np.array(experts, np.uint8)[:, None, None] if experts else None
+        return replace(output([-1.0, -1.0]), routed_experts=rows)
+
+    # One was stopped before its first token.
+    whole = EngineOutput.joined([piece(1, 2, 3), piece(), piece(4)])
+    assert whole.routed_experts.flatten().tolist() == [1, 2, 3, 4]
+    assert EngineOutput.joined([piece(), piece()]).routed_experts is None

@@ -31,7 +31,7 @@ class Engine:
         self._versions = iter(versions)
         self.contexts = []
 
-    async def generate(self, context, on_piece, seed=None):
+    async def generate(self, context, on_piece, seed=None, num_routed=0):
         self.contexts.append(list(context))
         output = EngineOutput(
             [50, 51],
@@ -214,7 +214,7 @@ def test_an_episode_that_does_not_end_is_given_up():
 
 def test_a_hung_engine_ends_the_try_as_well():
     class Hung(Engine):
-        async def generate(self, context, on_piece, seed=None):
+        async def generate(self, context, on_piece, seed=None, num_routed=0):
             await asyncio.sleep(60.0)
 
     attempts = [[] for _ in range(MAX_ENV_RETRIES + 1)]

@@ -65,6 +65,7 @@ TABLE = {
         ["auto", "eager", "sdpa", "flex_attention", "flash_attention_2"],
         says("one of auto, eager, sdpa", "packed", "flash", "", None, True, ["sdpa"]),
     ),
+    "router_replay": choice("auto", "none"),
     "engine": mapping("a mapping of arguments of vllm.AsyncEngineArgs"),
     "chat_template_kwargs": (
         [{}, {"enable_thinking": False}],

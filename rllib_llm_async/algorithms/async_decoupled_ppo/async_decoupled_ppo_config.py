@@ -48,6 +48,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.compute_dtype: str | None = None
         self.gradient_checkpointing = False
         self.attn_implementation = "auto"
+        self.router_replay = "auto"
         self.engine: dict[str, Any] = {}
         self.chat_template_kwargs: dict[str, Any] = {}
         self.tool_parser = "auto"
@@ -153,6 +154,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         compute_dtype: str | None = NotProvided,
         gradient_checkpointing: bool | None = NotProvided,
         attn_implementation: str | None = NotProvided,
+        router_replay: str = NotProvided,
         engine: dict[str, Any] | None = NotProvided,
         chat_template_kwargs: dict[str, Any] | None = NotProvided,
         tool_parser: str | None = NotProvided,
@@ -216,6 +218,9 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             attn_implementation: Attention of the learner. "auto" takes one that never
                 looks from one packed sequence to another, where the model can have it;
                 else a name of transformers, e.g. "sdpa" or "flash_attention_2".
+            router_replay: "auto": in all passes of a mixture, tokens go to the experts
+                that they went to in the engine, where engines tell them; "none":
+                learners route by themselves.
             engine: Arguments of `vllm.AsyncEngineArgs`, e.g. ``dtype``,
                 ``max_model_len``, ``tensor_parallel_size``.
             chat_template_kwargs: Further variables of the model's chat template, e.g.
@@ -397,6 +402,17 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         return None if reason else served
 
     @property
+    def replays_routers(self) -> bool:
+        """Whether engines are asked for the experts that they chose."""
+        if self.router_replay != "auto":
+            return False
+        from rllib_llm_async.models.router_replay import router_replay
+
+        return router_replay(
+            self.model_path, self.engine, trust_remote_code=self.trust_remote_code
+        ).is_on
+
+    @property
     def needs_old_logit_actors(self) -> bool:
         """Whether a chosen or compared source is scored outside the learners."""
         from rllib_llm_async.old_logprobs import source_class
@@ -430,6 +446,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 "compute_dtype": self.compute_dtype,
                 "gradient_checkpointing": self.gradient_checkpointing,
                 "attn_implementation": self.attn_implementation,
+                "router_replay": self.replays_routers,
                 "logits_memory_bytes": self.logits_memory_bytes,
                 "with_value_head": self.advantage_estimator == "gae",
             },
@@ -487,7 +504,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         # Imports what reads calls, which the event loop should not wait for later.
         chat_format.check_tool_parser()
         pipeline.prepend(ParseAssistantMessage(chat_format=chat_format))
-        pipeline.prepend(AttachVersionedLogprobs())
+        pipeline.prepend(AttachVersionedLogprobs(routed_experts=self.replays_routers))
         return pipeline
 
     @override(AlgorithmConfig)

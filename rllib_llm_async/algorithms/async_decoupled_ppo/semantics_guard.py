@@ -11,6 +11,7 @@ from typing import Any
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.core.lags import LAG_BUCKETS, lag_name
+from rllib_llm_async.models.router_replay import router_replay
 from rllib_llm_async.models.served_adapters import served_adapters
 from rllib_llm_async.old_logprobs import source_class, source_names
 from rllib_llm_async.result_keys import at_lag
@@ -39,6 +40,7 @@ def config_warnings(config: Any) -> Iterator[str]:
     """What can be told from an `AsyncDecoupledPPOConfig` alone."""
     yield from source_class(config.old_logprob_source).config_warnings(config)
     yield from _merged_adapters(config)
+    yield from _routing(config)
     for setting, because in sorted(_without_effect(config).items()):
         yield f"{setting} does nothing with {because}: leave it out"
 
@@ -53,6 +55,19 @@ def _merged_adapters(config: Any) -> Iterator[str]:
         "engines load all weights of each version, with the adapters merged into them: "
         f"vLLM cannot serve {served.merged_because} as an adapter"
     )
+
+
+def _routing(config: Any) -> Iterator[str]:
+    if config.router_replay != "auto":
+        return
+    reason = router_replay(
+        config.model_path, config.engine, trust_remote_code=config.trust_remote_code
+    ).off_because
+    if reason:
+        yield (
+            "engines and learners route each by themselves, and r_d is that of other "
+            f"experts where they disagree: {reason}"
+        )
 
 
 def _without_effect(config: Any) -> dict[str, str]:

@@ -13,7 +13,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
 from rllib_llm_async.batch import columns
-from rllib_llm_async.batch.packing import pack_rows
+from rllib_llm_async.batch.packing import experts_of_tokens, pack_rows
 from rllib_llm_async.connectors.learner.group_advantages import EPISODE_ADVANTAGES
 
 
@@ -73,6 +73,19 @@ def sequence_columns(
 
     The observation after the last action is left out: nothing is predicted from it.
     """
+    joined = _token_columns(episode, first_turn_id)
+    routed = episode.extra_model_outputs.get(columns.EPISODE_ROUTED_EXPERTS)
+    if routed is not None and any(map(len, routed.data)):
+        joined[columns.ROUTED_EXPERTS] = experts_of_tokens(
+            routed.data, len(joined[columns.TOKENS])
+        )
+    return joined
+
+
+def _token_columns(
+    episode: SingleAgentEpisode, first_turn_id: int
+) -> dict[str, np.ndarray]:
+    """Those of shape ``[tokens]``."""
     observations = episode.observations.data
     actions = episode.actions.data
     logp = episode.extra_model_outputs[columns.EPISODE_BEHAVIOR_LOGP].data

@@ -12,9 +12,15 @@ from ray.rllib.utils.annotations import override
 from rllib_llm_async.batch import columns
 from rllib_llm_async.envs.agent_env import UnusableOutputError
 
+#: Of no tokens, layers and experts.
+NO_EXPERTS = np.zeros((0, 0, 0), np.uint8)
+
 
 class AttachVersionedLogprobs(ConnectorV2):
     """Adds the action (token ids) with one log mu_old and one version per token.
+
+    With ``routed_experts`` the experts that the engine chose as well; empty where it
+    returned none.
 
     Place it first in the module-to-env pipeline; needs ``engine_output`` of one
     episode's turn in the batch. A column that is already present is left alone.
@@ -23,6 +29,16 @@ class AttachVersionedLogprobs(ConnectorV2):
         UnusableOutputError: If a log-probability is NaN, infinite or positive, or a
             token has no version; names the episode.
     """
+
+    def __init__(
+        self,
+        input_observation_space=None,
+        input_action_space=None,
+        *,
+        routed_experts: bool = False,
+    ) -> None:
+        super().__init__(input_observation_space, input_action_space)
+        self.routed_experts = routed_experts
 
     @override(ConnectorV2)
     def __call__(
@@ -42,4 +58,9 @@ class AttachVersionedLogprobs(ConnectorV2):
         batch.setdefault(Columns.ACTIONS, np.asarray(output.token_ids, dtype=np.int64))
         batch.setdefault(columns.EPISODE_BEHAVIOR_LOGP, output.logp)
         batch.setdefault(columns.EPISODE_VERSIONS, output.versions)
+        if self.routed_experts:
+            routed = output.routed_experts
+            batch.setdefault(
+                columns.EPISODE_ROUTED_EXPERTS, NO_EXPERTS if routed is None else routed
+            )
         return batch

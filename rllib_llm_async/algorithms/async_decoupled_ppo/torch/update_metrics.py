@@ -146,11 +146,15 @@ def batch_metrics(
     mask = batch[columns.LOSS_MASK]
     lags = (version - batch[columns.VERSIONS])[mask]
     tokens = batch[columns.SEQUENCE_IDS] >= 0
-    sums = torch.stack([lags.sum(), mask.sum(), tokens.sum()])
-    of_lags, num_agent_tokens, num_tokens, places = sum_over_learners(
+    sums = torch.stack([lags.sum(), mask.sum(), tokens.sum(), _replayed(batch)])
+    of_lags, num_agent_tokens, num_tokens, num_replayed, places = sum_over_learners(
         torch.cat([sums, sums.new_tensor([tokens.numel()])])
     ).tolist()
+    replayed = {}
+    if num_replayed:
+        replayed[result_keys.ROUTER_REPLAY_SHARE] = num_replayed / num_agent_tokens
     return {
+        **replayed,
         result_keys.STALENESS_MEAN: of_lags / max(1, num_agent_tokens),
         result_keys.STALENESS_MAX: _largest_age(batch, version),
         result_keys.STALENESS_TOKENS: _count_staleness(lags, max_staleness),
@@ -159,6 +163,14 @@ def batch_metrics(
         result_keys.PADDING_FRACTION: 1.0 - num_tokens / places,
         result_keys.NUM_AGENT_TOKENS: num_agent_tokens,
     }
+
+
+def _replayed(batch: Mapping[str, Tensor]) -> Tensor:
+    """Number of agent tokens before which the engine's experts are known."""
+    if columns.ROUTED_EXPERTS not in batch:
+        return torch.zeros_like(batch[columns.VERSIONS][0, 0])
+    known = batch[columns.ROUTED_EXPERTS][:, :-1, 0, 0] >= 0
+    return (known & batch[columns.LOSS_MASK][:, 1:]).sum()
 
 
 def _largest_age(batch: Mapping[str, Tensor], version: int) -> float:
