@@ -27,8 +27,8 @@ from vllm.platforms import current_platform
 from rllib_llm_async.core.fingerprint import Fingerprint
 from rllib_llm_async.engine import worker_weights
 from rllib_llm_async.engine.ownership import end_with_owner
-
-BACKEND = "safetensors_file"
+from rllib_llm_async.transport.devices import device_name
+from rllib_llm_async.transport.sides import FILE_BACKEND
 
 
 @dataclass
@@ -101,6 +101,9 @@ class EngineWorkerExtension:
 
     def rllib_llm_async_stale_linears(self, seed: int) -> list[str]:
         return worker_weights.stale_linears(self, seed)
+
+    def rllib_llm_async_device(self) -> str:
+        return device_name(self.device)
 
 
 def _keep_cpu_linears_unpacked() -> None:
@@ -191,8 +194,8 @@ def _multiply_cpu_adapters_at_once() -> None:
     PunicaWrapperCPU.add_lora_linear = add_lora_linear
 
 
-if BACKEND not in WeightTransferEngineFactory._registry:
-    WeightTransferEngineFactory.register_engine(BACKEND, SafetensorsWeightTransfer)
+if FILE_BACKEND not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine(FILE_BACKEND, SafetensorsWeightTransfer)
     if multiprocessing.parent_process() is not None:  # in one that vLLM started
         if sys.platform == "linux":
             end_with_owner()

@@ -36,8 +36,9 @@ from rllib_llm_async.env_runners.episodes import EpisodePlayer
 from rllib_llm_async.env_runners.replay import Replay, record_of
 from rllib_llm_async.env_runners.transcript import Progress, sampled_under
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
-from rllib_llm_async.transport.node_weights import NodeWeights, to_its_end
+from rllib_llm_async.transport.node_weights import to_its_end
 from rllib_llm_async.transport.shipment import SupersededError
+from rllib_llm_async.transport.sides import EngineSide
 
 #: A runner with nothing new reports after this long what it waits for.
 QUIET_REPORT_SECONDS = 2.0
@@ -53,7 +54,7 @@ class EpisodeService:
         tasks: Of the suite, for training.
         capacity: Episodes at once.
         seed: Of all sampling, by number of group and member; None: whatever comes.
-        weights: Brings them to this node.
+        weights: Brings them to the engine.
         on_failure: Called with what ends the service for good.
     """
 
@@ -65,7 +66,7 @@ class EpisodeService:
         tasks: Sequence[TaskRef],
         capacity: int,
         seed: int | None,
-        weights: NodeWeights,
+        weights: EngineSide,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._runner = runner
@@ -230,12 +231,12 @@ class EpisodeService:
             published = self._newest
             assert published is not None
             try:
-                async with self._weights.at_hand(published.weights) as path:
+                async with self._weights.at_hand(published.weights) as arrived:
                     # A session may end meanwhile. An engine whose weights are
                     # exchanged by half would die at its next step.
                     await to_its_end(
                         self._engine.install(
-                            published.version, path, published.expected
+                            published.version, arrived, published.expected
                         )
                     )
             except SupersededError:

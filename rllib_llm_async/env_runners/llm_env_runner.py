@@ -29,6 +29,7 @@ from rllib_llm_async import result_keys
 from rllib_llm_async.engine.adapters import Adapters
 from rllib_llm_async.engine.vllm_engine import VLLMEngine
 from rllib_llm_async.engine.watchdog import EngineFailedError
+from rllib_llm_async.engine.whole_weights import WholeWeights
 from rllib_llm_async.env_runners.episode_outcome import Evaluated
 from rllib_llm_async.env_runners.episode_service import EpisodeService
 from rllib_llm_async.env_runners.episodes import EpisodePlayer
@@ -36,7 +37,7 @@ from rllib_llm_async.env_runners.runner_metrics import RunnerMetrics
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
 from rllib_llm_async.envs.registry import make_suite
 from rllib_llm_async.monitoring.dialogues import DialogueRecord
-from rllib_llm_async.transport.node_weights import NodeWeights
+from rllib_llm_async.transport.choice import engine_side
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class LLMEnvRunner(EnvRunner):
         self.env_to_module = config.build_env_to_module_connector(spaces=spaces)
         self.module_to_env = config.build_module_to_env_connector(spaces=spaces)
         self._chat_format = config.build_chat_format()
+        self._weights = engine_side(config.chosen_transport, index)
         self.engine = VLLMEngine(
             config.model_path,
             {"trust_remote_code": config.trust_remote_code, **config.engine},
@@ -93,7 +95,7 @@ class LLMEnvRunner(EnvRunner):
             seed=(config.seed or 0) + 1000 * index,
             engine_timeout_s=config.engine_timeout_s,
             name=f"engine {index}",
-            weights=_adapters(config),
+            weights=_adapters(config) or WholeWeights(self._weights),
         )
         self._counters = RunnerMetrics(self)
         self._player = EpisodePlayer(
@@ -106,7 +108,6 @@ class LLMEnvRunner(EnvRunner):
             turn_timeout_s=config.turn_timeout_s,
             episode_timeout_s=config.episode_timeout_s,
         )
-        self._weights = NodeWeights(ray.get_runtime_context().get_node_id())
         self._service = EpisodeService(
             index,
             self.engine,

@@ -65,6 +65,10 @@ class ModelSettings(BaseModel):
     logits_memory_bytes: Count = says("a positive whole number of bytes")
     learner_sharding: Literal["none", "fsdp2"] = one_of("none", "fsdp2")
     optimizer_offload: bool = boolean()
+    weight_transport: Literal["auto", "shared_file", "nccl", "ipc"] = says(
+        "one of auto, shared_file, nccl, ipc (vLLM's sharded_rdt would stop all "
+        "learners and engines for each transfer, see docs/weights.md)"
+    )
 
 
 class ObjectiveSettings(BaseModel):

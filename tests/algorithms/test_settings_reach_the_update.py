@@ -76,6 +76,7 @@ ELSEWHERE = {
     "logits_memory_bytes": "tests/core/test_logprobs.py, memory alone",
     "learner_sharding": "test_sharding.py, memory alone",
     "optimizer_offload": "test_optimizer_offload.py, memory alone",
+    "weight_transport": "tests/transport, tests/settings/test_transport.py",
     "engine": "tests/env_runners, tests/settings",
     "chat_template_kwargs": "tests/chat",
     "tool_parser": "tests/chat",

@@ -84,6 +84,10 @@ TABLE = {
     "logits_memory_bytes": count("a positive whole number of bytes"),
     "learner_sharding": choice("none", "fsdp2"),
     "optimizer_offload": BOOL,
+    "weight_transport": (
+        ["auto", "shared_file"],
+        says("one of auto, shared_file, nccl, ipc", "sharded_rdt", "", None, 0, True),
+    ),
     # The objective.
     "old_logprob_source": (
         ["snapshot_old"],

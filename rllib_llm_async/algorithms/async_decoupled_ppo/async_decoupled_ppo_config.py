@@ -15,6 +15,7 @@ from rllib_llm_async.settings.arguments import check_arguments, explained
 from rllib_llm_async.settings.check import SETTINGS, check_settings, check_value
 from rllib_llm_async.settings.names import explain
 from rllib_llm_async.settings.reading import refused
+from rllib_llm_async.settings.transport import READS, chosen_transport
 
 if TYPE_CHECKING:
     from rllib_llm_async.chat import ChatFormat
@@ -58,6 +59,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.logits_memory_bytes = 1_000_000_000
         self.learner_sharding = "none"
         self.optimizer_offload = False
+        self.weight_transport = "auto"
 
         # The objective.
         self.old_logprob_source = "current_recompute"
@@ -163,6 +165,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         logits_memory_bytes: int | None = NotProvided,
         learner_sharding: str | None = NotProvided,
         optimizer_offload: bool | None = NotProvided,
+        weight_transport: str = NotProvided,
         old_logprob_source: str | None = NotProvided,
         eps_ti: float | None = NotProvided,
         eps_stale: float | None = NotProvided,
@@ -238,6 +241,11 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             optimizer_offload: Keep Adam's moments in host memory but for the optimizer
                 step: half of what full fine-tuning holds on a GPU, for the time that
                 it takes to move them there and back.
+            weight_transport: How weights get from the first learner to the engines:
+                "shared_file", over the memory of each node, where what has changed
+                travels between nodes; "nccl", from GPU to GPU; "ipc", where learner
+                and engines share one GPU. "auto" is "nccl" where learners and engines
+                have whole GPUs, "ipc" where they share one, else "shared_file".
             old_logprob_source: Where log pi_old comes from, see
                 `rllib_llm_async.old_logprobs`.
             eps_ti: Bound above 1 of the discrepancy ratio; tokens outside
@@ -395,6 +403,11 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             words = f"auto or merged: vLLM cannot serve {reason} as an adapter"
             raise refused("lora_sync", self.lora_sync, words)
         return None if reason else served
+
+    @property
+    def chosen_transport(self) -> str:
+        """Name of the way that weights take to the engines."""
+        return chosen_transport({key: getattr(self, key) for key in READS})
 
     @property
     def needs_old_logit_actors(self) -> bool:
