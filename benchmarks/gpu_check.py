@@ -183,7 +183,7 @@ def train(
         "versions": learners[-1][result_keys.POLICY_VERSION] + 1,
         "sync_s": _median(runners, result_keys.WEIGHT_SYNC_SECONDS),
         "paused": _median(runners, result_keys.GENERATION_PAUSED_FRACTION),
-        "mismatches": sum(r[result_keys.NUM_WEIGHT_MISMATCHES] for r in runners),
+        "mismatches": runners[-1][result_keys.NUM_WEIGHT_MISMATCHES],
         "version_bytes": num_parameters
         * getattr(torch, config.engine["dtype"]).itemsize,
         "log_r_d_at_lag_0": _median(learners, at_lag_0),

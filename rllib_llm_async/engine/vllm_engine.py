@@ -137,6 +137,11 @@ class VLLMEngine:
         self._max_model_len = self._llm.model_config.max_model_len
         await self._weights.get_ready(self._llm)
 
+    @property
+    def each(self) -> tuple[VLLMEngine, ...]:
+        """Itself, see `engines.Engines`."""
+        return (self,)
+
     def _describe(self) -> str:
         return f"{len(self._in_flight)} requests in flight, version {self.version}"
 

@@ -58,7 +58,7 @@ class WholeWeights:
         """
         await self._llm.start_weight_update()
         # vLLM may look at some of them again before it finishes.
-        async with self._transport.loading(arrived):
+        async with self._transport.loading(self._llm, arrived):
             await self._llm.finish_weight_update(weight_version=str(version))
 
     async def wrong_bits(

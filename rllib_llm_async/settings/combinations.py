@@ -69,17 +69,16 @@ def _sizes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _gpus(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    sizes = {
-        key: values["engine"][key]
-        for key in ("tensor_parallel_size", "pipeline_parallel_size")
-        if values["engine"].get(key, 1) > 1
-    }
+    keys = ("tensor_parallel_size", "pipeline_parallel_size")
+    sizes = {f"engine.{key}": values["engine"].get(key, 1) for key in keys}
+    sizes["num_engines_per_env_runner"] = values["num_engines_per_env_runner"]
+    sizes = {key: size for key, size in sizes.items() if size > 1}
     workers = math.prod(sizes.values())
     if sizes and 0 < values["num_gpus_per_env_runner"] < workers:
         yield (
             "num_gpus_per_env_runner",
-            f"at least {workers}: each worker of an engine takes a GPU of its runner "
-            f"(engine: {' x '.join(sizes)})",
+            f"at least {workers} = {' x '.join(sizes)}: each worker of an engine takes "
+            "a GPU of its runner",
         )
 
 

@@ -142,6 +142,7 @@ class LoopSettings(BaseModel):
     drop_uniform_groups: bool = boolean()
     episodes_per_update: Count = says("a positive whole number of episodes")
     num_concurrent_episodes: Count = says("a positive whole number of episodes")
+    num_engines_per_env_runner: Count = says("a whole number of 1 or more engines")
     turn_timeout_s: Positive | None = says("a number of seconds above 0, or null")
     episode_timeout_s: Positive | None = says("a number of seconds above 0, or null")
     engine_timeout_s: Positive | None = says("a number of seconds above 0, or null")

@@ -16,6 +16,7 @@ READS = (
     "num_gpus_per_learner",
     "num_env_runners",
     "num_gpus_per_env_runner",
+    "num_engines_per_env_runner",
 )
 
 
@@ -70,6 +71,11 @@ def _lacks(transport: str, values: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"{transport} counts on one replica per engine, and "
             f"engine.data_parallel_size is {engine['data_parallel_size']}"
+        )
+    if (number := values["num_engines_per_env_runner"]) > 1:
+        yield (
+            f"{transport} serves one engine at a time, and num_engines_per_env_runner "
+            f"is {number}: they take a version together"
         )
     if values["learner_sharding"] == "fsdp2" and num_learners > 1:
         yield (

@@ -70,7 +70,7 @@ class DeviceWeights:
             self._exchange.leave.remote(self._engine)
 
     @contextlib.asynccontextmanager
-    async def loading(self, arrived: Arrived) -> AsyncIterator[None]:
+    async def loading(self, llm: Any, arrived: Arrived) -> AsyncIterator[None]:
         """See `EngineSide`; a second time, they are sent once more."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
@@ -78,9 +78,7 @@ class DeviceWeights:
         try:
             if info is None:
                 info = await self._ask(arrived.serial)
-            await self._llm.update_weights(
-                WeightTransferUpdateRequest(update_info=info)
-            )
+            await llm.update_weights(WeightTransferUpdateRequest(update_info=info))
             yield
             answer: Answer = await self._exchange.done.remote(self._engine)
         except (SupersededError, RayActorError) as error:

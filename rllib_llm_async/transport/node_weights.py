@@ -54,11 +54,9 @@ class NodeWeights:
     def __init__(self, node_id: str) -> None:
         self._node_id = node_id
         self._copy: NodeCopy | None = None
-        self._llm: Any = None
 
     async def get_ready(self, llm: Any) -> None:
-        """See `EngineSide`."""
-        self._llm = llm
+        """See `EngineSide`; there is nothing to do."""
 
     @contextlib.asynccontextmanager
     async def at_hand(self, shipment: Shipment) -> AsyncIterator[Path]:
@@ -78,11 +76,11 @@ class NodeWeights:
             yield path
 
     @contextlib.asynccontextmanager
-    async def loading(self, arrived: Path) -> AsyncIterator[None]:
+    async def loading(self, llm: Any, arrived: Path) -> AsyncIterator[None]:
         """See `EngineSide`."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        await self._llm.update_weights(
+        await llm.update_weights(
             WeightTransferUpdateRequest(update_info={"path": str(arrived)})
         )
         yield

@@ -56,7 +56,7 @@ class EngineSide(Protocol):
             SupersededError: If they are gone, since newer ones come.
         """
 
-    def loading(self, arrived: Any) -> AbstractAsyncContextManager[None]:
+    def loading(self, llm: Any, arrived: Any) -> AbstractAsyncContextManager[None]:
         """Within vLLM's weight update: loads them, and on exit lets go of them."""
 
     def doubt(self, shipment: Any) -> bool:

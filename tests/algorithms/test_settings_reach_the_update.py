@@ -91,6 +91,7 @@ ELSEWHERE = {
     "drop_uniform_groups": "test_signal.py",
     "episodes_per_update": "below",
     "num_concurrent_episodes": "tests/env_runners",
+    "num_engines_per_env_runner": "tests/engine/test_engines.py",
     "turn_timeout_s": "tests/env_runners/test_one_episode.py",
     "episode_timeout_s": "tests/env_runners/test_one_episode.py",
     "engine_timeout_s": "tests/end_to_end/test_engine_replaced.py",

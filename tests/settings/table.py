@@ -165,6 +165,7 @@ TABLE = {
     "drop_uniform_groups": BOOL,
     "episodes_per_update": count("a positive whole number of episodes"),
     "num_concurrent_episodes": count("a positive whole number of episodes"),
+    "num_engines_per_env_runner": count("a whole number of 1 or more engines"),
     "turn_timeout_s": ([None, 1, 0.5], says("seconds above 0", 0, -1, "10", True)),
     "episode_timeout_s": ([None, 1, 0.5], says("seconds above 0", 0, -1, "10", True)),
     "engine_timeout_s": ([None, 1, 0.5], says("seconds above 0", 0, -1, "10", True)),

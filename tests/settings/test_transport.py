@@ -58,6 +58,11 @@ def test_auto_takes_what_fits_the_placement(make_config, settings, chosen):
             {**GPUS, "engine": {"data_parallel_size": 2}},
             r"engine\.data_parallel_size is 2",
         ),
+        (
+            "nccl",
+            {**GPUS, "num_gpus_per_env_runner": 2, "num_engines_per_env_runner": 2},
+            "one engine at a time, and num_engines_per_env_runner is 2",
+        ),
         ("nccl", {**GPUS, **FSDP2}, "learner_sharding fsdp2 is for models that do not"),
         ("nccl", {**GPUS, **LORA}, r"adapters travel as files \(nccl goes with"),
         ("ipc", {**ONE_GPU, **LORA}, r"adapters travel as files \(ipc goes with"),

@@ -92,6 +92,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.drop_uniform_groups = False
         self.episodes_per_update = 128
         self.num_concurrent_episodes = 64
+        self.num_engines_per_env_runner = 1
         self.turn_timeout_s: float | None = 900.0
         self.episode_timeout_s: float | None = 3600.0
         self.engine_timeout_s: float | None = 300.0
@@ -194,6 +195,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         drop_uniform_groups: bool | None = NotProvided,
         episodes_per_update: int | None = NotProvided,
         num_concurrent_episodes: int | None = NotProvided,
+        num_engines_per_env_runner: int | None = NotProvided,
         turn_timeout_s: float | None = NotProvided,
         episode_timeout_s: float | None = NotProvided,
         engine_timeout_s: float | None = NotProvided,
@@ -301,6 +303,10 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 the batch and wait for others in their place; they are counted.
             episodes_per_update: Episodes that one update consumes, over all learners.
             num_concurrent_episodes: Episodes under way at once in one env runner.
+            num_engines_per_env_runner: Engines that an env runner plays its episodes
+                on, each of them on the engine that has the fewest. One is best where
+                the environments' work fills a core; several, each with its share of
+                ``num_gpus_per_env_runner``, where it is little beside an engine's.
             turn_timeout_s: How long an environment (its simulated user, its judge) may
                 take for one answer. The episode is then played again, twice at most,
                 before its group is dropped and counted. None waits for ever, and so
