@@ -16,17 +16,18 @@ from rllib_llm_async.transport.sides import EngineSide, TrainerSide
 
 
 def trainer_side(
-    transport: str, dtype: torch.dtype, fail: Callable[[str], Any]
+    transport: str, dtype: torch.dtype, node_id: str, fail: Callable[[str], Any]
 ) -> TrainerSide:
     """For the first learner, in its process.
 
     Args:
         transport: Name of one.
         dtype: Of all tensors.
+        node_id: Ray's id of this node.
         fail: Called with what no engine can get over.
     """
     if transport == "shared_file":
-        return Outbox(dtype, ray.get_runtime_context().get_node_id())
+        return Outbox(dtype, node_id)
     return DeviceOutbox(dtype, _connect(transport), fail)
 
 

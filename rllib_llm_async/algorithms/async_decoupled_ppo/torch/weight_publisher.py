@@ -155,7 +155,10 @@ class WeightPublisher:
         """What copies the live weights and passes over the probe, or has done so."""
         if self._outbox is None:
             self._outbox = trainer_side(
-                self._transport, self._dtype, self._coordinator.fail.remote
+                self._transport,
+                self._dtype,
+                ray.get_runtime_context().get_node_id(),
+                self._coordinator.fail.remote,
             )
         if self._weights.is_sharded:  # learners do it together
             read = self._read(self._weights.policy)
