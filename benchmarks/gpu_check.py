@@ -71,7 +71,7 @@ WHOLE = Size(
 )
 TINY = Size(
     shape={
-        "vocab_size": 1280,
+        "vocab_size": 1536,
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_hidden_layers": 2,
@@ -157,6 +157,24 @@ def make_config(
             **size.training,
         )
         .debugging(seed=0)
+    )
+    config.validate()
+    return config
+
+
+def compare_all(
+    config: AsyncDecoupledPPOConfig, num_gpus: int
+) -> AsyncDecoupledPPOConfig:
+    """The same run with all sources beside the exact one; that of actors has one."""
+    on_actor = 0.2 if num_gpus else 0.0
+    if num_gpus == 1:
+        config.learners(num_gpus_per_learner=0.4)
+    if num_gpus:
+        config.env_runners(num_gpus_per_env_runner=0.4)
+    config.training(
+        compare_sources=others(),
+        old_logit_model={"num_gpus": on_actor},
+        weight_transport="shared_file",
     )
     config.validate()
     return config
@@ -271,7 +289,7 @@ def main() -> None:
         ]
         print_runs(runs, {name: why for name, why in reasons.items() if why})
         config = make_config(size, model, "shared_file", num_gpus)
-        sources = measure(config.training(compare_sources=others()), arguments.updates)
+        sources = measure(compare_all(config, num_gpus), arguments.updates)
     print_sources(sources)
     for row in [*runs, *sources]:
         print(json.dumps(row))

@@ -12,6 +12,7 @@ import ray
 import torch
 from safetensors.torch import save_file
 
+from rllib_llm_async.engine.whole_weights import WholeWeights
 from rllib_llm_async.transport.device_outbox import DeviceOutbox, MisplacedError
 from rllib_llm_async.transport.device_weights import (
     Arrived,
@@ -125,7 +126,6 @@ def test_an_engine_holds_every_version_and_its_successor_the_newest(
 ):
     """Bit by bit: `VLLMEngine.install` compares fingerprints of all parameters."""
     trainer, learner = Trainer(tmp_path, "bfloat16"), Learner(tmp_path, torch.bfloat16)
-    from rllib_llm_async.engine.whole_weights import WholeWeights
 
     async def install(serials):
         side = DeviceWeights(FILE_BACKEND, 1, None)

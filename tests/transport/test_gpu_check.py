@@ -29,6 +29,23 @@ def test_each_way_gets_the_gpus_that_it_needs(transport, num_gpus, learner, runn
     assert config.num_gpus_per_env_runner == runner
 
 
+@pytest.mark.parametrize("num_gpus", [0, 1, 2])
+def test_all_sources_find_room_beside_each_other(num_gpus):
+    config = gpu_check.compare_all(
+        gpu_check.make_config(
+            gpu_check.WHOLE, Path(small_agent_dir()), "shared_file", num_gpus
+        ),
+        num_gpus,
+    )
+    taken = (
+        config.num_gpus_per_learner,
+        config.num_gpus_per_env_runner,
+        config.old_logit_model["num_gpus"],
+    )
+    assert sum(taken) <= num_gpus
+    assert all(taken) or not num_gpus
+
+
 @pytest.mark.parametrize(
     ("transport", "num_gpus"), [("nccl", 0), ("nccl", 1), ("ipc", 0)]
 )
