@@ -30,6 +30,7 @@ from rllib_llm_async.coordination.messages import (
     Report,
 )
 from rllib_llm_async.coordination.staleness_gate import Ticket
+from rllib_llm_async.engine.engines import Engines
 from rllib_llm_async.engine.vllm_engine import VLLMEngine, WeightMismatchError
 from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
 from rllib_llm_async.env_runners.episodes import EpisodePlayer
@@ -61,7 +62,7 @@ class EpisodeService:
     def __init__(
         self,
         runner: int,
-        engine: VLLMEngine,
+        engine: VLLMEngine | Engines,
         player: EpisodePlayer,
         tasks: Sequence[TaskRef],
         capacity: int,
