@@ -27,7 +27,6 @@ from vllm.platforms import current_platform
 from rllib_llm_async.core.fingerprint import Fingerprint
 from rllib_llm_async.engine import worker_weights
 from rllib_llm_async.engine.ownership import end_with_owner
-from rllib_llm_async.transport.devices import device_name
 from rllib_llm_async.transport.sides import FILE_BACKEND
 
 
@@ -103,7 +102,7 @@ class EngineWorkerExtension:
         return worker_weights.stale_linears(self, seed)
 
     def rllib_llm_async_device(self) -> str:
-        return device_name(self.device)
+        return worker_weights.device(self)
 
 
 def _keep_cpu_linears_unpacked() -> None:
