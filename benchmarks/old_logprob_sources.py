@@ -13,6 +13,7 @@ import json
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import LEARNER_RESULTS
@@ -37,15 +38,24 @@ FIELDS = (
 )
 
 
-def measure(iterations: int, max_staleness: int) -> list[dict[str, float | str]]:
-    """One row per source: medians over the iterations with stale tokens."""
+def tuned_config(max_staleness: int) -> Any:
+    """The tuned example, with all sources beside the exact one."""
     (experiment,) = load_experiments(TUNED)
     config = build_config(experiment).training(
         old_logprob_source=EXACT,
-        compare_sources=[name for name in source_names() if name != EXACT],
+        compare_sources=others(),
         max_staleness=max_staleness,
     )
-    config.evaluation(evaluation_interval=None)
+    return config.evaluation(evaluation_interval=None)
+
+
+def others() -> list[str]:
+    """All sources but the exact one that trains."""
+    return [name for name in source_names() if name != EXACT]
+
+
+def measure(config: Any, iterations: int) -> list[dict[str, float | str]]:
+    """One row per source: medians over the iterations with stale tokens."""
     algorithm = config.build_algo()
     results = []
     try:
@@ -61,28 +71,26 @@ def measure(iterations: int, max_staleness: int) -> list[dict[str, float | str]]
                 results.append(learner)
     finally:
         algorithm.stop()
-    weights = 4 * _num_weights(config)
+    return [_row(name, results) for name in [EXACT, *config.compare_sources]]
+
+
+def _row(name: str, results: list[dict[str, Any]]) -> dict[str, float | str]:
+    prefix = f"compare/{name}"
+    seconds = "old_logprob_seconds" if name == EXACT else f"{prefix}/seconds"
+    nbytes = "snapshot_bytes" if name == EXACT else f"{prefix}/nbytes"
 
     def median(key: str) -> float:
         return statistics.median(result[key] for result in results)
 
-    rows = []
-    for name in [EXACT, *config.compare_sources]:
-        prefix = f"compare/{name}"
-        seconds = "old_logprob_seconds" if name == EXACT else f"{prefix}/seconds"
-        nbytes = "snapshot_bytes" if name == EXACT else f"{prefix}/nbytes"
-        rows.append(
-            {
-                "name": f"old_logprob_sources/{name}",
-                **{field: median(f"{prefix}/{field}") for field in FIELDS},
-                "passes": statistics.median(
-                    result[seconds] / result["compare_one_pass_seconds"]
-                    for result in results
-                ),
-                "weight_copies": median(nbytes) / weights,
-            }
-        )
-    return rows
+    return {
+        "name": f"old_logprob_sources/{name}",
+        **{field: median(f"{prefix}/{field}") for field in FIELDS},
+        "seconds": median(seconds),
+        "passes": statistics.median(
+            result[seconds] / result["compare_one_pass_seconds"] for result in results
+        ),
+        "nbytes": median(nbytes),
+    }
 
 
 def _num_weights(config) -> int:
@@ -97,8 +105,12 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=12)
     parser.add_argument("--max-staleness", type=int, default=4)
     arguments = parser.parse_args()
+    config = tuned_config(arguments.max_staleness)
+    weights = 4 * _num_weights(config)
     with ray_cluster():
-        rows = measure(arguments.iterations, arguments.max_staleness)
+        rows = measure(config, arguments.iterations)
+    for row in rows:
+        row["weight_copies"] = float(row.pop("nbytes")) / weights
     table = Table(
         "source", "error", "masks differ", "corr(r_d, r_s)", "passes", "weight copies"
     )

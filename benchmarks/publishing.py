@@ -91,6 +91,7 @@ class Learner:
                 engine={"dtype": "bfloat16"},
                 needs_old_logit_actors=False,
                 served_adapters=LORA if lora else None,
+                chosen_transport="shared_file",
             ),
             self.coordinator,
             None,  # type: ignore[arg-type]

@@ -102,6 +102,20 @@ def own_cluster(_last_cluster_stops):
     _stop_cluster()
 
 
+@pytest.fixture
+def nodes(own_cluster):
+    """A cluster of one CPU, to which a test adds nodes; they all are this machine."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
 @pytest.fixture(scope="module")
 def real_engines():
     """For tests that start engines in this process: none may be left afterwards."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from rllib_llm_async.engine.arrival_check import ExpectedArrival
     from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
+    from rllib_llm_async.transport.device_outbox import DeviceShipment
     from rllib_llm_async.transport.shipment import Shipment
 
 
@@ -26,7 +27,7 @@ class PublishedWeights:
     """
 
     version: int
-    weights: Shipment
+    weights: Shipment | DeviceShipment
     expected: ExpectedArrival
     trainer_weights: ray.ObjectRef | None = None
     serial: int = 0

@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -147,6 +146,11 @@ class VLLMEngine:
         self._max_model_len = self._llm.model_config.max_model_len
         await self._weights.get_ready(self._llm)
 
+    @property
+    def each(self) -> tuple[VLLMEngine, ...]:
+        """Itself, see `engines.Engines`."""
+        return (self,)
+
     def _describe(self) -> str:
         return f"{len(self._in_flight)} requests in flight, version {self.version}"
 
@@ -252,7 +256,7 @@ class VLLMEngine:
             await asyncio.sleep(0.005)
 
     async def install(
-        self, version: int, path: Path, expected: ExpectedArrival | None
+        self, version: int, arrived: Any, expected: ExpectedArrival | None
     ) -> None:
         """Has turns go on under new weights, or where each keeps its own, begin so.
 
@@ -261,20 +265,21 @@ class VLLMEngine:
 
         Args:
             version: Policy version that the weights carry from now on.
-            path: Safetensors file with what versions consist of, see ``weights``.
+            arrived: What versions consist of, as `EngineSide.at_hand` yields it: the
+                path of a safetensors file, unless ``weights`` say otherwise.
             expected: What the trainer says of these weights; None skips the check.
 
         Raises:
             WeightMismatchError: If they are not what arrives, twice in a row.
             EngineFailedError: If the engine dies or hangs.
         """
-        await self._watchdog.guard(self._install(version, path, expected))
+        await self._watchdog.guard(self._install(version, arrived, expected))
 
     async def _install(
-        self, version: int, path: Path, expected: ExpectedArrival | None
+        self, version: int, arrived: Any, expected: ExpectedArrival | None
     ) -> None:
         for attempt in (1, 2):
-            loaded, problem = await self._exchange(version, path, expected)
+            loaded, problem = await self._exchange(version, arrived, expected)
             if problem is None and expected is not None:
                 problem = await self._probe(expected, loaded)
             if problem is None:
@@ -288,7 +293,7 @@ class VLLMEngine:
         raise WeightMismatchError(f"version {version} did not arrive: {problem}")
 
     async def _exchange(
-        self, version: int, path: Path, expected: ExpectedArrival | None
+        self, version: int, arrived: Any, expected: ExpectedArrival | None
     ) -> tuple[Adapter | None, str | None]:
         """Returns what was loaded, and which bits of it are wrong, if any; where turns
         change their version, none goes on before that."""
@@ -297,7 +302,7 @@ class VLLMEngine:
         self.timeline.end("paused")
         with self.timeline.phase("weight transfer"):
             async with self._paused() if self._weights.pauses else nullcontext():
-                loaded = await self._weights.load(version, path)
+                loaded = await self._weights.load(version, arrived)
                 if self._weights.pauses:
                     self.version = version
                 if expected is not None:

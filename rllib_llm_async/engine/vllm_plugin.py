@@ -28,8 +28,7 @@ from rllib_llm_async.core.fingerprint import Fingerprint
 from rllib_llm_async.engine import worker_weights
 from rllib_llm_async.engine.ownership import end_with_owner
 from rllib_llm_async.engine.routed_experts import return_routed_experts_on_cpu
-
-BACKEND = "safetensors_file"
+from rllib_llm_async.transport.sides import FILE_BACKEND
 
 
 @dataclass
@@ -102,6 +101,9 @@ class EngineWorkerExtension:
 
     def rllib_llm_async_stale_linears(self, seed: int) -> list[str]:
         return worker_weights.stale_linears(self, seed)
+
+    def rllib_llm_async_device(self) -> str:
+        return worker_weights.device(self)
 
 
 def _keep_cpu_linears_unpacked() -> None:
@@ -192,8 +194,8 @@ def _multiply_cpu_adapters_at_once() -> None:
     PunicaWrapperCPU.add_lora_linear = add_lora_linear
 
 
-if BACKEND not in WeightTransferEngineFactory._registry:
-    WeightTransferEngineFactory.register_engine(BACKEND, SafetensorsWeightTransfer)
+if FILE_BACKEND not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine(FILE_BACKEND, SafetensorsWeightTransfer)
     if multiprocessing.parent_process() is not None:  # in one that vLLM started
         if sys.platform == "linux":
             end_with_owner()

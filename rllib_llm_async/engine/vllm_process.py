@@ -10,6 +10,7 @@ from typing import Any
 
 from rllib_llm_async.engine import NO_REGISTRATION
 from rllib_llm_async.engine.ownership import OWNER
+from rllib_llm_async.transport.sides import FILE_BACKEND
 
 #: KV cache on CPU, unless ``engine: {kv_cache_memory_bytes: ...}`` says otherwise.
 CPU_KV_CACHE_BYTES = 1 << 30
@@ -38,20 +39,20 @@ def start_vllm(
     """
     from vllm.platforms import current_platform
 
-    _prepare_environment(on_cpu=current_platform.is_cpu())
-    from vllm.config import WeightTransferConfig
+    args = {
+        **(_cpu_arguments() if current_platform.is_cpu() else {}),
+        "disable_log_stats": True,
+        "weight_transfer_config": {"backend": FILE_BACKEND},
+        "seed": seed,
+        **engine_args,
+    }
+    _prepare_environment(args, on_cpu=current_platform.is_cpu())
     from vllm.v1.engine.async_llm import AsyncLLM
 
     # Importing this registers the transfer backend where vLLM validates its name.
     from rllib_llm_async.engine import vllm_plugin
     from rllib_llm_async.engine.routed_experts import engine_arguments
 
-    args = {
-        **(_cpu_arguments() if current_platform.is_cpu() else {}),
-        "disable_log_stats": True,
-        "seed": seed,
-        **engine_args,
-    }
     extension = vllm_plugin.EngineWorkerExtension
     others = multiprocessing.active_children()
     try:
@@ -61,9 +62,6 @@ def start_vllm(
                 model=model,
                 logprobs_mode="processed_logprobs",
                 worker_extension_cls=f"{extension.__module__}.{extension.__name__}",
-                weight_transfer_config=WeightTransferConfig(
-                    backend=vllm_plugin.BACKEND
-                ),
                 **args,
             )
         )
@@ -85,13 +83,14 @@ def kill(processes: list[BaseProcess]) -> None:
         process.join(KILL_SECONDS)
 
 
-def _prepare_environment(on_cpu: bool) -> None:
+def _prepare_environment(args: Mapping[str, Any], on_cpu: bool) -> None:
     """Sets what vLLM's engine process has to find in its environment.
 
     On CPU one worker shares the engine's process, torch.compile of a small sampling
     helper is skipped (it costs tens of seconds once and gains nothing), and cores are
-    not pinned, because several engines on a host would choose the same. What the user
-    has set stays.
+    not pinned, because several engines on a host would choose the same. With the
+    transport `ipc` the engine has to unpickle what its owner sends, handles of memory.
+    What the user has set stays.
     """
     settings = {
         NO_REGISTRATION: "1",
@@ -105,6 +104,8 @@ def _prepare_environment(on_cpu: bool) -> None:
             "TORCHDYNAMO_DISABLE": "1",
             "OMP_NUM_THREADS": "1",
         }
+    if args["weight_transfer_config"]["backend"] == "ipc":
+        settings["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     os.environ[OWNER] = str(os.getpid())

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rllib_llm_async.core.fingerprint import Fingerprint
 from rllib_llm_async.engine.arrival_check import ArrivalCheck, ExpectedArrival
 from rllib_llm_async.engine.weight_layout import WeightLayout
+from rllib_llm_async.transport.node_weights import NodeWeights
+from rllib_llm_async.transport.sides import EngineSide
 
 
 class WholeWeights:
-    """How `VLLMEngine` installs versions; see `adapters.Adapters` for another way."""
+    """How `VLLMEngine` installs versions; see `adapters.Adapters` for another way.
+
+    Args:
+        transport: Brings them; None for files, wherever they come from.
+    """
 
     #: Whether requests stop while a version is exchanged, and go on under it.
     pauses = True
-    #: Further `vllm.AsyncEngineArgs`.
-    engine_arguments: Mapping[str, Any] = {}
+
+    def __init__(self, transport: EngineSide | None = None) -> None:
+        self._transport = transport or NodeWeights("")
+        #: Further `vllm.AsyncEngineArgs`.
+        self.engine_arguments: Mapping[str, Any] = {
+            "weight_transfer_config": {"backend": self._transport.backend}
+        }
 
     async def get_ready(self, llm: Any) -> None:
         """Prepares an engine that has just started."""
         self._llm = llm
+        await self._transport.get_ready(llm)
         per_rank = await llm.collective_rpc("rllib_llm_async_checkpoint_fingerprints")
         (checkpoint, *_) = [*filter(None, per_rank), {}]
         layout = WeightLayout(
@@ -38,15 +49,17 @@ class WholeWeights:
         """What the requests of a turn name besides the model: nothing."""
         return contextlib.nullcontext()
 
-    async def load(self, version: int, path: Path) -> None:
-        """Exchanges the weights, and has tokens carry ``version``."""
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+    async def load(self, version: int, arrived: Any) -> None:
+        """Exchanges the weights, and has tokens carry ``version``.
 
+        Args:
+            version: Which.
+            arrived: What the transport's `at_hand` has yielded.
+        """
         await self._llm.start_weight_update()
-        await self._llm.update_weights(
-            WeightTransferUpdateRequest(update_info={"path": str(path)})
-        )
-        await self._llm.finish_weight_update(weight_version=str(version))
+        # vLLM may look at some of them again before it finishes.
+        async with self._transport.loading(self._llm, arrived):
+            await self._llm.finish_weight_update(weight_version=str(version))
 
     async def wrong_bits(
         self, loaded: None, version: int, expected: ExpectedArrival

@@ -16,9 +16,15 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 from vllm.model_executor.model_loader import get_model_loader
 
 from rllib_llm_async.core.fingerprint import Fingerprint, fingerprint
+from rllib_llm_async.transport.devices import device_name
 
 #: Columns of each matrix that `stale_linears` multiplies out.
 NUM_COLUMNS = 8
+
+
+def device(worker) -> str:
+    """What it computes on, see `device_name`."""
+    return device_name(worker.device)
 
 
 def held_fingerprints(worker) -> dict[str, Fingerprint]:

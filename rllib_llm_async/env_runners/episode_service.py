@@ -30,14 +30,16 @@ from rllib_llm_async.coordination.messages import (
     Report,
 )
 from rllib_llm_async.coordination.staleness_gate import Ticket
+from rllib_llm_async.engine.engines import Engines
 from rllib_llm_async.engine.vllm_engine import VLLMEngine, WeightMismatchError
 from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
 from rllib_llm_async.env_runners.episodes import EpisodePlayer
 from rllib_llm_async.env_runners.replay import Replay, record_of
 from rllib_llm_async.env_runners.transcript import Progress, sampled_under
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
-from rllib_llm_async.transport.node_weights import NodeWeights, to_its_end
+from rllib_llm_async.transport.node_weights import to_its_end
 from rllib_llm_async.transport.shipment import SupersededError
+from rllib_llm_async.transport.sides import EngineSide
 
 #: A runner with nothing new reports after this long what it waits for.
 QUIET_REPORT_SECONDS = 2.0
@@ -53,19 +55,19 @@ class EpisodeService:
         tasks: Of the suite, for training.
         capacity: Episodes at once.
         seed: Of all sampling, by number of group and member; None: whatever comes.
-        weights: Brings them to this node.
+        weights: Brings them to the engine.
         on_failure: Called with what ends the service for good.
     """
 
     def __init__(
         self,
         runner: int,
-        engine: VLLMEngine,
+        engine: VLLMEngine | Engines,
         player: EpisodePlayer,
         tasks: Sequence[TaskRef],
         capacity: int,
         seed: int | None,
-        weights: NodeWeights,
+        weights: EngineSide,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._runner = runner
@@ -230,12 +232,12 @@ class EpisodeService:
             published = self._newest
             assert published is not None
             try:
-                async with self._weights.at_hand(published.weights) as path:
+                async with self._weights.at_hand(published.weights) as arrived:
                     # A session may end meanwhile. An engine whose weights are
                     # exchanged by half would die at its next step.
                     await to_its_end(
                         self._engine.install(
-                            published.version, path, published.expected
+                            published.version, arrived, published.expected
                         )
                     )
             except SupersededError:

@@ -13,6 +13,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_llm_async.batch import columns
 from rllib_llm_async.engine.engine_output import EngineOutput
+from rllib_llm_async.engine.engines import Engines
 from rllib_llm_async.engine.vllm_engine import VLLMEngine
 from rllib_llm_async.env_runners.deadlines import env_call, nothing_waited, within
 from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
@@ -58,7 +59,7 @@ class EpisodePlayer:
     def __init__(
         self,
         suite: TaskSuite,
-        engine: VLLMEngine,
+        engine: VLLMEngine | Engines,
         env_to_module: Callable,
         module_to_env: Callable,
         on_event: Callable[[str, SingleAgentEpisode, Any], None],

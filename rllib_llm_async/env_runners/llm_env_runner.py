@@ -27,8 +27,10 @@ from ray.rllib.utils.annotations import override
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.engine.adapters import Adapters
+from rllib_llm_async.engine.engines import Engines
 from rllib_llm_async.engine.vllm_engine import VLLMEngine
 from rllib_llm_async.engine.watchdog import EngineFailedError
+from rllib_llm_async.engine.whole_weights import WholeWeights
 from rllib_llm_async.env_runners.episode_outcome import Evaluated
 from rllib_llm_async.env_runners.episode_service import EpisodeService
 from rllib_llm_async.env_runners.episodes import EpisodePlayer
@@ -36,7 +38,7 @@ from rllib_llm_async.env_runners.runner_metrics import RunnerMetrics
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
 from rllib_llm_async.envs.registry import make_suite
 from rllib_llm_async.monitoring.dialogues import DialogueRecord
-from rllib_llm_async.transport.node_weights import NodeWeights
+from rllib_llm_async.transport.choice import engine_side
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -84,18 +86,8 @@ class LLMEnvRunner(EnvRunner):
         self.env_to_module = config.build_env_to_module_connector(spaces=spaces)
         self.module_to_env = config.build_module_to_env_connector(spaces=spaces)
         self._chat_format = config.build_chat_format()
-        self.engine = VLLMEngine(
-            config.model_path,
-            {"trust_remote_code": config.trust_remote_code, **config.engine},
-            temperature=config.temperature,
-            max_response_tokens=config.max_response_tokens,
-            stop_token_ids=self._chat_format.stop_token_ids,
-            seed=(config.seed or 0) + 1000 * index,
-            engine_timeout_s=config.engine_timeout_s,
-            name=f"engine {index}",
-            weights=_adapters(config),
-            return_routed_experts=config.replays_routers,
-        )
+        self._weights = engine_side(config.chosen_transport, index)
+        self.engine = self._make_engine()
         self._counters = RunnerMetrics(self)
         self._player = EpisodePlayer(
             self.suite,
@@ -107,7 +99,6 @@ class LLMEnvRunner(EnvRunner):
             turn_timeout_s=config.turn_timeout_s,
             episode_timeout_s=config.episode_timeout_s,
         )
-        self._weights = NodeWeights(ray.get_runtime_context().get_node_id())
         self._service = EpisodeService(
             index,
             self.engine,
@@ -130,6 +121,29 @@ class LLMEnvRunner(EnvRunner):
         ).start()
         # The engine takes seconds to start: let it, while the learners are built.
         self._started = asyncio.run_coroutine_threadsafe(self._start(), self._loop)
+
+    def _make_engine(self) -> VLLMEngine | Engines:
+        number = self.config.num_engines_per_env_runner
+        index = self.worker_index or 0
+        engines = [
+            VLLMEngine(
+                self.config.model_path,
+                {
+                    "trust_remote_code": self.config.trust_remote_code,
+                    **self.config.engine,
+                },
+                temperature=self.config.temperature,
+                max_response_tokens=self.config.max_response_tokens,
+                stop_token_ids=self._chat_format.stop_token_ids,
+                seed=(self.config.seed or 0) + 1000 * index + one,
+                engine_timeout_s=self.config.engine_timeout_s,
+                name=f"engine {index}" + (f".{one}" if number > 1 else ""),
+                weights=_adapters(self.config) or WholeWeights(self._weights),
+                return_routed_experts=self.config.replays_routers,
+            )
+            for one in range(number)
+        ]
+        return engines[0] if number == 1 else Engines(engines)
 
     async def _start(self) -> None:
         await self.engine.start()
@@ -254,7 +268,7 @@ class LLMEnvRunner(EnvRunner):
 
     @override(EnvRunner)
     def get_metrics(self) -> Any:
-        return self._counters.take(self.engine, self.suite)
+        return self._counters.take(self.engine.each, self.suite)
 
     def healthy_metrics(self, coordinator: ray.actor.ActorHandle) -> Any:
         """Metrics since the last call; after a failure once more, what it counted.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from ray.rllib.callbacks.utils import make_callback
@@ -56,13 +57,22 @@ class RunnerMetrics:
                 },
             )
 
-    def take(self, engine: VLLMEngine, suite: Any) -> Any:
+    def take(self, engines: Sequence[VLLMEngine], suite: Any) -> Any:
         """Everything since the last call, reduced."""
         totals: dict[str, float] = (
             suite.metrics() if isinstance(suite, ReportsMetrics) else {}
         )
-        totals[result_keys.NUM_GENERATED_TOKENS_LIFETIME] = engine.num_generated_tokens
-        totals[result_keys.NUM_WEIGHT_MISMATCHES] = engine.num_weight_mismatches
+        for key, counts in (
+            (
+                result_keys.NUM_GENERATED_TOKENS_LIFETIME,
+                [engine.num_generated_tokens for engine in engines],
+            ),
+            (
+                result_keys.NUM_WEIGHT_MISMATCHES,
+                [engine.num_weight_mismatches for engine in engines],
+            ),
+        ):
+            totals[key] = sum(counts)
         metrics = self._runner.metrics
         with self._lock:
             for key, total in totals.items():
@@ -75,20 +85,24 @@ class RunnerMetrics:
             # There before the first event.
             for key in (result_keys.NUM_ENV_FAILURES, result_keys.NUM_ENGINE_FAILURES):
                 self.count(key, 0)
+            paused = sum(engine.paused_seconds for engine in engines) / len(engines)
             metrics.log_value(
                 result_keys.GENERATION_PAUSED_FRACTION,
-                engine.paused_seconds / max(time.monotonic() - self.began_at, 1e-9),
+                paused / max(time.monotonic() - self.began_at, 1e-9),
                 window=1,
             )
-            for key, values in (
-                (result_keys.WEIGHT_SYNC_SECONDS, engine.sync_seconds),
-                (result_keys.WEIGHT_PROBE_ERROR, engine.probe_errors),
+            for key, lists in (
+                (result_keys.WEIGHT_SYNC_SECONDS, [e.sync_seconds for e in engines]),
+                (result_keys.WEIGHT_PROBE_ERROR, [e.probe_errors for e in engines]),
             ):
+                values = [value for of_engine in lists for value in of_engine]
                 # RLlib makes a NaN of an update in which nothing arrived.
                 for value in values or self._last.get(key, []):
                     metrics.log_value(key, value, window=20)
                 if values:
                     self._last[key] = values[-1:]
-                    values.clear()
-            engine.timeline.log_to(metrics)
+                for of_engine in lists:
+                    of_engine.clear()
+            for engine in engines:
+                engine.timeline.log_to(metrics)
             return metrics.reduce()

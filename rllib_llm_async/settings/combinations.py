@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from rllib_llm_async.models.resolve import resolve_model
 from rllib_llm_async.settings.names import did_you_mean
 from rllib_llm_async.settings.reading import refused
+from rllib_llm_async.settings.transport import check_transport
 
 
 def check_combinations(values: Mapping[str, Any]) -> None:
@@ -18,7 +20,14 @@ def check_combinations(values: Mapping[str, Any]) -> None:
     Raises:
         ValueError: For the first setting that the others exclude.
     """
-    for check in (_objective, _sizes, _sources, _adapters):
+    for check in (
+        _objective,
+        _sizes,
+        _gpus,
+        _sources,
+        _adapters,
+        check_transport,
+    ):
         for key, valid in check(values):
             raise refused(key, values[key], valid)
 
@@ -56,6 +65,20 @@ def _sizes(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "max_response_tokens",
             f"below {source} = {length}, which holds the prompt as well",
+        )
+
+
+def _gpus(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    keys = ("tensor_parallel_size", "pipeline_parallel_size")
+    sizes = {f"engine.{key}": values["engine"].get(key, 1) for key in keys}
+    sizes["num_engines_per_env_runner"] = values["num_engines_per_env_runner"]
+    sizes = {key: size for key, size in sizes.items() if size > 1}
+    workers = math.prod(sizes.values())
+    if sizes and 0 < values["num_gpus_per_env_runner"] < workers:
+        yield (
+            "num_gpus_per_env_runner",
+            f"at least {workers} = {' x '.join(sizes)}: each worker of an engine takes "
+            "a GPU of its runner",
         )
 
 

@@ -22,6 +22,10 @@ _TRUNCATED = (
     "tokens are sampled from the whole distribution, which is what mu_old and pi_old "
     "are probabilities of; leave it out"
 )
+_ONE_NODE = (
+    "all workers of an engine sit on its runner's node, where the weights and its GPUs "
+    "are; more nodes are more env runners"
+)
 #: Keys that look right and are not, and why.
 _REFUSED = {
     "top_p": _TRUNCATED,
@@ -35,6 +39,8 @@ _REFUSED = {
     "logprobs_mode": "it has to be that of the distribution sampled from",
     "worker_extension_cls": "weights arrive through it",
     "weight_transfer_config": "weights arrive through it",
+    "nnodes": _ONE_NODE,
+    "node_rank": _ONE_NODE,
     "enable_lora": "lora and lora_sync decide it",
     "max_lora_rank": "lora decides it",
     "lora_target_modules": "lora decides it",
@@ -62,6 +68,8 @@ def check_engine_settings(engine: Mapping[str, Any]) -> None:
             raise ValueError(f"engine.{key}: {_REFUSED[key]}")
         if key == "dtype" and value not in ENGINE_DTYPES:
             raise refused("engine.dtype", value, f"one of {', '.join(ENGINE_DTYPES)}")
+        if key == "distributed_executor_backend" and value == "ray":
+            raise refused(f"engine.{key}", value, f"mp, uni or null: {_ONE_NODE}")
         if not valid:  # vLLM is not installed here
             continue
         if key not in valid:

@@ -66,6 +66,10 @@ class ModelSettings(BaseModel):
     logits_memory_bytes: Count = says("a positive whole number of bytes")
     learner_sharding: Literal["none", "fsdp2"] = one_of("none", "fsdp2")
     optimizer_offload: bool = boolean()
+    weight_transport: Literal["auto", "shared_file", "nccl", "ipc"] = says(
+        "one of auto, shared_file, nccl, ipc (vLLM's sharded_rdt would stop all "
+        "learners and engines for each transfer, see docs/weights.md)"
+    )
 
 
 class ObjectiveSettings(BaseModel):
@@ -139,6 +143,7 @@ class LoopSettings(BaseModel):
     drop_uniform_groups: bool = boolean()
     episodes_per_update: Count = says("a positive whole number of episodes")
     num_concurrent_episodes: Count = says("a positive whole number of episodes")
+    num_engines_per_env_runner: Count = says("a whole number of 1 or more engines")
     turn_timeout_s: Positive | None = says("a number of seconds above 0, or null")
     episode_timeout_s: Positive | None = says("a number of seconds above 0, or null")
     engine_timeout_s: Positive | None = says("a number of seconds above 0, or null")

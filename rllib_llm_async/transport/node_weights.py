@@ -32,6 +32,7 @@ from rllib_llm_async.monitoring.owned_folders import SHARED_MEMORY, SharedFolder
 from rllib_llm_async.transport.differences import apply_, checksum
 from rllib_llm_async.transport.outbox import READ_FROM_AFAR
 from rllib_llm_async.transport.shipment import Difference, Shipment, SupersededError
+from rllib_llm_async.transport.sides import FILE_BACKEND
 from rllib_llm_async.transport.weight_file import held
 
 #: What travels at a time from node to node.
@@ -47,9 +48,15 @@ class NodeWeights:
         node_id: Ray's id of this node.
     """
 
+    #: See `EngineSide`.
+    backend = FILE_BACKEND
+
     def __init__(self, node_id: str) -> None:
         self._node_id = node_id
         self._copy: NodeCopy | None = None
+
+    async def get_ready(self, llm: Any) -> None:
+        """See `EngineSide`; there is nothing to do."""
 
     @contextlib.asynccontextmanager
     async def at_hand(self, shipment: Shipment) -> AsyncIterator[Path]:
@@ -67,6 +74,16 @@ class NodeWeights:
             self._copy = NodeCopy(shipment.source, self._node_id)
         async with self._copy.at_hand(shipment) as path:
             yield path
+
+    @contextlib.asynccontextmanager
+    async def loading(self, llm: Any, arrived: Path) -> AsyncIterator[None]:
+        """See `EngineSide`."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        await llm.update_weights(
+            WeightTransferUpdateRequest(update_info={"path": str(arrived)})
+        )
+        yield
 
     def doubt(self, shipment: Shipment) -> bool:
         """Has the whole brought where an engine found other weights than these.

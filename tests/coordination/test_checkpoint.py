@@ -85,7 +85,7 @@ class Others:
         self._generate = self._engine.generate
         self._engine.generate = self
 
-    async def __call__(self, context, on_piece, seed=None):
+    async def __call__(self, context, on_piece, seed=None, num_routed=0):
         self.num_turns += 1
         self._engine.context = list(context)
         output = await self._generate(context, lambda piece: None, seed)

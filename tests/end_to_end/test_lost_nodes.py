@@ -4,42 +4,32 @@ import time
 
 import pytest
 import ray
-from ray.cluster_utils import Cluster
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_node_is_killed_with_the_runner_on_it(
-    own_cluster, make_config, learner_results
-):
+def test_a_node_is_killed_with_the_runner_on_it(nodes, make_config, learner_results):
     """Groups that lay in its object store are counted as lost; the other trains on."""
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    node = nodes.add_node(num_cpus=1)
+    ray.init(nodes.address, log_to_driver=False)
+    config = make_config(max_staleness=2).env_runners(
+        num_env_runners=2, num_cpus_per_env_runner=1
     )
-    try:
-        node = cluster.add_node(num_cpus=1)
-        ray.init(cluster.address, log_to_driver=False)
-        config = make_config(max_staleness=2).env_runners(
-            num_env_runners=2, num_cpus_per_env_runner=1
-        )
-        algorithm = config.build_algo()
-        for _ in range(3):
-            result = algorithm.train()
-        before = learner_results(result)["policy_version"]
-        cluster.remove_node(node, allow_graceful=False)
-        began = time.monotonic()
-        for update in range(5):
-            result = algorithm.train()
-            if update == 0:
-                print(f"\nnode: next update after {time.monotonic() - began:.1f} s")
-        print({k: v for k, v in result.items() if k.startswith("ledger/episodes")})
-        assert learner_results(result)["policy_version"] > before + 2
-        assert result["ledger/identity_error"] == 0
-        assert result["ledger/episodes/dropped_lost"] > 0
-        assert algorithm.env_runner_group.num_healthy_remote_workers() == 1
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    algorithm = config.build_algo()
+    for _ in range(3):
+        result = algorithm.train()
+    before = learner_results(result)["policy_version"]
+    nodes.remove_node(node, allow_graceful=False)
+    began = time.monotonic()
+    for update in range(5):
+        result = algorithm.train()
+        if update == 0:
+            print(f"\nnode: next update after {time.monotonic() - began:.1f} s")
+    print({k: v for k, v in result.items() if k.startswith("ledger/episodes")})
+    assert learner_results(result)["policy_version"] > before + 2
+    assert result["ledger/identity_error"] == 0
+    assert result["ledger/episodes/dropped_lost"] > 0
+    assert algorithm.env_runner_group.num_healthy_remote_workers() == 1
 
 
 def test_an_object_store_that_is_full_spills(

@@ -67,3 +67,26 @@ def test_two_runners_and_two_learners(
                 algorithm.train()
     finally:
         algorithm.stop()
+
+
+def test_a_runner_with_two_engines(ray_cluster, make_config, learner_results):
+    algorithm = make_config(
+        old_logprob_source="snapshot_old", max_staleness=1, num_engines_per_env_runner=2
+    ).build_algo()
+    try:
+        results = [algorithm.train() for _ in range(3)]
+        (engines,) = algorithm.env_runner_group.foreach_env_runner(
+            lambda runner: [
+                (engine.version, engine.num_generated_tokens)
+                for engine in runner.engine.each
+            ],
+            local_env_runner=False,
+        )
+        assert len(engines) == 2
+        assert all(version > 0 and tokens > 0 for version, tokens in engines)
+        # Tokens of either engine are exactly of the version that they say.
+        last = learner_results(results[-1])
+        assert last["discrepancy_log_ratio_abs_mean"] < 1e-4
+        assert results[-1]["env_runners"]["num_weight_mismatches"] == 0
+    finally:
+        algorithm.stop()

@@ -44,6 +44,7 @@ def runner():
         num_weight_mismatches=0,
         timeline=Timeline("engine 1"),
     )
+    runner.engine.each = (runner.engine,)
     runner.config = SimpleNamespace(callbacks_class=[])
     runner._counters = RunnerMetrics(runner)
     runner._player = SimpleNamespace(num_played=0)
@@ -67,6 +68,26 @@ def test_each_arrival_of_weights_is_logged_and_the_last_one_stands(runner):
     logged = runner.get_metrics()  # nothing has arrived: the last one again
     assert logged["weight_probe_error"] == 0.75 + 0.5
     assert logged["num_weight_mismatches"] == 2
+
+
+def test_engines_of_a_runner_add_up(runner):
+    engines = [
+        SimpleNamespace(
+            num_generated_tokens=10 * number,
+            paused_seconds=0.0,
+            sync_seconds=[0.1 * number],
+            probe_errors=[],
+            num_weight_mismatches=number,
+            timeline=Timeline(f"engine 1.{number}"),
+        )
+        for number in (1, 2)
+    ]
+    runner.engine = SimpleNamespace(each=engines)
+    logged = runner.get_metrics()
+    assert logged["num_generated_tokens_lifetime"] == 30
+    assert logged["num_weight_mismatches"] == 3
+    assert logged["weight_sync_seconds"] == pytest.approx(0.3)
+    assert [engine.sync_seconds for engine in engines] == [[], []]
 
 
 def test_an_environment_that_never_works_ends_the_run(runner, caplog):

@@ -85,6 +85,10 @@ TABLE = {
     "logits_memory_bytes": count("a positive whole number of bytes"),
     "learner_sharding": choice("none", "fsdp2"),
     "optimizer_offload": BOOL,
+    "weight_transport": (
+        ["auto", "shared_file"],
+        says("one of auto, shared_file, nccl, ipc", "sharded_rdt", "", None, 0, True),
+    ),
     # The objective.
     "old_logprob_source": (
         ["snapshot_old"],
@@ -162,6 +166,7 @@ TABLE = {
     "drop_uniform_groups": BOOL,
     "episodes_per_update": count("a positive whole number of episodes"),
     "num_concurrent_episodes": count("a positive whole number of episodes"),
+    "num_engines_per_env_runner": count("a whole number of 1 or more engines"),
     "turn_timeout_s": ([None, 1, 0.5], says("seconds above 0", 0, -1, "10", True)),
     "episode_timeout_s": ([None, 1, 0.5], says("seconds above 0", 0, -1, "10", True)),
     "engine_timeout_s": ([None, 1, 0.5], says("seconds above 0", 0, -1, "10", True)),

@@ -52,6 +52,18 @@ from rllib_llm_async.models.small_agent import small_agent_dir
             "num_concurrent_episodes: got 4, must be at least group_size = 8",
         ),
         (
+            {
+                "num_gpus_per_env_runner": 2,
+                "engine": {"tensor_parallel_size": 2, "pipeline_parallel_size": 2},
+            },
+            "num_gpus_per_env_runner: got 2, must be at least 4 = "
+            r"engine\.tensor_parallel_size x engine\.pipeline_parallel_size: ",
+        ),
+        (
+            {"num_gpus_per_env_runner": 1, "num_engines_per_env_runner": 2},
+            "num_gpus_per_env_runner: got 1, .* 2 = num_engines_per_env_runner: ",
+        ),
+        (
             {"max_response_tokens": 512, "engine": {"max_model_len": 512}},
             "max_response_tokens: got 512, must be below engine.max_model_len = 512",
         ),
@@ -91,6 +103,9 @@ def test_what_cannot_be_together(make_config, settings, words):
         {"drop_uniform_groups": True, "advantage_estimator": "rloo"},
         {"episodes_per_update": 32, "group_size": 8, "num_learners": 2},
         {"num_concurrent_episodes": 8},
+        {"engine": {"tensor_parallel_size": 2}},  # on CPU
+        {"num_gpus_per_env_runner": 2, "engine": {"tensor_parallel_size": 2}},
+        {"num_engines_per_env_runner": 2},  # on CPU
         {"max_response_tokens": 511, "engine": {"max_model_len": 512}},
         {"max_response_tokens": 4096, "model": "Qwen/Qwen3-4B"},
         {"eps_ti": np.float32(1.5), "group_size": np.int64(16)},

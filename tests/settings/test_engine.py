@@ -12,6 +12,7 @@ from rllib_llm_async.settings.engine import check_engine_settings
         {"kv_cache_memory_bytes": 1 << 27, "block_size": 32, "enforce_eager": True},
         {"gpu_memory_utilization": 1, "tensor_parallel_size": 2},
         {"max_model_len": -1},
+        {"distributed_executor_backend": "mp"},
         {"max_model_len": None, "max_num_seqs": None},
         {"enable_prefix_caching": None, "kv_cache_dtype": "fp8"},
         {"hf_overrides": {"rope_theta": 1e6}, "compilation_config": 0},
@@ -44,6 +45,12 @@ def test_takes(engine):
         ({"seed": -1}, "engine.seed: got -1"),
         ({"dtype": "half"}, "engine.dtype: got 'half'.*bfloat16"),
         ({"dtype": ["float32"]}, r"engine.dtype: got \['float32'\]"),
+        (
+            {"distributed_executor_backend": "ray"},
+            "engine.distributed_executor_backend: got 'ray', must be mp, uni or null: "
+            "all workers of an engine sit on its runner's node",
+        ),
+        ({"nnodes": 2}, "engine.nnodes: .*more nodes are more env runners"),
         ({"top_p": 0.9}, "engine.top_p: .*whole distribution"),
         ({"model": "m"}, "engine.model: .*beside engine"),
         ({"max_modl_len": 9}, "engine.max_modl_len: .*'max_model_len'"),

@@ -3,7 +3,6 @@
 import pytest
 import ray
 import torch
-from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 
 from rllib_llm_async.transport.node_weights import BUCKET_BYTES, NodeWeights
@@ -21,28 +20,21 @@ class Runner:
             return load_file(path)["weight"].float().numpy()
 
 
-def test_the_whole_and_then_what_changed(own_cluster):
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-    )
-    try:
-        cluster.add_node(num_cpus=0, resources={"afar": 2})
-        ray.init(cluster.address, log_to_driver=False)
-        weight = 0.02 * torch.randn(BUCKET_BYTES // 2 + 1_000_000)
-        outbox = Outbox(torch.bfloat16, ray.get_runtime_context().get_node_id())
-        runners = [Runner.remote() for _ in range(2)]
-        shipments = []
-        for serial in range(1, 4):
-            outbox.stage(lambda weight=weight: [("weight", weight)])
-            shipments.append(outbox.show(serial))
-            truth = weight.bfloat16().float().numpy()
-            for read in ray.get([r.read.remote(shipments[-1]) for r in runners]):
-                assert (read == truth).all()
-            weight += 1e-6 * torch.randn_like(weight)
-        assert [len(shipment.differences) for shipment in shipments] == [0, 1, 2]
-        with pytest.raises(SupersededError):
-            ray.get(runners[0].read.remote(shipments[0]))
-        outbox.close()
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+def test_the_whole_and_then_what_changed(nodes):
+    nodes.add_node(num_cpus=0, resources={"afar": 2})
+    ray.init(nodes.address, log_to_driver=False)
+    weight = 0.02 * torch.randn(BUCKET_BYTES // 2 + 1_000_000)
+    outbox = Outbox(torch.bfloat16, ray.get_runtime_context().get_node_id())
+    runners = [Runner.remote() for _ in range(2)]
+    shipments = []
+    for serial in range(1, 4):
+        outbox.stage(lambda weight=weight: [("weight", weight)])
+        shipments.append(outbox.show(serial))
+        truth = weight.bfloat16().float().numpy()
+        for read in ray.get([r.read.remote(shipments[-1]) for r in runners]):
+            assert (read == truth).all()
+        weight += 1e-6 * torch.randn_like(weight)
+    assert [len(shipment.differences) for shipment in shipments] == [0, 1, 2]
+    with pytest.raises(SupersededError):
+        ray.get(runners[0].read.remote(shipments[0]))
+    outbox.close()

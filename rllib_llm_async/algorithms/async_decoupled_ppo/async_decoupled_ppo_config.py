@@ -15,6 +15,7 @@ from rllib_llm_async.settings.arguments import check_arguments, explained
 from rllib_llm_async.settings.check import SETTINGS, check_settings, check_value
 from rllib_llm_async.settings.names import explain
 from rllib_llm_async.settings.reading import refused
+from rllib_llm_async.settings.transport import READS, chosen_transport
 
 if TYPE_CHECKING:
     from rllib_llm_async.chat import ChatFormat
@@ -59,6 +60,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.logits_memory_bytes = 1_000_000_000
         self.learner_sharding = "none"
         self.optimizer_offload = False
+        self.weight_transport = "auto"
 
         # The objective.
         self.old_logprob_source = "current_recompute"
@@ -91,6 +93,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         self.drop_uniform_groups = False
         self.episodes_per_update = 128
         self.num_concurrent_episodes = 64
+        self.num_engines_per_env_runner = 1
         self.turn_timeout_s: float | None = 900.0
         self.episode_timeout_s: float | None = 3600.0
         self.engine_timeout_s: float | None = 300.0
@@ -165,6 +168,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         logits_memory_bytes: int | None = NotProvided,
         learner_sharding: str | None = NotProvided,
         optimizer_offload: bool | None = NotProvided,
+        weight_transport: str = NotProvided,
         old_logprob_source: str | None = NotProvided,
         eps_ti: float | None = NotProvided,
         eps_stale: float | None = NotProvided,
@@ -193,6 +197,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         drop_uniform_groups: bool | None = NotProvided,
         episodes_per_update: int | None = NotProvided,
         num_concurrent_episodes: int | None = NotProvided,
+        num_engines_per_env_runner: int | None = NotProvided,
         turn_timeout_s: float | None = NotProvided,
         episode_timeout_s: float | None = NotProvided,
         engine_timeout_s: float | None = NotProvided,
@@ -243,6 +248,11 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             optimizer_offload: Keep Adam's moments in host memory but for the optimizer
                 step: half of what full fine-tuning holds on a GPU, for the time that
                 it takes to move them there and back.
+            weight_transport: How weights get from the first learner to the engines:
+                "shared_file", over the memory of each node, where what has changed
+                travels between nodes; "nccl", from GPU to GPU; "ipc", where learner
+                and engines share one GPU. "auto" is "shared_file": it goes with
+                everything, and the others have not been run on GPUs yet.
             old_logprob_source: Where log pi_old comes from, see
                 `rllib_llm_async.old_logprobs`.
             eps_ti: Bound above 1 of the discrepancy ratio; tokens outside
@@ -298,6 +308,10 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 the batch and wait for others in their place; they are counted.
             episodes_per_update: Episodes that one update consumes, over all learners.
             num_concurrent_episodes: Episodes under way at once in one env runner.
+            num_engines_per_env_runner: Engines that an env runner plays its episodes
+                on, each of them on the engine that has the fewest. One is best where
+                the environments' work fills a core; several, each with its share of
+                ``num_gpus_per_env_runner``, where it is little beside an engine's.
             turn_timeout_s: How long an environment (its simulated user, its judge) may
                 take for one answer. The episode is then played again, twice at most,
                 before its group is dropped and counted. None waits for ever, and so
@@ -411,6 +425,11 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         return router_replay(
             self.model_path, self.engine, trust_remote_code=self.trust_remote_code
         ).is_on
+
+    @property
+    def chosen_transport(self) -> str:
+        """Name of the way that weights take to the engines."""
+        return chosen_transport({key: getattr(self, key) for key in READS})
 
     @property
     def needs_old_logit_actors(self) -> bool:

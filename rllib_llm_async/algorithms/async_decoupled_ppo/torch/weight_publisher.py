@@ -34,8 +34,9 @@ from rllib_llm_async.engine.arrival_check import ExpectedArrival
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.old_logprobs.base import Forward, OldLogprobSource, Scores
 from rllib_llm_async.transport.background import Background
+from rllib_llm_async.transport.choice import trainer_side
 from rllib_llm_async.transport.differences import PIECE
-from rllib_llm_async.transport.outbox import Outbox
+from rllib_llm_async.transport.sides import TrainerSide
 
 
 class Read(NamedTuple):
@@ -89,7 +90,8 @@ class WeightPublisher:
         self._has_old_logit_actors = config.needs_old_logit_actors
         self._device = next(weights.policy.parameters()).device
         self._has_published = False
-        self._outbox: Outbox | None = None
+        self._transport = config.chosen_transport
+        self._outbox: TrainerSide | None = None
         self._view: PolicyView | None = None
         self._sending = Background("publishing weights")
         self._is_out = True
@@ -151,8 +153,12 @@ class WeightPublisher:
     def _reader(self) -> Callable[[], Read]:
         """What copies the live weights and passes over the probe, or has done so."""
         if self._outbox is None:
-            node_id = ray.get_runtime_context().get_node_id()
-            self._outbox = Outbox(self._dtype, node_id)
+            self._outbox = trainer_side(
+                self._transport,
+                self._dtype,
+                ray.get_runtime_context().get_node_id(),
+                self._coordinator.fail.remote,
+            )
         if self._weights.is_sharded:  # learners do it together
             read = self._read(self._weights.policy)
             return lambda: read

@@ -1,0 +1,299 @@
+"""Every way of the weights on GPUs: a person with two of them runs this once.
+
+A model of random weights in the shape of Qwen3-0.6B trains for a few updates over each
+`weight_transport`; then what all sources of pi_old cost is measured beside what was
+published for Qwen3-4B (arXiv 2605.12070). Rewards of a model that says nothing are all
+the same, and so it learns with a value head.
+
+    python -m benchmarks.gpu_check [--tiny] [--updates N]
+
+``--tiny`` is the same on CPU with next to no model, over `shared_file` alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.old_logprob_sources import EXACT, measure, others
+from rllib_llm_async import AsyncDecoupledPPOConfig, result_keys
+from rllib_llm_async.cli.cluster import ray_cluster
+from rllib_llm_async.models.small_agent import small_agent_dir
+
+TRANSPORTS = ("shared_file", "nccl", "ipc")
+#: FLOP/s in bfloat16 without sparsity, by what a GPU's name contains.
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
+#: Of a window of five versions of Qwen3-4B.
+PUBLISHED = {"snapshot_old": "40 GB, 25 s", "ppo_ewma_async": "7.9 GB, 8 s"}
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is trained, and where; the shape is the arguments of a `Qwen3Config`."""
+
+    shape: Mapping[str, Any]
+    dtype: str
+    engine: Mapping[str, Any]
+    training: Mapping[str, Any]
+
+
+WHOLE = Size(
+    shape={
+        "vocab_size": 151936,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+    },
+    dtype="bfloat16",
+    engine={"max_model_len": 2048, "max_num_seqs": 64, "gpu_memory_utilization": 0.4},
+    training={
+        "compute_dtype": "bfloat16",
+        "episodes_per_update": 64,
+        "group_size": 8,
+        "num_concurrent_episodes": 64,
+        "minibatch_size": 32,
+    },
+)
+TINY = Size(
+    shape={
+        "vocab_size": 1536,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+    },
+    dtype="float32",
+    engine={
+        "max_model_len": 512,
+        "max_num_seqs": 16,
+        "kv_cache_memory_bytes": 64 << 20,
+        "block_size": 32,
+    },
+    training={
+        "episodes_per_update": 8,
+        "group_size": 4,
+        "num_concurrent_episodes": 8,
+        "minibatch_size": 4,
+        "max_response_tokens": 8,
+    },
+)
+
+
+def missing(transport: str, num_gpus: int) -> str | None:
+    """What a transport would need here, in words; None if it is there."""
+    if transport == "shared_file":
+        return None
+    if num_gpus == 0:
+        return "needs 2 GPUs: it goes from GPU to GPU, and here is none"
+    if transport == "nccl" and num_gpus < 2:
+        return "needs 2 GPUs: NCCL refuses two ranks on one, and here is one"
+    return None
+
+
+def write_model(shape: Mapping[str, Any], directory: Path) -> int:
+    """Saves random weights of a shape with the bundled agent's tokenizer.
+
+    Returns:
+        How many parameters they are.
+    """
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(small_agent_dir())
+    config = Qwen3Config(
+        **shape,
+        max_position_embeddings=32768,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    model = Qwen3ForCausalLM(config)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def make_config(
+    size: Size, model: Path, transport: str, num_gpus: int
+) -> AsyncDecoupledPPOConfig:
+    """A run over a transport: learner and engine each on a GPU, or both on one."""
+    if num_gpus == 0:
+        learner, runner = 0.0, 0.0
+    elif transport == "ipc" or num_gpus == 1:
+        learner, runner = 0.5, 0.5
+    else:
+        learner, runner = 1, 1
+    config = (
+        AsyncDecoupledPPOConfig()
+        .environment("mini_tau2", env_config={"domains": ["airline"]})
+        .env_runners(num_env_runners=1, num_gpus_per_env_runner=runner)
+        .learners(num_learners=1, num_gpus_per_learner=learner)
+        .training(
+            model=str(model),
+            engine={"dtype": size.dtype, **size.engine},
+            weight_transport=transport,
+            old_logprob_source=EXACT,
+            advantage_estimator="gae",
+            max_staleness=1,
+            lr=1e-6,
+            **size.training,
+        )
+        .debugging(seed=0)
+    )
+    config.validate()
+    return config
+
+
+def compare_all(
+    config: AsyncDecoupledPPOConfig, num_gpus: int
+) -> AsyncDecoupledPPOConfig:
+    """The same run with all sources beside the exact one; that of actors has one."""
+    on_actor = 0.2 if num_gpus else 0.0
+    if num_gpus == 1:
+        config.learners(num_gpus_per_learner=0.4)
+    if num_gpus:
+        config.env_runners(num_gpus_per_env_runner=0.4)
+    config.training(
+        compare_sources=others(),
+        old_logit_model={"num_gpus": on_actor},
+        weight_transport="shared_file",
+    )
+    config.validate()
+    return config
+
+
+def train(
+    config: AsyncDecoupledPPOConfig, num_parameters: int, updates: int
+) -> dict[str, float | str]:
+    """Figures of a run, medians over its updates."""
+    algorithm = config.build_algo()
+    try:
+        results = [algorithm.train() for _ in range(updates)]
+        (memory,) = (
+            result.get() for result in algorithm.learner_group.foreach_learner(_memory)
+        )
+    finally:
+        algorithm.stop()
+    learners = [result["learners"][DEFAULT_MODULE_ID] for result in results]
+    runners = [result["env_runners"] for result in results]
+    at_lag_0 = result_keys.at_lag("0", result_keys.DISCREPANCY_LOG_RATIO_ABS_MEAN)
+    tokens_per_s = _median(learners, result_keys.TRAIN_TOKENS_PER_S)
+    return {
+        "transport": config.chosen_transport,
+        "versions": learners[-1][result_keys.POLICY_VERSION] + 1,
+        "sync_s": _median(runners, result_keys.WEIGHT_SYNC_SECONDS),
+        "paused": _median(runners, result_keys.GENERATION_PAUSED_FRACTION),
+        "mismatches": runners[-1][result_keys.NUM_WEIGHT_MISMATCHES],
+        "version_bytes": num_parameters
+        * getattr(torch, config.engine["dtype"]).itemsize,
+        "log_r_d_at_lag_0": _median(learners, at_lag_0),
+        "memory_bytes": memory,
+        "train_tokens_per_s": tokens_per_s,
+        "mfu": 6 * num_parameters * tokens_per_s / _peak_flops(),
+    }
+
+
+def _median(results: list[dict[str, Any]], key: str) -> float:
+    """Of the updates that have it."""
+    return statistics.median(result[key] for result in results if key in result)
+
+
+def _memory(learner: Any) -> int:
+    """The most that it had allocated on its GPU; on CPU what it has in memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return psutil.Process().memory_info().rss
+
+
+def _peak_flops() -> float:
+    """Of the GPU; infinite where that is not known, which makes a share of it 0."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return next((f for part, f in PEAK_FLOPS.items() if part in name), float("inf"))
+
+
+def print_runs(rows: list[dict[str, float | str]], left_out: Mapping[str, str]) -> None:
+    """A line for each transport."""
+    table = Table(
+        *("transport", "versions", "transfer", "generation paused", "bytes"),
+        *("mean |log r_d| at lag 0", "learner's memory", "tokens/s", "MFU"),
+    )
+    for row in rows:
+        table.add_row(
+            str(row["transport"]),
+            f"{row['versions']:.0f}",
+            f"{row['sync_s']:.3f} s",
+            f"{row['paused']:.2%}",
+            f"{row['version_bytes']:,.0f}",
+            f"{row['log_r_d_at_lag_0']:.2e}",
+            f"{float(row['memory_bytes']) / 1e9:.2f} GB",
+            f"{row['train_tokens_per_s']:,.0f}",
+            f"{row['mfu']:.1%}" if row["mfu"] else "-",
+        )
+    Console(width=140).print(table)
+    for transport, reason in left_out.items():
+        print(f"{transport}: {reason}")
+
+
+def print_sources(rows: list[dict[str, float | str]]) -> None:
+    """What each source of pi_old costs in an update."""
+    table = Table("source", "seconds", "passes", "memory", "published for Qwen3-4B")
+    for row in rows:
+        name = str(row["name"]).partition("/")[2]
+        table.add_row(
+            name,
+            f"{row['seconds']:.3f}",
+            f"{row['passes']:.2f}",
+            f"{float(row['nbytes']) / 1e9:.3f} GB",
+            PUBLISHED.get(name, ""),
+        )
+    Console(width=140).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--updates", type=int, default=5)
+    arguments = parser.parse_args()
+    size = TINY if arguments.tiny else WHOLE
+    num_gpus = 0 if arguments.tiny else torch.cuda.device_count()
+    if num_gpus == 0 and not arguments.tiny:
+        parser.error("no GPU is here; --tiny runs on CPU")
+    reasons = {name: missing(name, num_gpus) for name in TRANSPORTS}
+    with tempfile.TemporaryDirectory() as directory, ray_cluster():
+        model = Path(directory)
+        num_parameters = write_model(size.shape, model)
+        runs = [
+            train(
+                make_config(size, model, t, num_gpus), num_parameters, arguments.updates
+            )
+            for t in TRANSPORTS
+            if reasons[t] is None
+        ]
+        print_runs(runs, {name: why for name, why in reasons.items() if why})
+        config = make_config(size, model, "shared_file", num_gpus)
+        sources = measure(compare_all(config, num_gpus), arguments.updates)
+    print_sources(sources)
+    for row in [*runs, *sources]:
+        print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main()
