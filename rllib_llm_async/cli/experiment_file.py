@@ -184,6 +184,27 @@ def apply_settings(config: dict[str, Any], settings: Mapping[str, Any]) -> None:
             config[first] = value
 
 
+def open_config(path: Path, only: str | None, settings: Iterable[str]) -> Any:
+    """The validated config of one experiment of a file.
+
+    Args:
+        path: A tuned YAML.
+        only: Name of the experiment; None takes the only one.
+        settings: Of ``--set``.
+
+    Raises:
+        InputError: As `load_experiments` and `build_config`; if a name is needed.
+    """
+    experiments = load_experiments(path)
+    if only is None and len(experiments) > 1:
+        names = ", ".join(experiment.name for experiment in experiments)
+        raise InputError(f"{path}: --experiment is needed, one of {names}")
+    experiment = choose_experiment(experiments, only) if only else experiments[0]
+    apply_settings(experiment.config, parse_assignments("--set", settings))
+    check_experiment(experiment)
+    return build_config(experiment)
+
+
 def build_config(experiment: Experiment) -> Any:
     """The validated `AlgorithmConfig` of an experiment.
 

@@ -16,15 +16,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from rllib_llm_async.cli.errors import InputError
-from rllib_llm_async.cli.experiment_file import (
-    apply_settings,
-    build_config,
-    check_experiment,
-    choose_experiment,
-    load_experiments,
-    parse_assignments,
-)
+from rllib_llm_async.cli.experiment_file import open_config
 
 if TYPE_CHECKING:
     from rllib_llm_async.coordination.simulator import Job, Outcome
@@ -82,14 +74,7 @@ def lag(
 
     A run tells both durations: learner/update and the episodes' in its report.
     """
-    experiments = load_experiments(config_file)
-    if only is None and len(experiments) > 1:
-        names = ", ".join(experiment.name for experiment in experiments)
-        raise InputError(f"{config_file}: --experiment is needed, one of {names}")
-    experiment = choose_experiment(experiments, only) if only else experiments[0]
-    apply_settings(experiment.config, parse_assignments("--set", settings))
-    check_experiment(experiment)
-    config = build_config(experiment)
+    config = open_config(config_file, only, settings)
     job = job_of(config, update_seconds, episode_seconds, spread)
     click.echo(_load(job, update_seconds, episode_seconds))
     Console().print(_table(job, config.max_staleness))
