@@ -24,6 +24,7 @@ def test_trains_a_mixture_of_experts(
         results = [learner_results(iteration) for iteration in iterations]
         check_versions(results)
         assert results[-1]["staleness_max"] > 0
+        assert all(result["router_replay_share"] == 1 for result in results)
         # Engine and trainer route each token alike: only float32 noise is left.
         assert results[-1]["discrepancy_log_ratio_abs_mean"] < 1e-4
         (after,) = (r.get() for r in algorithm.learner_group.foreach_learner(weights))

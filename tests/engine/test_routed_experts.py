@@ -5,12 +5,21 @@ import asyncio
 import numpy as np
 import pytest
 import torch
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
+from rllib_llm_async.batch import columns
+from rllib_llm_async.batch.packing import experts_of_tokens
 from rllib_llm_async.engine.vllm_engine import VLLMEngine
 from rllib_llm_async.env_runners.transcript import Transcript
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.models.loading import load_causal_lm
 from rllib_llm_async.models.router_replay import recorded_experts
+from rllib_llm_async.models.small_agent import small_agent_dir
 from tests.engine.arrivals import Trainer
 from tests.models.families import packed
 
@@ -126,3 +135,64 @@ def test_experts_are_those_of_the_weights_in_use(runner, engine, trainer):
     last = runner.run(scenario())
     assert share_alike(trainer.policy, last) > 0.999
     assert share_alike(before, last) < 0.95
+
+
+def random_mixture(directory):
+    """A Qwen3-MoE of 8 experts, 2 active, whose weights are all drawn, and large."""
+    torch.manual_seed(0)
+    dense = AutoConfig.from_pretrained(small_agent_dir()).to_dict()
+    for key in ("architectures", "model_type", "layer_types", "max_window_layers"):
+        dense.pop(key)
+    dense |= {"initializer_range": 0.2, "num_experts": 8, "num_experts_per_tok": 2}
+    dense["moe_intermediate_size"] = dense["intermediate_size"]
+    config = Qwen3MoeConfig(**dense, norm_topk_prob=True)
+    Qwen3MoeForCausalLM(config).float().save_pretrained(directory)
+    AutoTokenizer.from_pretrained(small_agent_dir()).save_pretrained(directory)
+    return directory
+
+
+def test_replayed_the_trainer_has_the_engines_probabilities(runner, tmp_path):
+    """Without replay, routers that disagree are most of what a bfloat16 engine adds."""
+    directory = random_mixture(tmp_path)
+    engine = VLLMEngine(
+        str(directory),
+        {"dtype": "bfloat16", **ARGUMENTS},
+        temperature=1.0,
+        max_response_tokens=200,
+        stop_token_ids=[],
+        seed=0,
+        return_routed_experts=True,
+    )
+
+    async def scenario():
+        await engine.start()
+        prompts = [random_prompts(n, 60) for n in range(16)]
+        return await asyncio.gather(*(dialogue(engine, p) for p in prompts))
+
+    try:
+        transcripts = runner.run(scenario())
+    finally:
+        engine.shutdown()
+    policy = CausalLMPolicy(load_causal_lm(directory), router_replay=True)
+    squares = {"replayed": [], "own": []}
+    for transcript in transcripts:
+        (output,) = transcript.turns
+        batch = packed([[torch.tensor(transcript.tokens)]])
+        routed = experts_of_tokens(transcript.routed, len(transcript.tokens))
+        replayed = {**batch, columns.ROUTED_EXPERTS: torch.from_numpy(routed)[None]}
+        for key, given in (("replayed", replayed), ("own", batch)):
+            with torch.no_grad():
+                logp = policy(given).logp[0, -len(output.token_ids) :].numpy()
+            squares[key].append((logp - output.logp) ** 2)
+    rms = {key: np.concatenate(value).mean() ** 0.5 for key, value in squares.items()}
+    assert rms["replayed"] < 0.8 * rms["own"], rms
+
+
+def test_an_engine_that_cannot_says_so(small_moe_dir, caplog):
+    from rllib_llm_async.engine.routed_experts import engine_arguments
+
+    config = engine_arguments(
+        True, model=str(small_moe_dir), enable_prefix_caching=False
+    ).create_engine_config()
+    assert not config.aux_output_config.enabled
+    assert "vLLM returns no experts: it needs prefix caching" in caplog.text
