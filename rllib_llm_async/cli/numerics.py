@@ -44,10 +44,12 @@ def numerics(
     config = open_config(config_file, only, settings)
     from rich.console import Console
     from rich.markup import escape
+    from transformers.utils.logging import disable_progress_bar
 
     from rllib_llm_async.env_runners.numerics import factors_of, measure
     from rllib_llm_async.envs.agent_env import EpisodeError
 
+    disable_progress_bar()  # of a loading that takes no time beside the engines
     factors = factors_of(config)
     try:
         found = measure(config, factors, episodes, say=partial(click.echo, err=True))

@@ -32,7 +32,7 @@ class Engine:
         if self.error is not None:
             raise self.error
 
-    async def generate(self, context, on_piece, seed=None):
+    async def generate(self, context, on_piece, seed=None, num_routed=0):
         self.contexts.append(context)
         await asyncio.sleep(0)
 
@@ -67,8 +67,12 @@ def test_an_episode_stays_on_the_engine_with_the_fewest_when_it_began():
                 await engines.generate([number])
             await ends[number].wait()
 
+        async def spoken(number):
+            while sum(len(engine.contexts) for engine in engines.each) < number:
+                await asyncio.sleep(0.01)
+
         playing = [asyncio.create_task(episode(n)) for n in range(4)]
-        await asyncio.sleep(0.05)
+        await spoken(12)
         first, second = ([c for (c,) in e.contexts] for e in engines.each)
         assert sorted(first) == [0, 0, 0, 2, 2, 2]
         assert sorted(second) == [1, 1, 1, 3, 3, 3]
@@ -77,7 +81,7 @@ def test_an_episode_stays_on_the_engine_with_the_fewest_when_it_began():
             ends[number].set()
             await playing[number]
         last = asyncio.create_task(episode(4))
-        await asyncio.sleep(0.05)
+        await spoken(15)
         assert engines.each[1].contexts[-1] == [4]
         for end in ends:
             end.set()
@@ -93,9 +97,9 @@ class Speaking(in_process.Engine):
         super().__init__()
         self.episodes = []
 
-    async def generate(self, context, on_piece, seed=None):
+    async def generate(self, context, on_piece, seed=None, num_routed=0):
         self.episodes.append(on_piece.__self__.key)
-        return await super().generate(context, on_piece, seed)
+        return await super().generate(context, on_piece, seed, num_routed)
 
 
 def test_a_player_has_all_turns_of_an_episode_on_one_engine():
