@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
+from torch.nn.utils.stateless import _reparametrize_module
 
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch import weight_publisher
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_view import PolicyView
@@ -192,6 +193,22 @@ def test_the_policy_is_as_ever_while_adapters_are_merged(make_learner, coordinat
     assert all(torch.equal(logits, before) for logits in passes)
     for name, weight in policy.inference_weights():
         assert torch.equal(merged[name], weight)
+
+
+def test_old_logit_actors_get_the_weights_while_a_pass_is_under_others(
+    learner, coordinator, slow_probe
+):
+    learner._publisher._has_old_logit_actors = True
+    trained = learner._policy.trainable_parameters()
+    expected = {name: tensor.detach().clone() for name, tensor in trained.items()}
+    others = {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
+    learner._publisher.publish(1)
+    with _reparametrize_module(learner._policy, others):  # as `functional_call` does
+        slow_probe.set()
+        learner.finish_publishing()
+    published = coordinator.taken[1].trainer_weights
+    assert published.keys() == expected.keys()
+    assert all(torch.equal(published[name], expected[name]) for name in expected)
 
 
 def test_a_learner_that_ends_leaves_nothing_in_shared_memory(learner, coordinator):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -160,13 +160,16 @@ class WeightPublisher:
                 self._coordinator.fail.remote,
             )
         if self._weights.is_sharded:  # learners do it together
-            read = self._read(self._weights.policy)
+            read = self._read(self._weights.policy, self._weights.whole())
             return lambda: read
         self._view = self._view or PolicyView(self._weights.policy)
         self._view.refresh()
-        return partial(self._read, self._view.policy)
+        # Named now: a pass puts other tensors in their place for a while.
+        return partial(self._read, self._view.policy, [*self._weights.whole()])
 
-    def _read(self, policy: CausalLMPolicy) -> Read:
+    def _read(
+        self, policy: CausalLMPolicy, trained: Iterable[tuple[str, Tensor]]
+    ) -> Read:
         assert self._outbox is not None
         on_device: dict[str, Fingerprint] = {}
 
@@ -178,7 +181,7 @@ class WeightPublisher:
                 yield name, tensor
 
         self._outbox.stage(cast)
-        return Read(on_device, *probe(policy), self._put_trainer_weights())
+        return Read(on_device, *probe(policy), self._put_trainer_weights(trained))
 
     def _sent(self, policy: CausalLMPolicy) -> Iterator[tuple[str, Tensor]]:
         """Yields what engines load of a version."""
@@ -234,13 +237,13 @@ class WeightPublisher:
             for _ in self._weights.whole():
                 pass
 
-    def _put_trainer_weights(self) -> ray.ObjectRef | None:
+    def _put_trainer_weights(
+        self, trained: Iterable[tuple[str, Tensor]]
+    ) -> ray.ObjectRef | None:
         """The trained weights as they are, for `OldLogitActor`; None if unused."""
         if not self._has_old_logit_actors:
             return None
-        return ray.put(
-            {name: tensor.detach().cpu() for name, tensor in self._weights.whole()}
-        )
+        return ray.put({name: tensor.detach().cpu() for name, tensor in trained})
 
     # --- What precedes them -------------------------------------------------------
 
