@@ -2,8 +2,8 @@
 
 A model of random weights in the shape of Qwen3-0.6B trains for a few updates over each
 `weight_transport`; then what all sources of pi_old cost is measured beside what was
-published for Qwen3-4B (arXiv 2605.12070). Rewards of a model that says nothing are all
-the same, and so it learns with a value head.
+published for Qwen3-4B (arXiv 2605.12070). Rewards are drawn by chance: those of a model
+that says nothing would all be the same, and no version would follow.
 
     python -m benchmarks.gpu_check [--tiny] [--updates N]
 
@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import random
 import statistics
 import tempfile
 from collections.abc import Mapping
@@ -30,6 +32,10 @@ from rich.table import Table
 from benchmarks.old_logprob_sources import EXACT, measure, others
 from rllib_llm_async import AsyncDecoupledPPOConfig, result_keys
 from rllib_llm_async.cli.cluster import ray_cluster
+from rllib_llm_async.envs.agent_env import Message, Step
+from rllib_llm_async.envs.mini.suite import MiniEnv
+from rllib_llm_async.envs.mini_tau2 import MiniTau2Suite
+from rllib_llm_async.envs.registry import register_suite, suite_names
 from rllib_llm_async.models.small_agent import small_agent_dir
 
 TRANSPORTS = ("shared_file", "nccl", "ipc")
@@ -77,7 +83,7 @@ TINY = Size(
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
-        "head_dim": 16,
+        "head_dim": 32,
     },
     dtype="float32",
     engine={
@@ -94,6 +100,24 @@ TINY = Size(
         "max_response_tokens": 8,
     },
 )
+
+
+class ChanceEnv(MiniEnv):
+    """Pays by chance."""
+
+    def step_now(self, message: Message) -> Step:
+        step = super().step_now(message)
+        step.reward = random.random() if step.terminated or step.truncated else 0.0
+        return step
+
+
+class ChanceSuite(MiniTau2Suite):
+    """The bundled airline, paid by chance."""
+
+    name = "mini_tau2_by_chance"
+
+    def make(self) -> ChanceEnv:
+        return ChanceEnv(self)
 
 
 def missing(transport: str, num_gpus: int) -> str | None:
@@ -141,9 +165,11 @@ def make_config(
         learner, runner = 0.5, 0.5
     else:
         learner, runner = 1, 1
+    if ChanceSuite.name not in suite_names():
+        register_suite(ChanceSuite.name, ChanceSuite)
     config = (
         AsyncDecoupledPPOConfig()
-        .environment("mini_tau2", env_config={"domains": ["airline"]})
+        .environment(ChanceSuite.name, env_config={"domains": ["airline"]})
         .env_runners(num_env_runners=1, num_gpus_per_env_runner=runner)
         .learners(num_learners=1, num_gpus_per_learner=learner)
         .training(
@@ -151,7 +177,6 @@ def make_config(
             engine={"dtype": size.dtype, **size.engine},
             weight_transport=transport,
             old_logprob_source=EXACT,
-            advantage_estimator="gae",
             max_staleness=1,
             lr=1e-6,
             **size.training,
@@ -212,8 +237,9 @@ def train(
 
 
 def _median(results: list[dict[str, Any]], key: str) -> float:
-    """Of the updates that have it."""
-    return statistics.median(result[key] for result in results if key in result)
+    """Of the updates that have it; one without tokens of a lag has no number there."""
+    values = [result[key] for result in results if key in result]
+    return statistics.median(value for value in values if not math.isnan(value))
 
 
 def _memory(learner: Any) -> int:
