@@ -417,7 +417,7 @@ class Coordinator:
             self._timer = None
         at = self._dispatcher.look_again_at(now)
         if at is not None and at < now + SWEEP_SECONDS:
-            self._allot_within(max(at - now, 0.005))
+            self._allot_within(max(at - now, LOOK_SECONDS))
 
     def _allot_within(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
