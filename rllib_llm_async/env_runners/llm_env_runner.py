@@ -270,8 +270,8 @@ class LLMEnvRunner(EnvRunner):
     def get_metrics(self) -> Any:
         return self._counters.take(self.engine.each, self.suite)
 
-    def healthy_metrics(self, coordinator: ray.actor.ActorHandle) -> Any:
-        """Metrics since the last call; after a failure once more, what it counted.
+    def healthy_metrics(self, coordinator: ray.actor.ActorHandle) -> tuple[Any, str]:
+        """Metrics since the last call; after a failure once more, with what it was.
 
         Args:
             coordinator: To be followed: a runner that was restarted between two calls
@@ -284,7 +284,7 @@ class LLMEnvRunner(EnvRunner):
             self.assert_healthy()
         self.connect(coordinator)
         self._failure_is_reported = self._failure is not None
-        return self.get_metrics()
+        return self.get_metrics(), repr(self._failure) if self._failure else ""
 
     @override(EnvRunner)
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:

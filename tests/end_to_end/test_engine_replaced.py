@@ -38,3 +38,19 @@ def test_training_goes_on_with_another_engine(
         assert not os.path.exists(f"/proc/{core}")
     finally:
         algorithm.stop()
+
+
+def test_an_engine_that_dies_at_every_start_ends_the_run(ray_cluster, make_config):
+    """Instead of a hundred starts of half a minute each."""
+    config = make_config().callbacks(on_episode_start=kill_engine)
+    algorithm = config.build_algo()
+    try:
+        with pytest.raises(RuntimeError, match=r"died 5 times .*EngineDiedError"):
+            algorithm.train()
+    finally:
+        algorithm.stop()
+
+
+def kill_engine(env_runner, **_):
+    for process in env_runner.engine._processes:
+        process.kill()

@@ -36,6 +36,9 @@ PATIENCE_SECONDS = 10.0
 #: How long a dead runner is given to say that it lives again. Asked again and again, so
 #: that one that takes a minute to start holds nobody up.
 PROBE_SECONDS = 0.05
+#: Runners that die so often, on average, before any of them has finished a group die of
+#: what another start does not mend.
+MAX_DEATHS_IN_VAIN = 5
 
 
 class GroupCollector:
@@ -63,6 +66,8 @@ class GroupCollector:
         self._say = say
         self._between = between
         self._dead: set[int] = set()
+        self._num_deaths_in_vain = 0
+        self._last_failure = "their processes have ended"
         self._asked_at = 0.0
         self._recent: deque[EpisodeOutcome] = deque(
             maxlen=config.metrics_num_episodes_for_smoothing
@@ -73,7 +78,8 @@ class GroupCollector:
 
         Raises:
             ActorDiedError: If the coordinator has died.
-            RuntimeError: If no runner is left that Ray would still restart.
+            RuntimeError: If no runner is left that Ray would still restart, or all die
+                before they get anything done.
         """
         since = time.monotonic()
         while True:
@@ -102,6 +108,8 @@ class GroupCollector:
 
     def _count(self, batch: NextBatch) -> None:
         self._recent.extend(batch.outcomes)
+        if batch.outcomes:
+            self._num_deaths_in_vain = 0
         totals = {
             NUM_EPISODES_LIFETIME: len(batch.outcomes),
             NUM_ENV_STEPS_SAMPLED_LIFETIME: sum(o.num_turns for o in batch.outcomes),
@@ -134,7 +142,9 @@ class GroupCollector:
         dead = set(manager.actor_ids()) - set(manager.healthy_actor_ids())
         for runner in dead - self._dead:
             ray.get(coordinator.lose_runner.remote(runner))
+            self._num_deaths_in_vain += 1
         self._dead = dead
+        self._check_that_starts_help(len(manager.actor_ids()))
         if dead and not self.bring_back(coordinator) and dead == {*manager.actor_ids()}:
             self._check_that_some_runner_lives()
 
@@ -142,12 +152,13 @@ class GroupCollector:
         """Of the runners that answer within this time; the others the next time."""
         self._asked_at = time.monotonic()
         # A function, not its name: a runner that raises in it ends, and is restarted.
-        for metrics in self._runners.foreach_env_runner_async_fetch_ready(
+        for metrics, failure in self._runners.foreach_env_runner_async_fetch_ready(
             partial(LLMEnvRunner.healthy_metrics, coordinator=coordinator),
             tag="metrics",
             timeout_seconds=seconds,
         ):
             self._metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
+            self._last_failure = failure or self._last_failure
 
     def bring_back(self, coordinator: ray.actor.ActorHandle) -> list[int]:
         """Connects the runners that Ray has restarted; never waits for one."""
@@ -162,6 +173,15 @@ class GroupCollector:
                 timeout_seconds=0.0,
             )
         return restored
+
+    def _check_that_starts_help(self, num_runners: int) -> None:
+        """Raises when runners die over and over and finish nothing in between."""
+        if self._num_deaths_in_vain >= MAX_DEATHS_IN_VAIN * num_runners:
+            raise RuntimeError(
+                f"env runners have died {self._num_deaths_in_vain} times with no group "
+                f"finished in between, so another start would not help; the last "
+                f"error: {self._last_failure}"
+            )
 
     def _check_that_some_runner_lives(self) -> None:
         """Raises when no runner is left that Ray would still restart."""
