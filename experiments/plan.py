@@ -1,0 +1,191 @@
+"""What is trained: each experiment is a question and a list of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Tuned files that runs begin from, by domain.
+FILES = {
+    "airline": "mini_tau2_ppo_ewma_async.yaml",
+    "retail": "mini_tau2_retail.yaml",
+    "telecom": "mini_tau2_telecom.yaml",
+    "delivery": "mini_vita_delivery.yaml",
+    "instore": "mini_vita_instore.yaml",
+}
+#: Where log pi_old comes from, the floor first and the exact one last.
+SOURCES = (
+    "rollout",
+    "current_recompute",
+    "linear_prox",
+    "interp_prox_loglinear",
+    "ewma_prox",
+    "ppo_ewma_async",
+    "snapshot_old",
+)
+#: Two of them show whether old logits matter at all.
+FLOOR_AND_EXACT = ("rollout", "snapshot_old")
+
+#: Engine and learner disagree: a bfloat16 engine with keys and values in eight bits
+#: beside a float32 learner.
+NUMERICS = {"engine.dtype": "bfloat16", "engine.kv_cache_dtype": "fp8"}
+#: Episodes that outlive several updates: partial rollouts of several versions.
+STALE = {
+    "env_config.user_seconds": 2.0,
+    "num_concurrent_episodes": 768,
+    "max_staleness": 8,
+}
+LARGE_STEPS = {"lr": 1.5e-3}
+HARD = {**NUMERICS, **STALE}
+REGIMES: dict[str, dict[str, Any]] = {
+    "calm": {},
+    "numerics": NUMERICS,
+    "stale": STALE,
+    "hard": HARD,
+    "hard, large steps": {**HARD, **LARGE_STEPS},
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: an arm of an experiment, on a domain, under a seed.
+
+    Attributes:
+        settings: As of ``rllib train --set``, beside the domain's tuned file.
+        num_updates: After which it is evaluated.
+    """
+
+    arm: str
+    domain: str
+    seed: int
+    settings: Mapping[str, Any] = field(hash=False)
+    num_updates: int = 20
+
+    @property
+    def name(self) -> str:
+        """Of no other run of its experiment."""
+        return f"{self.arm}/{self.domain}/{self.seed}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A question, and the runs that answer it, in the order in which they are made."""
+
+    question: str
+    runs: tuple[Run, ...]
+
+
+def _runs(
+    arms: Mapping[str, Mapping[str, Any]],
+    domains: Iterable[str],
+    seeds: Iterable[int],
+    num_updates: int = 20,
+) -> tuple[Run, ...]:
+    """Seed by seed: what is there when it is stopped compares all arms."""
+    return tuple(
+        Run(arm, domain, seed, settings, num_updates)
+        for seed in seeds
+        for domain in domains
+        for arm, settings in arms.items()
+    )
+
+
+def _regimes() -> Experiment:
+    others = [source for source in SOURCES if source not in FLOOR_AND_EXACT]
+    arms = {
+        f"{regime}: {source}": {
+            **settings,
+            "old_logprob_source": source,
+            "compare_sources": others if source == "snapshot_old" else [],
+        }
+        for regime, settings in REGIMES.items()
+        for source in FLOOR_AND_EXACT
+    }
+    return Experiment(
+        "In which regimes do old logits matter, and how far are the proxies off?",
+        _runs(arms, ["airline"], range(2)),
+    )
+
+
+def _sources() -> Experiment:
+    arms = {source: {**HARD, "old_logprob_source": source} for source in SOURCES}
+    return Experiment(
+        "Which source of log pi_old learns best where they differ?",
+        _runs(arms, FILES, range(3)),
+    )
+
+
+def _thresholds() -> Experiment:
+    arms = {
+        f"{source}: eps_ti {eps_ti}, eps_stale {eps_stale}": {
+            **HARD,
+            "old_logprob_source": source,
+            "eps_ti": eps_ti,
+            "eps_stale": eps_stale,
+        }
+        for source in ("snapshot_old", "ppo_ewma_async", "interp_prox_loglinear")
+        for eps_ti in (1.02, 1.05, 1.2)
+        for eps_stale in (1.1, 1.2, 1.5)
+    }
+    levels = {
+        f"snapshot_old: {level} level": {
+            **HARD,
+            "old_logprob_source": "snapshot_old",
+            "ratio_level": level,
+        }
+        for level in ("token", "turn", "sequence")
+    }
+    return Experiment(
+        "What does each threshold do, with exact old logits and with proxies?",
+        _runs(arms | levels, ["airline"], range(3)),
+    )
+
+
+def _ewma() -> Experiment:
+    arms = {
+        f"decay {decay}, {'reset' if reset else 'no reset'}": {
+            **HARD,
+            "old_logprob_source": "ppo_ewma_async" if reset else "ewma_prox",
+            "ewma_decay": decay,
+        }
+        for decay in (0.4, 0.5, 0.75, 0.9, "auto")
+        for reset in (True, False)
+    }
+    bounds = {
+        f"decay auto, reset, bound {bound}": {
+            **HARD,
+            "old_logprob_source": "ppo_ewma_async",
+            "max_staleness": bound,
+        }
+        for bound in (1, 2, 4)
+    }
+    return Experiment(
+        "How large a decay, and what does the automatic reset prevent?",
+        _runs(arms | bounds, ["airline"], range(3), num_updates=40),
+    )
+
+
+def _asynchrony() -> Experiment:
+    arms = {
+        f"{source}: bound {bound}": {
+            **HARD,
+            "old_logprob_source": source,
+            "max_staleness": bound,
+        }
+        for source in ("rollout", "current_recompute", "ppo_ewma_async", "snapshot_old")
+        for bound in (0, 1, 2, 4, 8, 16)
+    }
+    return Experiment(
+        "What does asynchrony bring per hour, and what does it cost in success?",
+        _runs(arms, ["airline"], range(2)),
+    )
+
+
+EXPERIMENTS = {
+    "regimes": _regimes(),
+    "sources": _sources(),
+    "thresholds": _thresholds(),
+    "ewma": _ewma(),
+    "asynchrony": _asynchrony(),
+}

@@ -1,0 +1,218 @@
+"""Redraws the tables and figures of docs/evidence.md from `experiments/results`.
+
+    python -m experiments.redraw
+
+What stands between ``<!-- NAME: drawn -->`` and ``<!-- end of NAME -->`` is replaced,
+for each experiment that has results; all other text stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.figures import write_figure
+from experiments.plan import EXPERIMENTS
+from experiments.statistics import bootstrap
+from experiments.store import Row, Store
+
+DOCS = Path(__file__).parent.parent / "docs"
+#: Arms with which all others of an experiment are compared, run by run.
+REFERENCES = {
+    "sources": ("snapshot_old", "rollout"),
+    "thresholds": ("snapshot_old: eps_ti 1.05, eps_stale 1.2",),
+    "ewma": ("decay auto, reset",),
+}
+#: Means over the updates of all runs of an arm.
+OF_UPDATES = {
+    "staleness": "staleness",
+    "log_r_d": "mean abs log r_d",
+    "log_r_s": "mean abs log r_s",
+    "effective_samples": "ESS",
+    "kept": "kept",
+    "clipped": "clipped",
+}
+
+
+def drawn(experiment: str, store: Store) -> str:
+    """The part of the page on an experiment, without its figure's file."""
+    runs = store.read("run")
+    planned = len(EXPERIMENTS[experiment].runs)
+    parts = [
+        f"{len(runs)} of {planned} runs, `python -m experiments.run {experiment}`. "
+        "Means over runs, with 95 % intervals by bootstrap where there are several.",
+        arms_table(runs, store.read("updates")),
+    ]
+    if len({run["domain"] for run in runs}) > 1:
+        parts.append(domains_table(runs))
+    parts += [
+        differences_table(runs, reference)
+        for reference in REFERENCES.get(experiment, ())
+        if any(run["arm"] == reference for run in runs)
+    ]
+    if experiment == "regimes":
+        parts.append(lags_table(store.read("lags")))
+        parts += [t for t in [errors_table(runs)] if t]
+    parts.append(f"![Success over updates](figures/evidence_{experiment}.svg)")
+    return "\n\n".join(parts)
+
+
+def _by(rows: Iterable[Row], column: str) -> dict[str, list[Row]]:
+    grouped: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        grouped[row[column]].append(row)
+    return dict(grouped)
+
+
+def arms_table(runs: Sequence[Row], updates: Sequence[Row]) -> str:
+    """A row per arm: how well its runs ended, and what their updates looked like."""
+    of_run = _by(updates, "name")
+    rows = []
+    for arm, own in _by(runs, "arm").items():
+        own_updates = [update for run in own for update in of_run[run["name"]]]
+        rows.append(
+            [
+                arm,
+                str(len(own)),
+                str(bootstrap([float(run["avg@4"]) for run in own])),
+                f"{fmean(float(run['pass@4']) for run in own):.3f}",
+                f"{fmean(float(run['samples_per_hour']) for run in own):,.0f}",
+                *(_mean(own_updates, column) for column in OF_UPDATES),
+            ]
+        )
+    titles = ["arm", "runs", "avg@4", "pass@4", "samples/h", *OF_UPDATES.values()]
+    return table(titles, rows)
+
+
+def _mean(rows: Sequence[Row], column: str) -> str:
+    values = [float(row[column]) for row in rows if row.get(column)]
+    return f"{fmean(values):.3g}" if values else ""
+
+
+def domains_table(runs: Sequence[Row]) -> str:
+    """avg@4 of each arm in each domain."""
+    domains = list(_by(runs, "domain"))
+    rows = []
+    for arm, own in _by(runs, "arm").items():
+        in_domain = _by(own, "domain")
+        rows.append([arm, *(_mean(in_domain.get(d, []), "avg@4") for d in domains)])
+    return table(["avg@4", *domains], rows)
+
+
+def differences_table(runs: Sequence[Row], reference: str) -> str:
+    """avg@4 of an arm less that of the reference, same domain and seed."""
+    arms = _by(runs, "arm")
+    of_reference = {_pair(run): float(run["avg@4"]) for run in arms[reference]}
+    rows = []
+    for arm, own in arms.items():
+        differences = [
+            float(run["avg@4"]) - of_reference[_pair(run)]
+            for run in own
+            if arm != reference and _pair(run) in of_reference
+        ]
+        if differences:
+            interval = bootstrap(differences)
+            verdict = "yes" if interval.excludes_zero else "no"
+            rows.append([arm, str(interval.count), str(interval), verdict])
+    return table(["arm", "pairs", f"avg@4 less that of {reference}", "differs"], rows)
+
+
+def _pair(run: Row) -> tuple[str, str]:
+    return run["domain"], run["seed"]
+
+
+def lags_table(lags: Sequence[Row]) -> str:
+    """By regime and lag, what the two ratios are."""
+    rows = []
+    for arm, own in _by(
+        [{**r, "arm": r["name"].split("/")[0]} for r in lags], "arm"
+    ).items():
+        for lag, of_lag in _by(own, "lag").items():
+            shown = (_mean(of_lag, c) for c in ("share", "log_r_d", "log_r_s"))
+            rows.append([arm, lag.replace("_", " to "), *shown])
+    titles = ["arm", "lag", "share of tokens", "mean abs log r_d", "mean abs log r_s"]
+    return table(titles, rows)
+
+
+def errors_table(runs: Sequence[Row]) -> str:
+    """Error of each source beside the exact one; empty if none was compared."""
+    columns = [c for c in runs[0] if c.startswith("error_")]
+    rows = [
+        [arm, *(_mean(own, column) for column in columns)]
+        for arm, own in _by(runs, "arm").items()
+        if any(own[0][column] for column in columns)
+    ]
+    titles = ["mean abs error of log pi_old", *(c[len("error_") :] for c in columns)]
+    return table(titles, rows) if rows else ""
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def figure(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
+    """Success of training episodes over updates, a line per arm, a panel per domain."""
+    import plotly.colors
+    from plotly.subplots import make_subplots
+
+    domains = list(_by(runs, "domain"))
+    of_run = _by(updates, "name")
+    plot = make_subplots(rows=1, cols=len(domains), subplot_titles=domains)
+    colors = plotly.colors.qualitative.Safe + plotly.colors.qualitative.Vivid
+    for number, (arm, own) in enumerate(_by(runs, "arm").items()):
+        for column, domain in enumerate(domains, 1):
+            curves = [of_run[run["name"]] for run in own if run["domain"] == domain]
+            points = [fmean(float(row["success"]) for row in at) for at in zip(*curves)]
+            plot.add_scatter(
+                x=list(range(1, len(points) + 1)),
+                y=points,
+                name=arm,
+                legendgroup=arm,
+                showlegend=column == 1,
+                line={"color": colors[number % len(colors)], "width": 2},
+                row=1,
+                col=column,
+            )
+    plot.update_xaxes(title_text="update").update_yaxes(range=[0, 1])
+    return plot.update_layout(
+        plot_bgcolor="white", width=420 * len(domains), height=420
+    )
+
+
+def replace_drawn(page: str, parts: Mapping[str, str]) -> str:
+    """The page with each part between its two comments.
+
+    Raises:
+        ValueError: If a comment is missing.
+    """
+    for name, part in parts.items():
+        begin, end = f"<!-- {name}: drawn -->", f"<!-- end of {name} -->"
+        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+        new = f"{begin}\n\n{part}\n\n{end}"
+        page, count = pattern.subn(lambda _, new=new: new, page)
+        if count != 1:
+            raise ValueError(f"the page needs {begin} and {end} once")
+    return page
+
+
+def main() -> None:
+    path = DOCS / "evidence.md"
+    parts = {}
+    for name in EXPERIMENTS:
+        store = Store(name)
+        if runs := store.read("run"):
+            parts[name] = drawn(name, store)
+            out = DOCS / "figures" / f"evidence_{name}.svg"
+            write_figure(figure(runs, store.read("updates")), out)
+    path.write_text(replace_drawn(path.read_text("utf-8"), parts), "utf-8")
+    print(f"{path.name}: {', '.join(parts) or 'nothing yet'}")
+
+
+if __name__ == "__main__":
+    main()

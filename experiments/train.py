@@ -1,0 +1,154 @@
+"""One run, in a process of its own: trains, evaluates, prints what it found as JSON.
+
+python -m experiments.train EXPERIMENT RUN
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+from experiments.plan import EXPERIMENTS, FILES, Run
+from rllib_llm_async import result_keys
+from rllib_llm_async.cli.cluster import ray_cluster
+from rllib_llm_async.cli.example import EXAMPLES_DIR
+from rllib_llm_async.cli.experiment_file import (
+    apply_settings,
+    build_config,
+    load_experiments,
+)
+from rllib_llm_async.core.lags import LAG_BUCKETS, lag_name
+
+NUM_TRIALS = 4
+#: Columns of an update, by the learner's result key.
+COLUMNS = {
+    "staleness": result_keys.STALENESS_MEAN,
+    "log_r_d": result_keys.DISCREPANCY_LOG_RATIO_ABS_MEAN,
+    "log_r_s": result_keys.STALENESS_LOG_RATIO_ABS_MEAN,
+    "effective_samples": result_keys.EFFECTIVE_SAMPLE_SIZE,
+    "kept": result_keys.TRAIN_INFER_MASK,
+    "clipped": result_keys.PPO_CLIP_FRACTION,
+    "entropy": result_keys.ENTROPY,
+    "gradient_norm": result_keys.GRADIENT_NORM,
+    "ewma_decay": result_keys.EWMA_DECAY,
+    "ewma_resets": result_keys.EWMA_NUM_RESETS,
+    "old_logprob_seconds": result_keys.OLD_LOGPROB_SECONDS,
+    "snapshot_bytes": result_keys.SNAPSHOT_BYTES,
+}
+#: Columns of the tokens of one lag.
+LAG_COLUMNS = {
+    "share": result_keys.TOKEN_SHARE,
+    "log_r_d": result_keys.DISCREPANCY_LOG_RATIO_ABS_MEAN,
+    "log_r_s": result_keys.STALENESS_LOG_RATIO_ABS_MEAN,
+}
+
+
+def config_of(run: Run) -> Any:
+    """The validated config: the domain's tuned file with the run's settings."""
+    (experiment,) = load_experiments(EXAMPLES_DIR / FILES[run.domain])
+    apply_settings(
+        experiment.config,
+        {**run.settings, "seed": run.seed, "evaluation_interval": None},
+    )
+    return build_config(experiment)
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Trains from the start, then plays all test tasks `NUM_TRIALS` times.
+
+    Returns:
+        ``run``: figures of the whole run; ``updates`` and ``lags``: rows of columns.
+    """
+    algorithm = config_of(run).build_algo()
+    try:
+        at_start = algorithm.evaluate_tasks(num_trials=1)
+        began = time.monotonic()
+        results = [algorithm.train() for _ in range(run.num_updates)]
+        seconds = time.monotonic() - began
+        evaluated = algorithm.evaluate_tasks(num_trials=NUM_TRIALS)
+    finally:
+        algorithm.stop()
+    learners = [result["learners"]["default_policy"] for result in results]
+    figures = evaluated["domains"][run.domain]
+    runners = results[-1]["env_runners"]
+    return {
+        "run": {
+            "success_at_start": at_start["env_runners"][result_keys.SUCCESS_RATE],
+            **{key: figures[key] for key in ("avg@4", "avg@4_se", "pass@4", "pass^4")},
+            "samples_per_hour": 3600
+            * run.num_updates
+            * algorithm.config.episodes_per_update
+            / seconds,
+            "multi_version_share": runners[
+                result_keys.NUM_MULTI_VERSION_EPISODES_LIFETIME
+            ]
+            / (run.num_updates * algorithm.config.episodes_per_update),
+            **compared(learners),
+        },
+        "updates": [
+            {
+                "update": number,
+                "success": result["env_runners"][result_keys.SUCCESS_RATE],
+                **columns(learner, COLUMNS),
+            }
+            for number, (result, learner) in enumerate(zip(results, learners), 1)
+        ],
+        "lags": lags(learners),
+    }
+
+
+def columns(learner: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, float]:
+    """The columns that an update has."""
+    return {c: float(learner[key]) for c, key in keys.items() if key in learner}
+
+
+def lags(learners: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each lag that occurs, means over its tokens, whenever they were trained on."""
+    rows = []
+    for lag in map(lag_name, LAG_BUCKETS):
+        keys = {c: result_keys.at_lag(lag, key) for c, key in LAG_COLUMNS.items()}
+        updates = [columns(learner, keys) for learner in learners]
+        updates = [u for u in updates if u.get("share", 0.0) > 0.0]
+        if not updates:
+            continue
+        total = sum(update["share"] for update in updates)
+        rows.append(
+            {
+                "lag": lag,
+                "share": total / len(learners),
+                **{
+                    c: sum(update["share"] * update[c] for update in updates) / total
+                    for c in LAG_COLUMNS
+                    if c != "share"
+                },
+            }
+        )
+    return rows
+
+
+def compared(learners: list[Mapping[str, Any]]) -> dict[str, float]:
+    """Of each source that was compared with the exact one, its mean error."""
+    prefix, suffix = result_keys.compared("", "")[:-1], result_keys.COMPARED_ERROR
+    keys = [k for k in learners[-1] if k.startswith(prefix) and k.endswith(suffix)]
+    return {
+        f"error_{key.split('/')[1]}": fmean(
+            value for u in learners if not math.isnan(value := float(u.get(key, "nan")))
+        )
+        for key in keys
+    }
+
+
+def main() -> None:
+    _, experiment, name = sys.argv
+    (run,) = (r for r in EXPERIMENTS[experiment].runs if r.name == name)
+    with ray_cluster():
+        print(json.dumps(train(run)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Results that add up: runs that are made once, tables that say what the rows say."""
+
+import pytest
+
+from experiments.plan import EXPERIMENTS, FILES, HARD, Run
+from experiments.redraw import DOCS, differences_table, drawn, replace_drawn
+from experiments.statistics import bootstrap
+from experiments.store import Store
+from experiments.train import compared, config_of, lags
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_run_has_a_valid_config_and_a_name_of_its_own(name):
+    runs = EXPERIMENTS[name].runs
+    assert len({run.name for run in runs}) == len(runs)
+    arms = {run.arm: run for run in runs}
+    for run in arms.values():
+        config = config_of(run)
+        for key, value in run.settings.items():
+            first, _, rest = key.partition(".")
+            held = getattr(config, first)
+            assert (held[rest] if rest else held) == value, (run.arm, key)
+        assert config.seed == run.seed
+
+
+def test_a_run_has_the_task_of_its_domain():
+    for domain in FILES:
+        config = config_of(Run("arm", domain, 3, HARD))
+        assert config.env_config["domains"] == [domain] and config.seed == 3
+
+
+def found(success, **more):
+    return {
+        "run": {
+            "avg@4": success,
+            "pass@4": success,
+            "samples_per_hour": 1.0,
+            **more,
+        },
+        "updates": [
+            {"update": number, "success": success / 3 * number, "staleness": 2.0}
+            for number in (1, 2, 3)
+        ],
+        "lags": [{"lag": "1", "share": 1.0, "log_r_d": 0.01, "log_r_s": 0.1}],
+    }
+
+
+def names(run):
+    return {"name": run.name, "arm": run.arm, "domain": run.domain, "seed": run.seed}
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store("sources", tmp_path)
+    for seed in range(3):
+        for arm, gain in (("snapshot_old", 0.2), ("rollout", 0.0)):
+            run = Run(arm, "retail", seed, {})
+            store.add(names(run), found(0.5 + 0.1 * seed + gain))
+    return store
+
+
+def test_a_run_that_is_repeated_takes_its_own_place(store):
+    run = Run("rollout", "retail", 1, {})
+    assert run.name in store.names() and len(store.names()) == 6
+    store.add(names(run), found(0.125, error_rollout=0.25))
+    assert len(store.names()) == 6 and len(store.read("updates")) == 18
+    (row,) = [row for row in store.read("run") if row["name"] == run.name]
+    assert row["avg@4"] == "0.125" and row["error_rollout"] == "0.25"
+
+
+def test_a_run_of_which_only_updates_were_written_is_missing(store):
+    run = Run("ewma_prox", "retail", 0, {})
+
+    class StoppedError(Exception):
+        pass
+
+    def lags_that_stop():
+        raise StoppedError
+        yield
+
+    with pytest.raises(StoppedError):
+        store.add(names(run), {**found(0.5), "lags": lags_that_stop()})
+    assert run.name not in store.names()
+    store.add(names(run), found(0.5))
+    assert sum(row["name"] == run.name for row in store.read("updates")) == 3
+
+
+def test_pairs_differ_by_what_the_arm_brings_and_not_by_their_seeds(store):
+    table = differences_table(store.read("run"), "rollout")
+    assert "| snapshot_old | 3 | 0.200 [0.200, 0.200] | yes |" in table
+    text = drawn("sources", store)
+    assert "| snapshot_old | 3 | 0.800 [" in text and "6 of 105 runs" in text
+
+
+def test_an_interval_holds_the_mean_of_most_samples():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    inside = 0
+    for sample in rng.normal(3.0, 1.0, (200, 20)):
+        interval = bootstrap(sample.tolist())
+        inside += interval.low <= 3.0 <= interval.high
+    assert 0.87 * 200 <= inside <= 0.99 * 200
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap([])
+
+
+def test_figures_of_a_lag_are_means_over_its_tokens():
+    def update(share, value):
+        return {
+            "lag_3_4/token_share": share,
+            "lag_3_4/discrepancy_log_ratio_abs_mean": value,
+            "lag_3_4/staleness_log_ratio_abs_mean": 10 * value,
+        }
+
+    (row,) = lags([update(0.75, 1.0), update(0.25, 5.0), {}])
+    assert row["lag"] == "3_4"
+    assert row["share"] == pytest.approx(1 / 3) and row["log_r_d"] == pytest.approx(2.0)
+    assert row["log_r_s"] == pytest.approx(20.0)
+
+
+def test_errors_of_compared_sources_leave_out_what_is_no_number():
+    key = "compare/rollout/log_ratio_abs_error_mean"
+    updates = [
+        {key: float("nan")},
+        {key: 1.0},
+        {key: 2.0, "compare/rollout/seconds": 1},
+    ]
+    assert compared(updates) == {"error_rollout": 1.5}
+
+
+def test_the_page_has_a_place_for_each_experiment():
+    page = (DOCS / "evidence.md").read_text("utf-8")
+    new = replace_drawn(page, dict.fromkeys(EXPERIMENTS, "NEW"))
+    assert new.count("NEW") == len(EXPERIMENTS)
+    assert new.startswith(page[: page.index("<!--")])
+    with pytest.raises(ValueError, match="nothing: drawn"):
+        replace_drawn(page, {"nothing": ""})
