@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+import threading
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from safetensors import safe_open
+from tqdm import tqdm
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -104,6 +106,15 @@ class EngineWorkerExtension:
 
     def rllib_llm_async_device(self) -> str:
         return worker_weights.device(self)
+
+
+def _let_progress_bars_do_without_a_semaphore() -> None:
+    """Gives tqdm a lock of this process alone.
+
+    Its own is one for all processes, with a file in shared memory that an engine which
+    is killed leaves there: another one at every restart, for as long as a run goes on.
+    """
+    tqdm.set_lock(threading.RLock())
 
 
 def _keep_cpu_linears_unpacked() -> None:
@@ -199,6 +210,7 @@ if FILE_BACKEND not in WeightTransferEngineFactory._registry:
     if multiprocessing.parent_process() is not None:  # in one that vLLM started
         if sys.platform == "linux":
             end_with_owner()
+        _let_progress_bars_do_without_a_semaphore()
         if current_platform.is_cpu():
             _keep_seeded_requests_out_of_discarded_samples()
             _keep_cpu_linears_unpacked()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +81,8 @@ def test_a_dead_engine_fails_every_call(arguments):
         engine = small_engine(engine_timeout_s=None)
         await engine.start()
         idle = asyncio.ensure_future(engine.failed())
+        # Nor does it hold a semaphore, whose file a kill would leave.
+        assert "/dev/shm/sem." not in Path(f"/proc/{core_of(engine)}/maps").read_text()
         await asyncio.sleep(1.5)
         assert not idle.done()
         os.kill(core_of(engine), signal.SIGSTOP)  # so that all are under way

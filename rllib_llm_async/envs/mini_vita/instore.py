@@ -113,14 +113,14 @@ class Instore(RubricDomain):
 
     def policy(self) -> str:
         return (
-            "in-store agent. rules: check the weather, then the slot of the course, and "
-            "again for each other hour that the user names. if closed say cannot and "
-            "stay with it. if taken ask for another hour. ask how many people unless "
-            "told. before you book confirm in one sentence the course, at which hour and "
-            "for how many; after the yes book at once. at the end say done, at which "
-            "hour. if the user then wants another hour, change it if it is free and say "
-            "done, at which hour, else say kept; if the user cancels, cancel and say "
-            "done."
+            "in-store agent. rules: check the weather, then the slot of the course, "
+            "and again for each other hour that the user names. if closed say cannot "
+            "and stay with it. if taken ask for another hour. ask how many people "
+            "unless told. before you book confirm in one sentence the course, at "
+            "which hour and for how many; after the yes book at once. at the end say "
+            "done, at which hour. if the user then wants another hour, change it if "
+            "it is free and say done, at which hour, else say kept; if the user "
+            "cancels, cancel and say done."
         )
 
     def rubric(self) -> dict[str, bool]:
