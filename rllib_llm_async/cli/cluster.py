@@ -35,6 +35,8 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
     # Ray's head keeps a record of every call, by default of the last 100,000: some
     # hundred megabytes that grow for hours, for a dashboard that is not there.
     os.environ.setdefault("RAY_task_events_max_num_task_in_gcs", "1000")
+    # It keeps logs open of processes that are gone, by default two hundred.
+    os.environ.setdefault("RAY_LOG_MONITOR_MAX_OPEN_FILES", "50")
     import ray
 
     with reaper(), OwnedFolder("objects", ray_directory()) as spilled_objects:
