@@ -203,15 +203,13 @@ def replace_drawn(page: str, parts: Mapping[str, str]) -> str:
 
 def main() -> None:
     path = DOCS / "evidence.md"
-    parts = {}
-    for name in EXPERIMENTS:
-        store = Store(name)
-        if runs := store.read("run"):
-            parts[name] = drawn(name, store)
-            out = DOCS / "figures" / f"evidence_{name}.svg"
-            write_figure(figure(runs, store.read("updates")), out)
+    found = {name: Store(name) for name in EXPERIMENTS if Store(name).names()}
+    parts = {name: drawn(name, store) for name, store in found.items()}
     path.write_text(replace_drawn(path.read_text("utf-8"), parts), "utf-8")
     print(f"{path.name}: {', '.join(parts) or 'nothing yet'}")
+    for name, store in found.items():
+        out = DOCS / "figures" / f"evidence_{name}.svg"
+        write_figure(figure(store.read("run"), store.read("updates")), out)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "
 def make_model(chat_stub, monkeypatch):
     for name, seconds in {
         "FIRST_PAUSE": 0.005,
+        "LONGEST_PAUSE": 0.1,
         "FIRST_PROBE_PAUSE": 0.02,
         "LONGEST_PROBE_PAUSE": 0.1,
     }.items():
