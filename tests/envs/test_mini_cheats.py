@@ -16,7 +16,6 @@ from tests.envs.mini_cheats import (
     ending,
     first,
     inserted,
-    late,
     perfect,
     play,
     reworded,
@@ -392,23 +391,15 @@ CHEATS = {
         ),
         ("check the weather", [without(tool="weather")]),
         (
-            "then the slot of the course",
-            [
-                without(tool="slot"),
-                first(tool="slot"),
-                with_argument("slot", "hour", lambda hour: hour % 9 + 1),
-            ],
-        ),
-        (
-            "again for each other hour that the user names",
-            [without_last("slot"), late("slot", "change_hour"), late("slot", "book")],
+            "then the slots of the course",
+            [without(tool="slots"), first(tool="slots")],
         ),
         (
             "if closed say cannot",
             [ending("done.", "cannot"), ending("kept.", "cannot")],
         ),
         (
-            "if taken ask for another hour",
+            "if the hour is not free ask for another hour",
             [
                 without("another hour"),
                 first("another hour"),
