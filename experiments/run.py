@@ -40,6 +40,7 @@ def main(experiment: str, hours: float | None, only: str, only_list: bool) -> No
         for run in runs:
             click.echo(f"{'missing' if run in missing else 'there':8} {run.name}")
         return
+    made_with = {"commit": commit(), "versions": " ".join(versions())}
     end = None if hours is None else time.monotonic() + 3600 * hours
     failed = []
     for number, run in enumerate(missing, 1):
@@ -53,7 +54,7 @@ def main(experiment: str, hours: float | None, only: str, only_list: bool) -> No
             click.echo(f"{run.name}: {error}", err=True)
             continue
         minutes = (time.monotonic() - began) / 60
-        store.add(named(experiment, run, minutes), found)
+        store.add(named(experiment, run, minutes) | made_with, found)
         click.echo(
             f"{number}/{len(missing)} {run.name}: avg@4 {found['run']['avg@4']:.3f} "
             f"after {minutes:.1f} min"
@@ -89,8 +90,6 @@ def named(experiment: str, run: Run, minutes: float) -> dict[str, str | int]:
         "num_updates": run.num_updates,
         "minutes": f"{minutes:.1f}",
         "date": datetime.date.today().isoformat(),
-        "commit": commit(),
-        "versions": " ".join(versions()),
         "command": f'python -m experiments.run {experiment} --only "{run.name}"',
     }
 

@@ -68,7 +68,16 @@ def train(run: Run) -> dict[str, Any]:
     try:
         at_start = algorithm.evaluate_tasks(num_trials=1)
         began = time.monotonic()
-        results = [algorithm.train() for _ in range(run.num_updates)]
+        results = []
+        for number in range(1, run.num_updates + 1):
+            results.append(algorithm.train())
+            success = results[-1]["env_runners"][result_keys.SUCCESS_RATE]
+            print(
+                f"{run.name}: update {number} of {run.num_updates}, success "
+                f"{success:.3f}",
+                file=sys.stderr,
+                flush=True,
+            )
         seconds = time.monotonic() - began
         evaluated = algorithm.evaluate_tasks(num_trials=NUM_TRIALS)
     finally:
