@@ -151,12 +151,17 @@ def row(result: dict[str, Any], faults: list[str]) -> dict[str, Any]:
 
 
 def report(rows: list[dict[str, Any]], out: Path) -> None:
-    """Prints slopes per hour after the warm-up, and draws every column."""
+    """Prints slopes per hour after the warm-up, and draws every column.
+
+    Slopes are those of updates at whose end every process was there: one that is being
+    replaced takes its memory with it.
+    """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     minutes = np.array([r["minutes"] for r in rows])
-    later = minutes > WARM_UP * minutes[-1]
+    processes = np.array([r["processes"] for r in rows])
+    later = (minutes > WARM_UP * minutes[-1]) & (processes == np.median(processes))
     columns = [key for key in rows[0] if key != "minutes"]
     figure = make_subplots(rows=len(columns), cols=1, subplot_titles=columns)
     for number, key in enumerate(columns, 1):
@@ -164,11 +169,13 @@ def report(rows: list[dict[str, Any]], out: Path) -> None:
         figure.add_trace(
             go.Scatter(x=minutes, y=values, showlegend=False), row=number, col=1
         )
-        slope = np.polyfit(minutes[later] / 60, values[later], 1)[0]
-        mean = values[later].mean()
+        (slope, _), covariance = np.polyfit(
+            minutes[later] / 60, values[later], 1, cov=True
+        )
+        mean, error = values[later].mean(), np.sqrt(covariance[0, 0])
         print(
             f"{key:24} mean {mean:10.2f}  per hour {slope:+10.3f}"
-            f"  ({slope / mean:+.1%})"
+            f"  ({slope / mean:+.2%} +- {error / mean:.2%})"
             if mean
             else f"{key:24} 0"
         )

@@ -51,7 +51,7 @@ SWEEP_SECONDS = 1.0
 #: Least time between two reports of a runner, for one runner and for a thousand.
 REPORT_SECONDS, REPORT_SECONDS_OF_1000 = 0.1, 1.0
 #: Reports that come within so long share one look at who may start; likewise.
-LOOK_SECONDS, LOOK_SECONDS_OF_1000 = 0.005, 0.1
+LOOK_SECONDS, LOOK_SECONDS_OF_1000 = 0.005, 0.4
 
 
 @dataclass
