@@ -1,5 +1,7 @@
 """The exact routes agree on a live asynchronous run, and outlive their actors."""
 
+import time
+
 import pytest
 import ray
 
@@ -24,7 +26,10 @@ def test_old_logit_model_equals_snapshots_and_survives_its_death(
     try:
         results = []
         for iteration in range(8):
+            began = time.monotonic()
             results.append(learner_results(algorithm.train()))
+            if iteration == 4:
+                print(f"\nold-logit actor: {time.monotonic() - began:.1f} s")
             if iteration == 3:
                 (actor,) = algorithm._coordination.old_logit_pool._actors
                 ray.kill(actor, no_restart=False)
