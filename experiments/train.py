@@ -85,18 +85,16 @@ def train(run: Run) -> dict[str, Any]:
     learners = [result["learners"]["default_policy"] for result in results]
     figures = evaluated["domains"][run.domain]
     runners = results[-1]["env_runners"]
+    num_samples = run.num_updates * algorithm.config.episodes_per_update
     return {
         "run": {
             "success_at_start": at_start["env_runners"][result_keys.SUCCESS_RATE],
             **{key: figures[key] for key in ("avg@4", "avg@4_se", "pass@4", "pass^4")},
-            "samples_per_hour": 3600
-            * run.num_updates
-            * algorithm.config.episodes_per_update
-            / seconds,
+            "samples_per_hour": 3600 * num_samples / seconds,
             "multi_version_share": runners[
                 result_keys.NUM_MULTI_VERSION_EPISODES_LIFETIME
             ]
-            / (run.num_updates * algorithm.config.episodes_per_update),
+            / num_samples,
             **compared(learners),
         },
         "updates": [
