@@ -8,6 +8,7 @@ for each experiment that has results; all other text stays.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,11 +31,19 @@ REFERENCES = {
 #: Means over the updates of all runs of an arm.
 OF_UPDATES = {
     "staleness": "staleness",
-    "log_r_d": "mean abs log r_d",
-    "log_r_s": "mean abs log r_s",
-    "effective_samples": "ESS",
+    "log_r_d_square": "rms log r_d",
+    "log_r_s_square": "rms log r_s",
+    "effective_samples": "ESS of r_d r_s",
     "kept": "kept",
     "clipped": "clipped",
+}
+#: Means over the tokens of a lag.
+OF_LAGS = {
+    "share": "share of tokens",
+    "log_r_d": "mean abs log r_d",
+    "log_r_d_square": "rms log r_d",
+    "log_r_s": "mean abs log r_s",
+    "log_r_s_square": "rms log r_s",
 }
 
 
@@ -89,8 +98,12 @@ def arms_table(runs: Sequence[Row], updates: Sequence[Row]) -> str:
 
 
 def _mean(rows: Sequence[Row], column: str) -> str:
+    """Of a column; of squares its root."""
     values = [float(row[column]) for row in rows if row.get(column)]
-    return f"{fmean(values):.3g}" if values else ""
+    if not values:
+        return ""
+    mean = fmean(values)
+    return f"{math.sqrt(mean) if column.endswith('_square') else mean:.3g}"
 
 
 def domains_table(runs: Sequence[Row]) -> str:
@@ -132,10 +145,9 @@ def lags_table(lags: Sequence[Row]) -> str:
         [{**r, "arm": r["name"].split("/")[0]} for r in lags], "arm"
     ).items():
         for lag, of_lag in _by(own, "lag").items():
-            shown = (_mean(of_lag, c) for c in ("share", "log_r_d", "log_r_s"))
+            shown = (_mean(of_lag, column) for column in OF_LAGS)
             rows.append([arm, lag.replace("_", " to "), *shown])
-    titles = ["arm", "lag", "share of tokens", "mean abs log r_d", "mean abs log r_s"]
-    return table(titles, rows)
+    return table(["arm", "lag", *OF_LAGS.values()], rows)
 
 
 def errors_table(runs: Sequence[Row]) -> str:

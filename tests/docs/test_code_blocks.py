@@ -19,6 +19,8 @@ from rllib_llm_async.cli.experiment_file import build_config, load_experiments
 from rllib_llm_async.cli.sweep import tune_config
 from rllib_llm_async.engine import NO_REGISTRATION
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 BLOCK = re.compile(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments.plan import EXPERIMENTS, FILES, HARD, Run
-from experiments.redraw import DOCS, differences_table, drawn, replace_drawn
+from experiments.plan import EXPERIMENTS, FILES, FLOAT8_WEIGHTS, HARD, Run
+from experiments.redraw import DOCS, differences_table, drawn, lags_table, replace_drawn
 from experiments.statistics import bootstrap
 from experiments.store import Store
 from experiments.train import compared, config_of, lags
@@ -17,6 +17,8 @@ def test_every_run_has_a_valid_config_and_a_name_of_its_own(name):
     for run in arms.values():
         config = config_of(run)
         for key, value in run.settings.items():
+            if key == FLOAT8_WEIGHTS:
+                continue
             first, _, rest = key.partition(".")
             held = getattr(config, first)
             assert (held[rest] if rest else held) == value, (run.arm, key)
@@ -111,12 +113,17 @@ def test_figures_of_a_lag_are_means_over_its_tokens():
             "lag_3_4/token_share": share,
             "lag_3_4/discrepancy_log_ratio_abs_mean": value,
             "lag_3_4/staleness_log_ratio_abs_mean": 10 * value,
+            "lag_3_4/discrepancy_log_ratio_square_mean": value**2,
+            "lag_3_4/staleness_log_ratio_square_mean": 100 * value**2,
         }
 
     (row,) = lags([update(0.75, 1.0), update(0.25, 5.0), {}])
     assert row["lag"] == "3_4"
     assert row["share"] == pytest.approx(1 / 3) and row["log_r_d"] == pytest.approx(2.0)
     assert row["log_r_s"] == pytest.approx(20.0)
+    assert row["log_r_d_square"] == pytest.approx(0.75 * 1 + 0.25 * 25)
+    table = lags_table([{**row, "name": "hard/airline/0"}])
+    assert "| hard | 3 to 4 | 0.333 | 2 | 2.65 | 20 | 26.5 |" in table
 
 
 def test_errors_of_compared_sources_leave_out_what_is_no_number():
@@ -127,6 +134,7 @@ def test_errors_of_compared_sources_leave_out_what_is_no_number():
         {key: 2.0, "compare/rollout/seconds": 1},
     ]
     assert compared(updates) == {"error_rollout": 1.5}
+    assert compared(updates[:1]) == {}
 
 
 def test_the_page_has_a_place_for_each_experiment():
