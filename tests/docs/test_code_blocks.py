@@ -45,7 +45,14 @@ def runs(block):
     return "build_algo()" in block.values[0]
 
 
-@pytest.mark.parametrize("text", filter(runs, blocks("python")))
+def runs_in_python():
+    """All of them train; the first, of the README, for whoever is in a hurry."""
+    first, *others = filter(runs, blocks("python"))
+    slow = [pytest.param(*b.values, id=b.id, marks=pytest.mark.slow) for b in others]
+    return [first, *slow]
+
+
+@pytest.mark.parametrize("text", runs_in_python())
 def test_a_run_in_python(ray_cluster, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(text, {"__name__": "__main__"})
