@@ -63,6 +63,8 @@ def drawn(experiment: str, store: Store) -> str:
         for reference in REFERENCES.get(experiment, ())
         if any(run["arm"] == reference for run in runs)
     ]
+    if experiment == "sources":
+        parts.append(cost_table(runs, store.read("updates")))
     if experiment == "regimes":
         parts.append(lags_table(store.read("lags")))
         parts += [t for t in [errors_table(runs)] if t]
@@ -136,6 +138,24 @@ def differences_table(runs: Sequence[Row], reference: str) -> str:
 
 def _pair(run: Row) -> tuple[str, str]:
     return run["domain"], run["seed"]
+
+
+def cost_table(runs: Sequence[Row], updates: Sequence[Row]) -> str:
+    """What each source costs an update, and what it stores."""
+    of_run = _by(updates, "name")
+    rows = []
+    for arm, own in _by(runs, "arm").items():
+        # The first update loads and compiles what later ones find ready.
+        later = [u for run in own for u in of_run[run["name"]] if u["update"] != "1"]
+        stored = _mean(later, "snapshot_bytes")
+        rows.append(
+            [
+                arm,
+                _mean(later, "old_logprob_seconds"),
+                f"{float(stored) / 2**20:.3g}" if stored else "0",
+            ]
+        )
+    return table(["source", "s per update for log pi_old", "MiB of snapshots"], rows)
 
 
 def lags_table(lags: Sequence[Row]) -> str:

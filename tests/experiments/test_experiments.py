@@ -3,7 +3,14 @@
 import pytest
 
 from experiments.plan import EXPERIMENTS, FILES, FLOAT8_WEIGHTS, HARD, Run
-from experiments.redraw import DOCS, differences_table, drawn, lags_table, replace_drawn
+from experiments.redraw import (
+    DOCS,
+    cost_table,
+    differences_table,
+    drawn,
+    lags_table,
+    replace_drawn,
+)
 from experiments.statistics import bootstrap
 from experiments.store import Store
 from experiments.train import compared, config_of, lags
@@ -92,6 +99,20 @@ def test_pairs_differ_by_what_the_arm_brings_and_not_by_their_seeds(store):
     assert "| snapshot_old | 3 | 0.200 [0.200, 0.200] | yes |" in table
     text = drawn("sources", store)
     assert "| snapshot_old | 3 | 0.800 [" in text and "6 of 105 runs" in text
+
+
+def test_the_cost_of_a_source_leaves_out_the_first_update():
+    updates = [
+        {
+            "name": "snapshot_old/retail/0",
+            "update": str(number),
+            "old_logprob_seconds": seconds,
+            "snapshot_bytes": 2**20 * 3,
+        }
+        for number, seconds in ((1, 9.0), (2, 0.5), (3, 1.5))
+    ]
+    text = cost_table([names(Run("snapshot_old", "retail", 0, {}))], updates)
+    assert "| snapshot_old | 1 | 3 |" in text
 
 
 def test_an_interval_holds_the_mean_of_most_samples():
