@@ -12,6 +12,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 from torch.distributed.tensor import DTensor
 
+from rllib_llm_async import result_keys
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch import weight_publisher
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.sharded_checkpoint import (
     SHARDS,
@@ -19,6 +20,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.sharded_checkpoint imp
 from rllib_llm_async.batch import columns
 from rllib_llm_async.old_logprobs import source_names
 from tests.algorithms.in_place import Announced, InPlace
+from tests.algorithms.routed_episodes import with_experts
 from tests.algorithms.test_learner_state import ScoringPublisher
 from tests.algorithms.two_learners import ESTIMATORS, build, episodes_of, share_of
 
@@ -92,6 +94,10 @@ def train(rank, num_learners, settings, first=0, last=2, learner=None):
     batches = [scored_episodes(update) for update in range(last)]
     if learner is None:
         learner = build(num_learners, settings)
+        if "model" in settings:  # a mixture, whose experts come with the episodes
+            batches = [
+                with_experts(batch, number) for number, batch in enumerate(batches)
+            ]
     learner._publisher = ScoringPublisher(learner, batches)
     for update in range(first, last):
         episodes = copy.deepcopy(batches[update])
@@ -118,6 +124,8 @@ def whole_weights(learner):
 def trained(rank, num_learners, settings):
     learner = train(rank, num_learners, settings)
     results = learner.last_results
+    if "model" in settings:
+        assert results[result_keys.ROUTER_REPLAY_SHARE].peek() == 1.0
     figures = {name: float(results[name].peek()) for name in FIGURES}
     return whole_weights(learner), figures
 
@@ -130,7 +138,8 @@ class Cases:
     """
 
     def __init__(self, moe):
-        self.settings = {**CASES, "mixture": {**RECOMPUTE, "model": str(moe)}}
+        mixture = {"old_logprob_source": "snapshot_old", "model": str(moe)}
+        self.settings = {**CASES, "mixture": mixture}
 
     def __call__(self, rank, num_learners):
         return {

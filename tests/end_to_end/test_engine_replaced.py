@@ -9,11 +9,24 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+
+
+@pytest.mark.parametrize(
+    ("fault", "settings"),
+    [
+        (signal.SIGKILL, {}),
+        (signal.SIGSTOP, {}),
+        # The other engine knows none of the versions' adapters.
+        (signal.SIGKILL, {"lora": LORA, "lora_sync": "adapter"}),
+        (signal.SIGKILL, {"lora": LORA, "lora_sync": "per_version"}),
+    ],
+)
 def test_training_goes_on_with_another_engine(
-    ray_cluster, make_config, learner_results, fault
+    ray_cluster, make_config, learner_results, fault, settings
 ):
-    algorithm = make_config(max_staleness=2, engine_timeout_s=10.0).build_algo()
+    config = make_config(max_staleness=2, engine_timeout_s=10.0, **settings)
+    algorithm = config.build_algo()
     try:
         for _ in range(2):
             result = algorithm.train()
@@ -40,6 +53,7 @@ def test_training_goes_on_with_another_engine(
             result = algorithm.train()
         assert result["env_runners"]["num_engine_failures"] == 1
         assert result["ledger/identity_error"] == 0
+        assert learner_results(result)["discrepancy_log_ratio_abs_mean"] < 1e-3
         assert learner_results(result)["policy_version"] > before + 2
         assert not os.path.exists(f"/proc/{core}")
     finally:

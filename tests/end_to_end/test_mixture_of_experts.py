@@ -10,7 +10,11 @@ def test_trains_a_mixture_of_experts(
     ray_cluster, make_config, learner_results, check_versions, small_moe_dir
 ):
     config = make_config(
-        model=str(small_moe_dir), old_logprob_source="snapshot_old", max_staleness=2
+        model=str(small_moe_dir),
+        old_logprob_source="snapshot_old",
+        compare_sources=["old_logit_model"],
+        old_logit_model={"num_cpus": 0.5},
+        max_staleness=2,
     )
     algorithm = config.build_algo()
 
@@ -27,6 +31,8 @@ def test_trains_a_mixture_of_experts(
         assert all(result["router_replay_share"] == 1 for result in results)
         # Engine and trainer route each token alike: only float32 noise is left.
         assert results[-1]["discrepancy_log_ratio_abs_mean"] < 1e-4
+        # The actor that scores replays the experts, too.
+        assert results[-1]["compare/old_logit_model/log_ratio_abs_error_mean"] < 1e-5
         (after,) = (r.get() for r in algorithm.learner_group.foreach_learner(weights))
         for part in ("gate.weight", "experts.0.up_proj.weight", "q_proj.weight"):
             changes = [
