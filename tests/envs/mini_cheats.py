@@ -60,6 +60,23 @@ def without_last(tool):
     return edit
 
 
+def late(tool, other):
+    """Calls a tool right after another one, instead of at last before it."""
+
+    def edit(messages):
+        others = [i for i, message in enumerate(messages) if is_call(message, other)]
+        if not others:
+            return None
+        before = messages[: others[0]]
+        calls = [i for i, message in enumerate(before) if is_call(message, tool)]
+        if not calls:
+            return None
+        moved = before.pop(calls[-1])
+        return [*before, messages[others[0]], moved, *messages[others[0] + 1 :]]
+
+    return edit
+
+
 def twice(tool):
     """Calls a tool again at once."""
 

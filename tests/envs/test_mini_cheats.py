@@ -16,6 +16,7 @@ from tests.envs.mini_cheats import (
     ending,
     first,
     inserted,
+    late,
     perfect,
     play,
     reworded,
@@ -391,15 +392,23 @@ CHEATS = {
         ),
         ("check the weather", [without(tool="weather")]),
         (
-            "then the slots of the course",
-            [without(tool="slots"), first(tool="slots")],
+            "then the slot of the course",
+            [
+                without(tool="slot"),
+                first(tool="slot"),
+                with_argument("slot", "hour", lambda hour: hour % 9 + 1),
+            ],
+        ),
+        (
+            "again for each other hour that the user names",
+            [without_last("slot"), late("slot", "change_hour"), late("slot", "book")],
         ),
         (
             "if closed say cannot",
             [ending("done.", "cannot"), ending("kept.", "cannot")],
         ),
         (
-            "if the hour is not free ask for another hour",
+            "if taken ask for another hour",
             [
                 without("another hour"),
                 first("another hour"),
