@@ -242,7 +242,8 @@ class Instore(RubricDomain):
     # --- Demonstrator -------------------------------------------------------------
 
     def demonstrate(self, flaws: Flaws) -> Demonstrator:
-        yield tool_message("weather")
+        wishes = ", ".join(f"{sky} {course}" for sky, course in self.courses.items())
+        yield tool_message("weather", f"{wishes}.")
         sky = flaws.rng.choice(list(self.courses)) if flaws.slip() else self.sky
         course = self.courses[sky]
         hour, people = self.hour, self.told_people
