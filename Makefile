@@ -47,12 +47,14 @@ train: $(STAMP)
 
 # Of both kinds: what stands on Ray or an engine comes last, in one process, since it
 # shares them and would only compete with itself for the cores.
-test: test-fast
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not live and not slow" $(PARALLEL)
 	$(BIN)/python -m pytest -m "live and not slow"
 
-# Neither Ray nor an engine. A file stays in one process, with its fixtures.
+# Neither Ray nor an engine, nor learners. A file stays in one process, with its
+# fixtures.
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -m "not live and not slow" $(PARALLEL)
+	$(BIN)/python -m pytest -m "not live and not slow and not thorough" $(PARALLEL)
 
 # Everything else: faults with real signals, disks and kills; long runs; many examples.
 test-slow: $(STAMP)

@@ -27,9 +27,15 @@ SOURCES = (
 #: Two of them show whether old logits matter at all.
 FLOOR_AND_EXACT = ("rollout", "snapshot_old")
 
-#: Engine and learner disagree: a bfloat16 engine with keys and values in eight bits
-#: beside a float32 learner.
-NUMERICS = {"engine.dtype": "bfloat16", "engine.kv_cache_dtype": "fp8"}
+#: Not a setting of the package: see `experiments.float8`.
+FLOAT8_WEIGHTS = "float8_weights"
+#: Engine and learner disagree: weights, keys and values in eight bits and all else in
+#: bfloat16 beside a float32 learner.
+NUMERICS = {
+    "engine.dtype": "bfloat16",
+    "engine.kv_cache_dtype": "fp8_e5m2",
+    FLOAT8_WEIGHTS: True,
+}
 #: Episodes that outlive several updates: partial rollouts of several versions.
 STALE = {
     "env_config.user_seconds": 2.0,

@@ -8,6 +8,7 @@ for each experiment that has results; all other text stays.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,11 +31,19 @@ REFERENCES = {
 #: Means over the updates of all runs of an arm.
 OF_UPDATES = {
     "staleness": "staleness",
-    "log_r_d": "mean abs log r_d",
-    "log_r_s": "mean abs log r_s",
-    "effective_samples": "ESS",
+    "log_r_d_square": "rms log r_d",
+    "log_r_s_square": "rms log r_s",
+    "effective_samples": "ESS of r_d r_s",
     "kept": "kept",
     "clipped": "clipped",
+}
+#: Means over the tokens of a lag.
+OF_LAGS = {
+    "share": "share of tokens",
+    "log_r_d": "mean abs log r_d",
+    "log_r_d_square": "rms log r_d",
+    "log_r_s": "mean abs log r_s",
+    "log_r_s_square": "rms log r_s",
 }
 
 
@@ -54,6 +63,8 @@ def drawn(experiment: str, store: Store) -> str:
         for reference in REFERENCES.get(experiment, ())
         if any(run["arm"] == reference for run in runs)
     ]
+    if experiment == "sources":
+        parts.append(cost_table(runs, store.read("updates")))
     if experiment == "regimes":
         parts.append(lags_table(store.read("lags")))
         parts += [t for t in [errors_table(runs)] if t]
@@ -89,8 +100,12 @@ def arms_table(runs: Sequence[Row], updates: Sequence[Row]) -> str:
 
 
 def _mean(rows: Sequence[Row], column: str) -> str:
+    """Of a column; of squares its root."""
     values = [float(row[column]) for row in rows if row.get(column)]
-    return f"{fmean(values):.3g}" if values else ""
+    if not values:
+        return ""
+    mean = fmean(values)
+    return f"{math.sqrt(mean) if column.endswith('_square') else mean:.3g}"
 
 
 def domains_table(runs: Sequence[Row]) -> str:
@@ -125,6 +140,24 @@ def _pair(run: Row) -> tuple[str, str]:
     return run["domain"], run["seed"]
 
 
+def cost_table(runs: Sequence[Row], updates: Sequence[Row]) -> str:
+    """What each source costs an update, and what it stores."""
+    of_run = _by(updates, "name")
+    rows = []
+    for arm, own in _by(runs, "arm").items():
+        # The first update loads and compiles what later ones find ready.
+        later = [u for run in own for u in of_run[run["name"]] if u["update"] != "1"]
+        stored = _mean(later, "snapshot_bytes")
+        rows.append(
+            [
+                arm,
+                _mean(later, "old_logprob_seconds"),
+                f"{float(stored) / 2**20:.3g}" if stored else "0",
+            ]
+        )
+    return table(["source", "s per update for log pi_old", "MiB of snapshots"], rows)
+
+
 def lags_table(lags: Sequence[Row]) -> str:
     """By regime and lag, what the two ratios are."""
     rows = []
@@ -132,10 +165,9 @@ def lags_table(lags: Sequence[Row]) -> str:
         [{**r, "arm": r["name"].split("/")[0]} for r in lags], "arm"
     ).items():
         for lag, of_lag in _by(own, "lag").items():
-            shown = (_mean(of_lag, c) for c in ("share", "log_r_d", "log_r_s"))
+            shown = (_mean(of_lag, column) for column in OF_LAGS)
             rows.append([arm, lag.replace("_", " to "), *shown])
-    titles = ["arm", "lag", "share of tokens", "mean abs log r_d", "mean abs log r_s"]
-    return table(titles, rows)
+    return table(["arm", "lag", *OF_LAGS.values()], rows)
 
 
 def errors_table(runs: Sequence[Row]) -> str:

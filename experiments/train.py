@@ -10,10 +10,12 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from statistics import fmean
 from typing import Any
 
-from experiments.plan import EXPERIMENTS, FILES, Run
+from experiments.float8 import float8_weights
+from experiments.plan import EXPERIMENTS, FILES, FLOAT8_WEIGHTS, Run
 from rllib_llm_async import result_keys
 from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.cli.example import EXAMPLES_DIR
@@ -30,7 +32,9 @@ COLUMNS = {
     "staleness": result_keys.STALENESS_MEAN,
     "log_r_d": result_keys.DISCREPANCY_LOG_RATIO_ABS_MEAN,
     "log_r_s": result_keys.STALENESS_LOG_RATIO_ABS_MEAN,
-    "effective_samples": result_keys.EFFECTIVE_SAMPLE_SIZE,
+    "log_r_d_square": result_keys.DISCREPANCY_LOG_RATIO_SQUARE_MEAN,
+    "log_r_s_square": result_keys.STALENESS_LOG_RATIO_SQUARE_MEAN,
+    "effective_samples": result_keys.TOTAL_EFFECTIVE_SAMPLE_SIZE,
     "kept": result_keys.TRAIN_INFER_MASK,
     "clipped": result_keys.PPO_CLIP_FRACTION,
     "entropy": result_keys.ENTROPY,
@@ -45,15 +49,18 @@ LAG_COLUMNS = {
     "share": result_keys.TOKEN_SHARE,
     "log_r_d": result_keys.DISCREPANCY_LOG_RATIO_ABS_MEAN,
     "log_r_s": result_keys.STALENESS_LOG_RATIO_ABS_MEAN,
+    "log_r_d_square": result_keys.DISCREPANCY_LOG_RATIO_SQUARE_MEAN,
+    "log_r_s_square": result_keys.STALENESS_LOG_RATIO_SQUARE_MEAN,
 }
 
 
 def config_of(run: Run) -> Any:
     """The validated config: the domain's tuned file with the run's settings."""
     (experiment,) = load_experiments(EXAMPLES_DIR / FILES[run.domain])
+    settings = {key: run.settings[key] for key in run.settings if key != FLOAT8_WEIGHTS}
     apply_settings(
         experiment.config,
-        {**run.settings, "seed": run.seed, "evaluation_interval": None},
+        {**settings, "seed": run.seed, "evaluation_interval": None},
     )
     return build_config(experiment)
 
@@ -64,6 +71,12 @@ def train(run: Run) -> dict[str, Any]:
     Returns:
         ``run``: figures of the whole run; ``updates`` and ``lags``: rows of columns.
     """
+    rounding = float8_weights() if FLOAT8_WEIGHTS in run.settings else nullcontext()
+    with rounding:
+        return _train(run)
+
+
+def _train(run: Run) -> dict[str, Any]:
     algorithm = config_of(run).build_algo()
     try:
         at_start = algorithm.evaluate_tasks(num_trials=1)
@@ -142,12 +155,13 @@ def compared(learners: list[Mapping[str, Any]]) -> dict[str, float]:
     """Of each source that was compared with the exact one, its mean error."""
     prefix, suffix = result_keys.compared("", "")[:-1], result_keys.COMPARED_ERROR
     keys = [k for k in learners[-1] if k.startswith(prefix) and k.endswith(suffix)]
-    return {
-        f"error_{key.split('/')[1]}": fmean(
-            value for u in learners if not math.isnan(value := float(u.get(key, "nan")))
-        )
-        for key in keys
-    }
+    errors = {}
+    for key in keys:
+        values = [float(learner.get(key, math.nan)) for learner in learners]
+        known = [value for value in values if not math.isnan(value)]
+        if known:
+            errors[f"error_{key.split('/')[1]}"] = fmean(known)
+    return errors
 
 
 def main() -> None:

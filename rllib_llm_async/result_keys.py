@@ -74,6 +74,12 @@ DISCREPANCY_KL = "discrepancy_kl"
 EFFECTIVE_SAMPLE_SIZE = "effective_sample_size"
 #: Mean |log r_s|.
 STALENESS_LOG_RATIO_ABS_MEAN = "staleness_log_ratio_abs_mean"
+#: Mean (log r_d)^2 and (log r_s)^2, whose roots are the rms.
+DISCREPANCY_LOG_RATIO_SQUARE_MEAN = "discrepancy_log_ratio_square_mean"
+STALENESS_LOG_RATIO_SQUARE_MEAN = "staleness_log_ratio_square_mean"
+#: Mean r_d r_s, and effective sample size of these weights.
+TOTAL_RATIO_MEAN = "total_ratio_mean"
+TOTAL_EFFECTIVE_SAMPLE_SIZE = "total_effective_sample_size"
 #: 1 where no token of a micro-batch was kept.
 ALL_MASKED = "all_masked"
 #: `at_lag` there are some of the above for tokens of that age alone, and their share.

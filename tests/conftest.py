@@ -27,10 +27,12 @@ def _is_live(item):
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items):
-    """Marks live tests and puts them last, clusters of their own behind all else."""
+    """Marks tests, and puts live ones last, clusters of their own behind all else."""
     for item in items:
         if LIVE_FIXTURES & {*item.fixturenames} or "end_to_end" in item.path.parts:
             item.add_marker("live")
+        if "algorithms" in item.path.parts:  # they build learners
+            item.add_marker("thorough")
     items.sort(key=lambda item: (_is_live(item), "own_cluster" in item.fixturenames))
 
 

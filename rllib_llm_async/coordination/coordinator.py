@@ -50,8 +50,11 @@ POLL_SECONDS = 5.0
 SWEEP_SECONDS = 1.0
 #: Least time between two reports of a runner, for one runner and for a thousand.
 REPORT_SECONDS, REPORT_SECONDS_OF_1000 = 0.1, 1.0
-#: Reports that come within so long share one look at who may start; likewise.
+#: Reports that come within so long share one look at who may start, and looks are so
+#: far apart; likewise.
 LOOK_SECONDS, LOOK_SECONDS_OF_1000 = 0.005, 0.4
+#: New objects between two collections; Python's 700 are 90 groups.
+GC_THRESHOLD = 20_000
 
 
 @dataclass
@@ -81,8 +84,9 @@ class Coordinator:
         max_staleness: int,
         drop_uniform_groups: bool = False,
     ) -> None:
-        # What is imported stays: no collection needs to look at it again and again.
+        # What is imported stays, and groups live for long: collections find nothing.
         gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
         self._dispatcher = dispatcher
         self._weights = WeightBoard(max_staleness)
         self._ledger = Ledger()
@@ -165,8 +169,7 @@ class Coordinator:
             return False
         self._mailboxes[report.runner].doing = report.doing
         self._dispatcher.has_waited(report.runner, report.seconds_waited)
-        for number, num_tokens in report.progress.items():
-            self._ledger.progress(number, num_tokens)
+        self._ledger.progress(report.progress)
         for lost in report.lost_tries:
             self._ledger.lose_tokens(lost.number, lost.num_tokens, lost.reason)
         for given_up in report.given_up:
@@ -174,7 +177,7 @@ class Coordinator:
         self._dispatcher.has_places(
             report.runner, report.num_places, report.engine_version
         )
-        self._allot_within(self._for_all_runners(LOOK_SECONDS, LOOK_SECONDS_OF_1000))
+        self._allot_within(self._look_seconds())
         if report.finished:
             await self._fetch(report)
         return True
@@ -345,6 +348,9 @@ class Coordinator:
         """Seconds between what every runner causes, so that many cost no more."""
         return max(least, len(self._mailboxes) / 1000 * of_1000)
 
+    def _look_seconds(self) -> float:
+        return self._for_all_runners(LOOK_SECONDS, LOOK_SECONDS_OF_1000)
+
     @staticmethod
     def _now() -> float:
         return time.monotonic()
@@ -417,7 +423,7 @@ class Coordinator:
             self._timer = None
         at = self._dispatcher.look_again_at(now)
         if at is not None and at < now + SWEEP_SECONDS:
-            self._allot_within(max(at - now, LOOK_SECONDS))
+            self._allot_within(max(at - now, self._look_seconds()))
 
     def _allot_within(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()

@@ -148,11 +148,13 @@ class Ledger:
         self._groups[number] = _Group(domain, num_episodes)
         self._started[EPISODES] += num_episodes
 
-    def progress(self, number: int, num_tokens: int) -> None:
-        """A group under way has sampled so many tokens, given-up tries included."""
-        group = self._under_way(number)
-        if group is not None:
-            self._sample(group, num_tokens - group.num_sampled)
+    def progress(self, num_tokens_by_group: Mapping[int, int]) -> None:
+        """Groups under way have sampled so many tokens, given-up tries included."""
+        # A runner's every report tells of all that it has under way.
+        for number, num_tokens in num_tokens_by_group.items():
+            group = self._under_way(number)
+            if group is not None and num_tokens > group.num_sampled:
+                self._sample(group, num_tokens - group.num_sampled)
 
     def lose_tokens(self, number: int, num_tokens: int, reason: str) -> None:
         """Tokens of a try are given up; its episode is played again."""
@@ -334,7 +336,9 @@ class Ledger:
         self, cell: tuple[str, str, str, str], num_episodes: int, num_tokens: int
     ) -> None:
         # Plain tuple and list: once or twice for every episode of every update.
-        counts = self._cells.setdefault(cell, [0, 0])
+        counts = self._cells.get(cell)
+        if counts is None:
+            counts = self._cells[cell] = [0, 0]
         counts[0] += num_episodes
         counts[1] += num_tokens
 

@@ -17,6 +17,8 @@ _REPORTED = (
     result_keys.PPO_CLIP_FRACTION,
     result_keys.DISCREPANCY_LOG_RATIO_ABS_MEAN,
     result_keys.STALENESS_LOG_RATIO_ABS_MEAN,
+    result_keys.DISCREPANCY_LOG_RATIO_SQUARE_MEAN,
+    result_keys.STALENESS_LOG_RATIO_SQUARE_MEAN,
     result_keys.TOKEN_SHARE,
 )
 

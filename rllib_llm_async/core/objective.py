@@ -119,9 +119,7 @@ def decoupled_ppo_loss(
             result_keys.TRAIN_INFER_MASK: share(kept, mask),
             result_keys.PPO_CLIP_FRACTION: share(is_clipped, kept),
             result_keys.ACTIVE_FRACTION: share(kept & ~is_clipped, mask),
-            result_keys.STALENESS_LOG_RATIO_ABS_MEAN: masked_mean(
-                log_r_s.abs(), finite
-            ),
+            **_staleness_metrics(log_r_d, log_r_s, finite),
             result_keys.POLICY_LOSS: -masked_mean(surrogate, mask),
             result_keys.ALL_MASKED: (~kept.any()).float(),
         }
@@ -184,9 +182,32 @@ def _discrepancy_metrics(log_r_d: Tensor, mask: Tensor) -> dict[str, Tensor]:
     r_d = torch.where(mask, log_r_d.exp(), 0.0)
     return {
         result_keys.DISCREPANCY_LOG_RATIO_ABS_MEAN: masked_mean(log_r_d.abs(), mask),
+        result_keys.DISCREPANCY_LOG_RATIO_SQUARE_MEAN: masked_mean(
+            log_r_d.square(), mask
+        ),
         result_keys.DISCREPANCY_RATIO_MEAN: masked_mean(r_d, mask),
         # KL(mu || pi) by the estimator r - 1 - log r, which is never negative.
         result_keys.DISCREPANCY_KL: masked_mean(r_d - 1.0 - log_r_d, mask),
-        result_keys.EFFECTIVE_SAMPLE_SIZE: r_d.sum().square()
-        / (r_d.square().sum() * mask.sum()).clamp(min=1e-30),
+        result_keys.EFFECTIVE_SAMPLE_SIZE: _effective_sample_size(r_d, mask),
     }
+
+
+def _staleness_metrics(
+    log_r_d: Tensor, log_r_s: Tensor, mask: Tensor
+) -> dict[str, Tensor]:
+    total = torch.where(mask, (log_r_d + log_r_s).exp(), 0.0)
+    return {
+        result_keys.STALENESS_LOG_RATIO_ABS_MEAN: masked_mean(log_r_s.abs(), mask),
+        result_keys.STALENESS_LOG_RATIO_SQUARE_MEAN: masked_mean(
+            log_r_s.square(), mask
+        ),
+        result_keys.TOTAL_RATIO_MEAN: masked_mean(total, mask),
+        result_keys.TOTAL_EFFECTIVE_SAMPLE_SIZE: _effective_sample_size(total, mask),
+    }
+
+
+def _effective_sample_size(weights: Tensor, mask: Tensor) -> Tensor:
+    """(sum w)^2 / (n sum w^2), of weights that are 0 outside the mask."""
+    return weights.sum().square() / (weights.square().sum() * mask.sum()).clamp(
+        min=1e-30
+    )

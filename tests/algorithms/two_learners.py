@@ -60,6 +60,7 @@ FIGURES = (
     "num_agent_tokens",
     "train_infer_mask",
     "effective_sample_size",
+    "total_effective_sample_size",
     "discrepancy_log_ratio_abs_mean",
     "lag_1/discrepancy_log_ratio_abs_mean",
     "lag_1/token_share",

@@ -10,6 +10,8 @@ from rllib_llm_async.envs.tool_calls import parse_call
 from rllib_llm_async.models.small_agent import small_agent_dir
 from tests.fuzz.properties import TOOLS
 
+pytestmark = pytest.mark.thorough
+
 FAMILIES = [
     "qwen3",
     "qwen3_5_think",

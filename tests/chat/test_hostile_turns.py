@@ -14,6 +14,8 @@ from rllib_llm_async.models.small_agent import small_agent_dir
 from tests.chat.templates import TEMPLATES
 from tests.fuzz.properties import no_turn_is_forged, step_is_answered, turn_is_read
 
+pytestmark = pytest.mark.thorough
+
 #: Families with parsers of their own, and what opens a call and an argument in each.
 OPENINGS = {
     "qwen3": ("<tool_call>", '{"a":'),

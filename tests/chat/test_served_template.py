@@ -12,6 +12,8 @@ from tests.chat.templates import TEMPLATES
 from tests.chat.test_templates import POLICY, TOOLS, WORKING, calling
 from tests.chat.vllm_server import served_ids
 
+pytestmark = pytest.mark.thorough
+
 GREETING = {"role": "assistant", "content": "How can I help?"}
 THOUGHT = "Is the order theirs?\nIt is."
 BOTH = {**calling("cancel"), "content": "One moment."}

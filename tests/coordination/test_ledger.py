@@ -39,7 +39,7 @@ def totals(ledger, unit):
 def test_one_group_from_admission_to_its_update():
     ledger = Ledger()
     ledger.start(7, 4, "retail")
-    ledger.progress(7, 30)
+    ledger.progress({7: 30})
     assert totals(ledger, "episodes") == {"started": 4, "in_flight": 4}
     assert totals(ledger, "tokens") == {"started": 30, "in_flight": 30}
     ledger.lose_tokens(7, 12, "timeout")  # of the 30; 18 are left
@@ -97,7 +97,7 @@ def test_a_bias_shows_in_the_bins():
     ledger.settle([EpisodeFate(0, 0, 45, 5), EpisodeFate(0, 1, reason="stale")])
     ledger.close(0)
     ledger.start(1, 2, "telecom")
-    ledger.progress(1, 70)
+    ledger.progress({1: 70})
     ledger.drop(1, "timeout")  # length and reward never came to be
     binned = {
         key.removeprefix("ledger/by_"): count
@@ -150,7 +150,7 @@ def test_late_and_double_news_is_counted_and_changes_nothing():
     ledger.settle([EpisodeFate(0, 0, 10)])
     ledger.close(0)
     before = ledger.metrics()
-    ledger.progress(0, 99)
+    ledger.progress({0: 99})
     ledger.lose_tokens(0, 5, "timeout")
     ledger.finish(0, finished(10))
     ledger.settle([EpisodeFate(0, 0, 10), EpisodeFate(3, 0, reason="stale")])
@@ -161,7 +161,7 @@ def test_late_and_double_news_is_counted_and_changes_nothing():
     ledger.start(1, 2, "retail")
     ledger.finish(1, finished(3, 4))
     ledger.finish(1, finished(5, 6))
-    ledger.progress(1, 99)
+    ledger.progress({1: 99})
     ledger.settle([EpisodeFate(1, 0, 3), EpisodeFate(1, 0, 3)])
     assert totals(ledger, "tokens") == {"started": 17, "trained": 13, "in_flight": 4}
     assert ledger.metrics()[LEDGER_NUM_LATE] == 10
@@ -183,7 +183,7 @@ def test_a_state_goes_through_json_and_what_was_in_flight_can_be_given_up():
     ledger.start(0, 2, "retail")
     ledger.finish(0, finished(10, 20))
     ledger.start(1, 2, "airline")
-    ledger.progress(1, 5)
+    ledger.progress({1: 5})
     restored = Ledger()
     restored.start(9, 1, "telecom")
     state = ledger.get_state()
@@ -218,7 +218,7 @@ def test_a_learner_that_forgets_tokens_breaks_the_identity():
 def test_a_runner_that_hides_a_lost_try_breaks_the_identity():
     ledger = Ledger()
     ledger.start(0, 1, "retail")
-    ledger.progress(0, 25)
+    ledger.progress({0: 25})
     ledger.finish(0, finished(10))
     assert ledger.identity_error() == 15
 
@@ -246,7 +246,7 @@ def test_every_count_is_part_of_the_identity(unit, fate):
 def test_what_is_in_flight_is_part_of_the_identity(field):
     ledger = Ledger()
     ledger.start(0, 4, "retail")
-    ledger.progress(0, 9)
+    ledger.progress({0: 9})
     setattr(ledger._groups[0], field, 1)
     assert ledger.identity_error() in (3, 8)
 
@@ -258,7 +258,7 @@ def test_code_that_forgets_to_count_breaks_the_identity(method):
     ledger = Ledger()
     setattr(ledger, method, lambda *args: None)
     ledger.start(0, 1, "retail")
-    ledger.progress(0, 9)
+    ledger.progress({0: 9})
     ledger.lose_tokens(0, 4, "timeout")
     ledger.finish(0, finished(10))
     ledger.settle([EpisodeFate(0, 0, reason="stale")])
@@ -299,7 +299,7 @@ class News(RuleBasedStateMachine):
 
     @rule(number=NUMBERS, tokens=COUNTS)
     def progress(self, number, tokens):
-        self.ledger.progress(number, tokens)
+        self.ledger.progress({number: tokens})
         if number in self.unfinished:
             known = self.unfinished[number]
             self.expect("started", 0, max(0, tokens - known[0]))

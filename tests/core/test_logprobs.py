@@ -78,6 +78,7 @@ def peaks():
     return json.loads(output)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", logits_memory.CASES)
 def test_the_peak_of_memory_keeps_to_the_budget(peaks, case):
     assert peaks[case] <= 1.2 * logits_memory.MEMORY_BYTES

@@ -162,12 +162,19 @@ def test_diagnostics_of_the_discrepancy_equal_float64():
     logp, old, mu, _, mask = arrays
     log_r_d = (old - mu)[mask]
     r_d = np.exp(log_r_d)
+    log_r_s = (logp - old)[mask]
+    total = np.exp((logp - mu)[mask])
     expected = {
         "discrepancy_log_ratio_abs_mean": np.abs(log_r_d).mean(),
         "discrepancy_ratio_mean": r_d.mean(),
+        "discrepancy_log_ratio_square_mean": np.square(log_r_d).mean(),
         "discrepancy_kl": (r_d - 1 - log_r_d).mean(),
         "effective_sample_size": r_d.sum() ** 2 / (len(r_d) * (r_d**2).sum()),
-        "staleness_log_ratio_abs_mean": np.abs((logp - old)[mask]).mean(),
+        "staleness_log_ratio_abs_mean": np.abs(log_r_s).mean(),
+        "staleness_log_ratio_square_mean": np.square(log_r_s).mean(),
+        "total_ratio_mean": total.mean(),
+        "total_effective_sample_size": total.sum() ** 2
+        / (len(total) * (total**2).sum()),
     }
     assert {k: metrics[k].item() for k in expected} == pytest.approx(expected)
 

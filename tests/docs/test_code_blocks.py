@@ -19,6 +19,8 @@ from rllib_llm_async.cli.experiment_file import build_config, load_experiments
 from rllib_llm_async.cli.sweep import tune_config
 from rllib_llm_async.engine import NO_REGISTRATION
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 BLOCK = re.compile(
@@ -43,7 +45,14 @@ def runs(block):
     return "build_algo()" in block.values[0]
 
 
-@pytest.mark.parametrize("text", filter(runs, blocks("python")))
+def runs_in_python():
+    """All of them train; the first, of the README, for whoever is in a hurry."""
+    first, *others = filter(runs, blocks("python"))
+    slow = [pytest.param(*b.values, id=b.id, marks=pytest.mark.slow) for b in others]
+    return [first, *slow]
+
+
+@pytest.mark.parametrize("text", runs_in_python())
 def test_a_run_in_python(ray_cluster, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(text, {"__name__": "__main__"})

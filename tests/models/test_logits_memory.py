@@ -11,6 +11,8 @@ import pytest
 from tests.core.logits_memory import MEMORY_ENVIRONMENT
 from tests.models import logits_memory
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def peaks():

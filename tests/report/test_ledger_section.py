@@ -29,7 +29,7 @@ def run():
     rows.append({"training_iteration": 1, **ledger.metrics()})
     play(ledger, 1, [(0, short), (1, long)], [(0, 0, 50), (1, 0, 0, "stale")])
     ledger.start(2, 2, "retail")
-    ledger.progress(2, 7)
+    ledger.progress({2: 7})
     ledger.drop(2, "timeout")
     ledger.start(3, 2, "retail")
     rows.append({"training_iteration": 2, **ledger.metrics()})

@@ -121,6 +121,7 @@ def run(main):
     return asyncio.run(asyncio.wait_for(main, 120))
 
 
+@pytest.mark.slow
 def test_an_engine_holds_every_version_and_its_successor_the_newest(
     real_engines, tmp_path
 ):

@@ -84,8 +84,7 @@ class SimulatedCoordinator:
     ) -> bool:
         if not self.hear(runner, session):
             return False
-        for number, num_tokens in report.progress.items():
-            self.ledger.progress(number, num_tokens)
+        self.ledger.progress(report.progress)
         for number, num_tokens in report.lost_tries:
             self.ledger.lose_tokens(number, num_tokens, "turn_timeout")
         for number in report.given_up:

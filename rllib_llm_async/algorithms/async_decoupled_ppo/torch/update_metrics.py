@@ -21,8 +21,12 @@ from rllib_llm_async.core.density import NUM_RATIO_BINS
 
 #: Tokens older than this many versions share the last count of `STALENESS_TOKENS`.
 MAX_COUNTED_STALENESS = 32
-#: Mean of r_d squared, while micro-batches are added up.
-_SECOND_MOMENT = "discrepancy_ratio_square_mean"
+#: Sizes and the means of their weights; while micro-batches are added up, the means of
+#: the weights squared stand in the place of the sizes.
+_EFFECTIVE_SIZES = {
+    result_keys.EFFECTIVE_SAMPLE_SIZE: result_keys.DISCREPANCY_RATIO_MEAN,
+    result_keys.TOTAL_EFFECTIVE_SAMPLE_SIZE: result_keys.TOTAL_RATIO_MEAN,
+}
 
 
 class TokenMeans:
@@ -109,22 +113,18 @@ class UpdateMetrics:
     def add(self, output: MicroBatchLoss, num_tokens: Tensor) -> None:
         """Takes in a micro-batch with ``num_tokens`` agent tokens."""
         metrics = dict(output.metrics)
-        # No mean over tokens, but it follows from two: (mean r_d)^2 / mean r_d^2.
-        size = metrics.pop(result_keys.EFFECTIVE_SAMPLE_SIZE).clamp(min=1e-30)
-        metrics[_SECOND_MOMENT] = (
-            metrics[result_keys.DISCREPANCY_RATIO_MEAN].square() / size
-        )
+        # No means over tokens, but they follow from two: (mean r)^2 / mean r^2.
+        for size, mean in _EFFECTIVE_SIZES.items():
+            metrics[size] = metrics[mean].square() / metrics[size].clamp(min=1e-30)
         self._token_means.add(metrics, num_tokens)
         self._density += output.density
 
     def means(self) -> dict[str, float]:
         """Means over the tokens of all learners, which have to call it together."""
         means = self._token_means.means()
-        if _SECOND_MOMENT in means:
-            square_of_mean = means[result_keys.DISCREPANCY_RATIO_MEAN] ** 2
-            means[result_keys.EFFECTIVE_SAMPLE_SIZE] = square_of_mean / max(
-                means.pop(_SECOND_MOMENT), 1e-30
-            )
+        for size, mean in _EFFECTIVE_SIZES.items():
+            if size in means:
+                means[size] = means[mean] ** 2 / max(means[size], 1e-30)
         return means
 
     def density(self) -> tuple[int, ...]:
