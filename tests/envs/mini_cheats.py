@@ -77,6 +77,22 @@ def late(tool, other):
     return edit
 
 
+def early(tool, other):
+    """Calls a tool right after another one, before anybody has asked for it."""
+
+    def edit(messages):
+        for i, message in enumerate(messages):
+            if is_call(message, other):
+                rest = messages[i + 1 :]
+                moved = [m for m in rest if is_call(m, tool)]
+                kept = [m for m in rest if not is_call(m, tool)]
+                edited = [*messages[: i + 1], *moved, *kept]
+                return edited if edited != messages else None
+        return None
+
+    return edit
+
+
 def twice(tool):
     """Calls a tool again at once."""
 

@@ -13,6 +13,7 @@ from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
 from tests.envs.mini_cheats import (
     all_at_once,
     asked_needlessly,
+    early,
     ending,
     first,
     inserted,
@@ -53,6 +54,7 @@ CHEATS = {
             [
                 without("user id"),
                 reworded("what is your user id", "which"),
+                first(tool="list_orders"),
                 asked_needlessly("user id?", "user id", {"tool": "list_orders"}),
             ],
         ),
@@ -156,6 +158,7 @@ CHEATS = {
             [
                 without("reservation id"),
                 reworded("what is the reservation id", "confirm"),
+                first(tool="get_res"),
                 asked_needlessly("reservation id?", "ation id", {"tool": "get_res"}),
             ],
         ),
@@ -388,7 +391,12 @@ CHEATS = {
         ("and stay with it", [ending("done.", "^sorry"), ending("kept.", "^sorry")]),
         (
             "if the user cancels, cancel and say done",
-            [without(tool="cancel"), first(tool="cancel"), twice("cancel")],
+            [
+                without(tool="cancel"),
+                first(tool="cancel"),
+                early("cancel", "book"),
+                twice("cancel"),
+            ],
         ),
         ("check the weather", [without(tool="weather")]),
         (
