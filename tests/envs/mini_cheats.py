@@ -60,6 +60,39 @@ def without_last(tool):
     return edit
 
 
+def late(tool, other):
+    """Calls a tool right after another one, instead of at last before it."""
+
+    def edit(messages):
+        others = [i for i, message in enumerate(messages) if is_call(message, other)]
+        if not others:
+            return None
+        before = messages[: others[0]]
+        calls = [i for i, message in enumerate(before) if is_call(message, tool)]
+        if not calls:
+            return None
+        moved = before.pop(calls[-1])
+        return [*before, messages[others[0]], moved, *messages[others[0] + 1 :]]
+
+    return edit
+
+
+def early(tool, other):
+    """Calls a tool right after another one, before anybody has asked for it."""
+
+    def edit(messages):
+        for i, message in enumerate(messages):
+            if is_call(message, other):
+                rest = messages[i + 1 :]
+                moved = [m for m in rest if is_call(m, tool)]
+                kept = [m for m in rest if not is_call(m, tool)]
+                edited = [*messages[: i + 1], *moved, *kept]
+                return edited if edited != messages else None
+        return None
+
+    return edit
+
+
 def twice(tool):
     """Calls a tool again at once."""
 

@@ -206,7 +206,7 @@ def test_a_rubric_gives_partial_credit_but_only_all_of_it_is_success():
     booking = {"course": x.course, "hour": x.hour}
     messages = [
         tool_message("weather"),
-        tool_message("slots", course=x.course),
+        tool_message("slot", **booking),
         text_message(f"confirm {x.course} at {x.hour} for {x.people}?"),
         tool_message("book", **booking, people=x.people % 9 + 1),
         text_message(f"done, at {x.hour}."),

@@ -13,9 +13,11 @@ from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
 from tests.envs.mini_cheats import (
     all_at_once,
     asked_needlessly,
+    early,
     ending,
     first,
     inserted,
+    late,
     perfect,
     play,
     reworded,
@@ -52,6 +54,7 @@ CHEATS = {
             [
                 without("user id"),
                 reworded("what is your user id", "which"),
+                first(tool="list_orders"),
                 asked_needlessly("user id?", "user id", {"tool": "list_orders"}),
             ],
         ),
@@ -155,6 +158,7 @@ CHEATS = {
             [
                 without("reservation id"),
                 reworded("what is the reservation id", "confirm"),
+                first(tool="get_res"),
                 asked_needlessly("reservation id?", "ation id", {"tool": "get_res"}),
             ],
         ),
@@ -387,19 +391,32 @@ CHEATS = {
         ("and stay with it", [ending("done.", "^sorry"), ending("kept.", "^sorry")]),
         (
             "if the user cancels, cancel and say done",
-            [without(tool="cancel"), first(tool="cancel"), twice("cancel")],
+            [
+                without(tool="cancel"),
+                first(tool="cancel"),
+                early("cancel", "book"),
+                twice("cancel"),
+            ],
         ),
         ("check the weather", [without(tool="weather")]),
         (
-            "then the slots of the course",
-            [without(tool="slots"), first(tool="slots")],
+            "then the slot of the course",
+            [
+                without(tool="slot"),
+                first(tool="slot"),
+                with_argument("slot", "hour", lambda hour: hour % 9 + 1),
+            ],
+        ),
+        (
+            "again for each other hour that the user names",
+            [without_last("slot"), late("slot", "change_hour"), late("slot", "book")],
         ),
         (
             "if closed say cannot",
             [ending("done.", "cannot"), ending("kept.", "cannot")],
         ),
         (
-            "if the hour is not free ask for another hour",
+            "if taken ask for another hour",
             [
                 without("another hour"),
                 first("another hour"),

@@ -1,4 +1,4 @@
-"""In-store: book a course by weather and free hours; the user may change the hour."""
+"""In-store: book a course by the weather, at a free hour that the user may change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ class Instore(RubricDomain):
     name = "instore"
     tools = (
         Tool("weather", "Today's weather.", {}),
-        Tool("slots", "Free hours of a course.", {"course": "string"}),
+        Tool(
+            "slot",
+            "Whether an hour of a course is free.",
+            {"course": "string", "hour": "integer"},
+        ),
         Tool(
             "book",
             "Book a course.",
@@ -78,7 +82,7 @@ class Instore(RubricDomain):
             later = [h for h in self.free if h != self.booked_hour]
             self.new_hour = rng.choice(later if rng.random() < 0.7 else taken)
         self.cancels = self.new_hour is None and rng.random() < 0.25
-        self.must_read = ["weather", f"slots:{self.course}"]
+        self.must_read = ["weather", self._look_up(self.hour)]
         if self.is_closed:
             refusal = {"outcome": "cannot"}
             self.must_say = [refusal, refusal] if self.disputes else [refusal]
@@ -89,8 +93,11 @@ class Instore(RubricDomain):
         self.must_learn = ["people"]
         if self.hour not in self.free:
             self.must_learn.append("other hour")
+            self.must_read.append(self._look_up(self.other_hour))
         self.must_change = [f"book:{self.course}:{self.booked_hour}:{self.people}"]
         self.must_say = [{"outcome": "done", "hour": str(self.booked_hour)}]
+        if self.new_hour is not None:
+            self.must_read_last = [self._look_up(self.new_hour)]
         if self.new_hour in self.free:
             self.must_change.append(f"change_hour:{self.new_hour}")
             self.must_say.append({"outcome": "done", "hour": str(self.new_hour)})
@@ -101,15 +108,19 @@ class Instore(RubricDomain):
             self.must_say.append({"outcome": "done"})
         self.due_changes = [1, len(self.must_change)]
 
+    def _look_up(self, hour: int) -> str:
+        return f"slot:{self.course}:{hour}"
+
     def policy(self) -> str:
         return (
-            "in-store agent. rules: check the weather, then the slots of the "
-            "course. if closed say cannot and stay with it. if the hour is not free "
-            "ask for another hour. ask how many people unless told. before you book "
-            "confirm in one sentence the course, at which hour and for how many; after "
-            "the yes book at once. at the end say done, at which hour. if the user "
-            "then wants another hour, change it if it is free and say done, at which "
-            "hour, else say kept; if the user cancels, cancel and say done."
+            "in-store agent. rules: check the weather, then the slot of the course, "
+            "and again for each other hour that the user names. if closed say cannot "
+            "and stay with it. if taken ask for another hour. ask how many people "
+            "unless told. before you book confirm in one sentence the course, at "
+            "which hour and for how many; after the yes book at once. at the end say "
+            "done, at which hour. if the user then wants another hour, change it if "
+            "it is free and say done, at which hour, else say kept; if the user "
+            "cancels, cancel and say done."
         )
 
     def rubric(self) -> dict[str, bool]:
@@ -127,19 +138,23 @@ class Instore(RubricDomain):
     def weather(self) -> str:
         return f"it is {self.sky}"
 
-    def slots(self, course: str) -> str:
+    def slot(self, course: str, hour: int) -> str:
         if course not in self.courses.values():
             raise ToolError("not found")
-        return "closed" if self.is_closed else " ".join(map(str, self.free))
+        if self.is_closed:
+            return "closed"
+        return "free" if hour in self.free else "taken"
 
     def book(self, course: str, hour: int, people: int) -> str:
-        if self.slots(course) == "closed" or hour not in self.free:
+        if self.slot(course, hour) != "free":
             raise ToolError("not free")
         if not 1 <= people <= 9:
             raise ToolError("people must be 1 to 9")
         return "ok"
 
     def change_hour(self, hour: int) -> str:
+        if self._look_up(hour) not in self.calls:
+            self.breaches.add("look-up first")
         if not self.changes or hour not in self.free:
             raise ToolError("not free")
         return "ok"
@@ -186,7 +201,7 @@ class Instore(RubricDomain):
     def answer(self, text: str) -> str | None:
         if "another hour" in text:
             hour = self.other_hour
-            if self.hour in self.free or not set(self.must_read) <= set(self.calls):
+            if self.hour in self.free or self._look_up(self.hour) not in self.calls:
                 self.breaches.add("hour asked needlessly")
             return self.tell(
                 "other hour",
@@ -227,18 +242,21 @@ class Instore(RubricDomain):
     # --- Demonstrator -------------------------------------------------------------
 
     def demonstrate(self, flaws: Flaws) -> Demonstrator:
-        yield tool_message("weather")
+        wishes = ", ".join(f"{sky} {course}" for sky, course in self.courses.items())
+        yield tool_message("weather", f"{wishes}.")
         sky = flaws.rng.choice(list(self.courses)) if flaws.slip() else self.sky
         course = self.courses[sky]
-        yield tool_message("slots", f"so {sky} {course}.", course=course)
+        hour, people = self.hour, self.told_people
+        yield tool_message("slot", f"so {sky} {course}.", course=course, hour=hour)
         if self.is_closed:
             yield text_message("closed. sorry, cannot book.")
             yield text_message("sorry, cannot book.")
             return
-        hour, people, found = self.hour, self.told_people, f"{self.hour} is free. "
         if hour not in self.free:
             yield text_message(f"{hour} is taken. another hour?")
-            hour, found = self.other_hour, ""
+            hour = self.other_hour
+            yield tool_message("slot", course=course, hour=hour)
+        found = f"{hour} is free. "
         if not self.tells_people:
             if flaws.shortcut():
                 people = flaws.rng.randint(2, 9)
@@ -256,13 +274,16 @@ class Instore(RubricDomain):
                 return
         yield tool_message("book", course=course, hour=hour, people=people)
         yield text_message(f"done, at {hour}.")
-        yield from self._demonstrate_second_thoughts(flaws)
+        yield from self._demonstrate_second_thoughts(flaws, course)
 
-    def _demonstrate_second_thoughts(self, flaws: Flaws) -> Demonstrator:
+    def _demonstrate_second_thoughts(self, flaws: Flaws, course: str) -> Demonstrator:
         if self.cancels:
             yield tool_message("cancel")
             yield text_message("done, cancelled.")
-        elif (self.new_hour in self.free) == flaws.slip():
+        if self.new_hour is None:
+            return
+        yield tool_message("slot", course=course, hour=self.new_hour)
+        if (self.new_hour in self.free) == flaws.slip():
             yield text_message(f"{self.new_hour} is taken, kept.")
         else:
             yield tool_message(

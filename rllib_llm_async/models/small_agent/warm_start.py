@@ -43,7 +43,7 @@ class WarmStartRecipe:
     shortcut_rate: float = 0.4
     slip_rate: float = 0.05
     erring_steps: int = 200
-    steps: int = 4000
+    steps: int = 5000
     dialogues_per_step: int = 16
     lr: float = 4e-3
     warmup_steps: int = 40
