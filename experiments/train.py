@@ -79,7 +79,6 @@ def train(run: Run) -> dict[str, Any]:
 def _train(run: Run) -> dict[str, Any]:
     algorithm = config_of(run).build_algo()
     try:
-        at_start = algorithm.evaluate_tasks(num_trials=1)
         began = time.monotonic()
         results = []
         for number in range(1, run.num_updates + 1):
@@ -101,7 +100,6 @@ def _train(run: Run) -> dict[str, Any]:
     num_samples = run.num_updates * algorithm.config.episodes_per_update
     return {
         "run": {
-            "success_at_start": at_start["env_runners"][result_keys.SUCCESS_RATE],
             **{key: figures[key] for key in ("avg@4", "avg@4_se", "pass@4", "pass^4")},
             "samples_per_hour": 3600 * num_samples / seconds,
             "multi_version_share": runners[
