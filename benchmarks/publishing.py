@@ -60,6 +60,9 @@ class Coordinator:
     def publish(self, published: list[PublishedWeights]) -> None:
         (self._newest,) = published
 
+    def fail(self, reason: str) -> None:
+        raise RuntimeError(reason)
+
     def newest(self) -> PublishedWeights | None:
         return self._newest
 
