@@ -7,12 +7,11 @@ published as bfloat16 (283 MB), and a coordinator that only takes note.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
-import psutil
 import ray
 import torch
 from peft import LoraConfig, get_peft_model
@@ -160,8 +159,9 @@ def block_vs_copy(repeats: int = 7) -> Row:
 
 
 def memory_vs_payload() -> Row:
-    """Host memory that publishing takes at its peak, the file that engines read
-    included, against the weights; all engines are on the learner's node."""
+    """Host memory at the peak of steps that publish, the file that engines read
+    included, beyond that of steps that do not, against the weights; all engines are on
+    the learner's node."""
     return _memory("publish_memory_vs_payload", from_afar=False)
 
 
@@ -174,15 +174,28 @@ def _memory(name: str, *, from_afar: bool) -> Row:
     with _learner(num_layers=1) as small:
         small.publish()  # loads code
     with _learner() as learner:
-        _pass(learner.policy)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
-        before = psutil.Process().memory_info().rss
-        for _ in range(NUM_VERSIONS):
+
+        def step() -> None:
+            learner.step()
+            _pass(learner.policy)
+
+        def publish() -> None:
             learner.publish()
             if from_afar:
                 _read_from_afar(learner)
-        value = max_resident_bytes() - before
+
+        step()  # makes gradients
+        value = -_peak(step)
+        value += _peak(publish)
         return Row(name, value, "bytes", learner.nbytes, value / learner.nbytes)
+
+
+def _peak(act: Callable[[], None]) -> int:
+    """Bytes of memory that this process holds at most while it acts some times."""
+    Path("/proc/self/clear_refs").write_text("5")
+    for _ in range(NUM_VERSIONS):
+        act()
+    return max_resident_bytes()
 
 
 def bytes_vs_full() -> Row:
