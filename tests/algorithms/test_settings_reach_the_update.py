@@ -35,8 +35,8 @@ LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 #: Setting -> what it needs beside it, and two values that have to make a difference.
 ROWS = {
     "eps_ti": ({}, 1.02, 1.5),
-    "eps_stale": ({}, 1.01, 1.5),
-    "eps_stale_low": ({}, 1.01, 1.5),
+    "eps_stale": (SMALL_STEPS, 1.01, 1.5),
+    "eps_stale_low": (SMALL_STEPS, 1.01, 1.5),
     "dual_clip": ({}, None, 1.01),
     "ratio_level": ({}, "token", "sequence"),
     "mask_level": ({"eps_ti": 1.03}, None, "sequence"),
@@ -44,7 +44,7 @@ ROWS = {
     "is_cap": ({}, None, 1.01),
     "prox_alpha": ({"old_logprob_source": "linear_prox"}, 0.2, 0.8),
     "old_logprob_source": ({}, "current_recompute", "rollout"),
-    "ewma_decay": (EWMA, "auto", 0.9),
+    "ewma_decay": ({**EWMA, **SMALL_STEPS}, "auto", 0.9),
     "ewma_reset_threshold": ({**EWMA, "eps_ti": 1.2, **SMALL_STEPS}, 0.0, 1.0),
     "advantage_estimator": ({}, "group_relative", "rloo"),
     "gamma": (GAE, 0.5, 1.0),
