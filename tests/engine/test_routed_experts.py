@@ -127,7 +127,7 @@ def test_experts_are_those_of_the_weights_in_use(runner, engine, trainer):
             await asyncio.sleep(0.2)
             if number % 2:
                 await engine.interrupt()
-            trainer.step(learning_rate=1e-2)
+            trainer.step(learning_rate=3e-2)
             await engine.install(*trainer.send())
         await asyncio.gather(*running)
         return await dialogue(engine, random_prompts(9, 90, 10))
