@@ -185,8 +185,8 @@ def _memory(name: str, *, from_afar: bool) -> Row:
                 _read_from_afar(learner)
 
         step()  # makes gradients
-        value = -_peak(step)
-        value += _peak(publish)
+        without = _peak(step)
+        value = _peak(publish) - without
         return Row(name, value, "bytes", learner.nbytes, value / learner.nbytes)
 
 
