@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.core.ratios import (
+    MAX_LOG_RATIO,
     RATIO_LEVELS,
     at_least_float32,
     log_ratio,
@@ -195,7 +196,8 @@ def _discrepancy_metrics(log_r_d: Tensor, mask: Tensor) -> dict[str, Tensor]:
 def _staleness_metrics(
     log_r_d: Tensor, log_r_s: Tensor, mask: Tensor
 ) -> dict[str, Tensor]:
-    total = torch.where(mask, (log_r_d + log_r_s).exp(), 0.0)
+    # Each is clamped; squares of what both together may be overflow float32.
+    total = torch.where(mask, (log_r_d + log_r_s).clamp(max=MAX_LOG_RATIO).exp(), 0.0)
     return {
         result_keys.STALENESS_LOG_RATIO_ABS_MEAN: masked_mean(log_r_s.abs(), mask),
         result_keys.STALENESS_LOG_RATIO_SQUARE_MEAN: masked_mean(

@@ -179,6 +179,16 @@ def test_diagnostics_of_the_discrepancy_equal_float64():
     assert {k: metrics[k].item() for k in expected} == pytest.approx(expected)
 
 
+def test_ratios_beyond_all_bounds_leave_finite_metrics():
+    logp, old, mu = (torch.full((200,), value) for value in (-1.0, -40.0, -80.0))
+    mask = torch.ones(200, dtype=torch.bool)
+    _, metrics = decoupled_ppo_loss(
+        logp, old, mu, torch.ones(200), mask, eps_ti=1.1, eps_stale=1.2
+    )
+    assert all(value.isfinite() for value in metrics.values())
+    assert metrics["total_effective_sample_size"].item() == pytest.approx(1.0)
+
+
 def test_no_gradient_reaches_the_old_policy_or_the_weight():
     """sg[w] and pi_old are constants: d loss / d logp is all there is."""
     *arrays, _ = random_batch(12)
