@@ -37,13 +37,15 @@ OF_UPDATES = {
     "kept": "kept",
     "clipped": "clipped",
 }
-#: Means over the tokens of a lag.
-OF_LAGS = {
+#: Means over the tokens of a lag or an entropy.
+OF_STRATA = {
     "share": "share of tokens",
     "log_r_d": "mean abs log r_d",
     "log_r_d_square": "rms log r_d",
     "log_r_s": "mean abs log r_s",
     "log_r_s_square": "rms log r_s",
+    "kept": "kept",
+    "clipped": "clipped",
 }
 
 
@@ -66,8 +68,10 @@ def drawn(experiment: str, store: Store) -> str:
     if experiment == "sources":
         parts.append(cost_table(runs, store.read("updates")))
     if experiment == "regimes":
-        parts.append(lags_table(store.read("lags")))
+        parts.append(strata_table(store.read("lags"), "lag"))
         parts += [t for t in [errors_table(runs)] if t]
+    if experiment == "thresholds":
+        parts.append(strata_table(store.read("entropies"), "entropy"))
     parts.append(f"![Success over updates](figures/evidence_{experiment}.svg)")
     return "\n\n".join(parts)
 
@@ -158,16 +162,16 @@ def cost_table(runs: Sequence[Row], updates: Sequence[Row]) -> str:
     return table(["source", "s per update for log pi_old", "MiB of snapshots"], rows)
 
 
-def lags_table(lags: Sequence[Row]) -> str:
-    """By regime and lag, what the two ratios are."""
-    rows = []
-    for arm, own in _by(
-        [{**r, "arm": r["name"].split("/")[0]} for r in lags], "arm"
-    ).items():
-        for lag, of_lag in _by(own, "lag").items():
-            shown = (_mean(of_lag, column) for column in OF_LAGS)
-            rows.append([arm, lag.replace("_", " to "), *shown])
-    return table(["arm", "lag", *OF_LAGS.values()], rows)
+def strata_table(rows: Sequence[Row], column: str) -> str:
+    """By arm and lag, or entropy, what the two ratios are and what the bounds do."""
+    cells = []
+    arms = _by([{**row, "arm": row["name"].split("/")[0]} for row in rows], "arm")
+    for arm, own in arms.items():
+        for stratum, of_stratum in _by(own, column).items():
+            shown = (_mean(of_stratum, key) for key in OF_STRATA)
+            cells.append([arm, stratum.replace("_", " to "), *shown])
+    titles = {"lag": "lag", "entropy": "entropy from, nats"}
+    return table(["arm", titles[column], *OF_STRATA.values()], cells)
 
 
 def errors_table(runs: Sequence[Row]) -> str:

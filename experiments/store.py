@@ -1,4 +1,5 @@
-"""What runs have found, as CSV files in `results`: one row a run, an update, a lag."""
+"""What runs have found, as CSV files in `results`: one row a run, an update, a lag,
+an entropy."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 #: Tables of an experiment; "run" is written last: what it lacks is trained (again).
-TABLES = ("updates", "lags", "run")
+TABLES = ("updates", "lags", "entropies", "run")
 
 Row = dict[str, str]
 

@@ -9,8 +9,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
+from math import prod
 from statistics import fmean
 from typing import Any
 
@@ -24,7 +26,13 @@ from rllib_llm_async.cli.experiment_file import (
     build_config,
     load_experiments,
 )
-from rllib_llm_async.core.lags import LAG_BUCKETS, lag_name
+from rllib_llm_async.core.strata import (
+    ENTROPY_BUCKETS,
+    LAG_BUCKETS,
+    entropy_name,
+    lag_name,
+)
+from rllib_llm_async.result_keys import at_entropy, at_lag
 
 NUM_TRIALS = 4
 #: Columns of an update, by the learner's result key.
@@ -44,9 +52,11 @@ COLUMNS = {
     "old_logprob_seconds": result_keys.OLD_LOGPROB_SECONDS,
     "snapshot_bytes": result_keys.SNAPSHOT_BYTES,
 }
-#: Columns of the tokens of one lag.
-LAG_COLUMNS = {
+#: Columns of the tokens of one lag, or of one entropy.
+STRATUM_COLUMNS = {
     "share": result_keys.TOKEN_SHARE,
+    "kept": result_keys.TRAIN_INFER_MASK,
+    "clipped": result_keys.PPO_CLIP_FRACTION,
     "log_r_d": result_keys.DISCREPANCY_LOG_RATIO_ABS_MEAN,
     "log_r_s": result_keys.STALENESS_LOG_RATIO_ABS_MEAN,
     "log_r_d_square": result_keys.DISCREPANCY_LOG_RATIO_SQUARE_MEAN,
@@ -69,7 +79,8 @@ def train(run: Run) -> dict[str, Any]:
     """Trains from the start, then plays all test tasks `NUM_TRIALS` times.
 
     Returns:
-        ``run``: figures of the whole run; ``updates`` and ``lags``: rows of columns.
+        ``run``: figures of the whole run; ``updates``, ``lags`` and ``entropies``: rows
+        of columns.
     """
     rounding = float8_weights() if FLOAT8_WEIGHTS in run.settings else nullcontext()
     with rounding:
@@ -117,6 +128,7 @@ def _train(run: Run) -> dict[str, Any]:
             for number, (result, learner) in enumerate(zip(results, learners), 1)
         ],
         "lags": lags(learners),
+        "entropies": entropies(learners),
     }
 
 
@@ -127,25 +139,38 @@ def columns(learner: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, fl
 
 def lags(learners: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of each lag that occurs, means over its tokens, whenever they were trained on."""
+    names = map(lag_name, LAG_BUCKETS)
+    return _strata(learners, "lag", {n: partial(at_lag, n) for n in names})
+
+
+def entropies(learners: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same of tokens that the policy is equally uncertain about."""
+    names = map(entropy_name, ENTROPY_BUCKETS)
+    return _strata(learners, "entropy", {n: partial(at_entropy, n) for n in names})
+
+
+def _strata(
+    learners: list[Mapping[str, Any]],
+    column: str,
+    strata: Mapping[str, Callable[[str], str]],
+) -> list[dict[str, Any]]:
     rows = []
-    for lag in map(lag_name, LAG_BUCKETS):
-        keys = {c: result_keys.at_lag(lag, key) for c, key in LAG_COLUMNS.items()}
+    for name, key_of in strata.items():
+        keys = {c: key_of(key) for c, key in STRATUM_COLUMNS.items()}
         updates = [columns(learner, keys) for learner in learners]
         updates = [u for u in updates if u.get("share", 0.0) > 0.0]
         if not updates:
             continue
-        total = sum(update["share"] for update in updates)
-        rows.append(
-            {
-                "lag": lag,
-                "share": total / len(learners),
-                **{
-                    c: sum(update["share"] * update[c] for update in updates) / total
-                    for c in LAG_COLUMNS
-                    if c != "share"
-                },
-            }
-        )
+        row: dict[str, Any] = {column: name}
+        row["share"] = sum(update["share"] for update in updates) / len(learners)
+        for c in STRATUM_COLUMNS:
+            if c != "share":
+                # The clip is counted among the tokens that the mask keeps.
+                of = ("share", "kept") if c == "clipped" else ("share",)
+                weights = [prod(update[w] for w in of) for update in updates]
+                total = sum(w * u[c] for w, u in zip(weights, updates))
+                row[c] = total / sum(weights) if sum(weights) else 0.0
+        rows.append(row)
     return rows
 
 

@@ -25,6 +25,12 @@ def at_lag(lag: str, key: str) -> str:
     return f"lag_{lag}/{key}"
 
 
+def at_entropy(entropy: str, key: str) -> str:
+    """A key of the ratios for tokens of one entropy alone ("0", "1e-2", "1e-1", "1":
+    nats, up to the next)."""
+    return f"entropy_{entropy}/{key}"
+
+
 def compared(source: str, key: str) -> str:
     """A key of one of the `compare_sources`."""
     return f"compare/{source}/{key}"
@@ -82,7 +88,8 @@ TOTAL_RATIO_MEAN = "total_ratio_mean"
 TOTAL_EFFECTIVE_SAMPLE_SIZE = "total_effective_sample_size"
 #: 1 where no token of a micro-batch was kept.
 ALL_MASKED = "all_masked"
-#: `at_lag` there are some of the above for tokens of that age alone, and their share.
+#: `at_lag` and `at_entropy` there are some of the above for such tokens alone, and
+#: their share of all.
 TOKEN_SHARE = "token_share"
 #: Tuple of counts, bins of log r_d by bins of log r_s, see `core.ratio_density`.
 RATIO_DENSITY = "ratio_density"

@@ -8,11 +8,11 @@ from rllib_llm_async.core.density import NUM_RATIO_BINS, RATIO_BIN_EDGES, ratio_
 from rllib_llm_async.core.evaluation import pass_at_k, pass_hat_k
 from rllib_llm_async.core.ewma import EWMAWeights
 from rllib_llm_async.core.kl import kl_penalty
-from rllib_llm_async.core.lags import ratio_metrics_by_lag
 from rllib_llm_async.core.logprobs import head_logprobs, token_logprobs
 from rllib_llm_async.core.objective import decoupled_ppo_loss, kept_tokens
 from rllib_llm_async.core.proximal import interpolate_logp, staleness_alpha
 from rllib_llm_async.core.snapshots import SnapshotStore
+from rllib_llm_async.core.strata import ratio_metrics_by_entropy, ratio_metrics_by_lag
 
 __all__ = [
     "NUM_RATIO_BINS",
@@ -28,6 +28,7 @@ __all__ = [
     "pass_at_k",
     "pass_hat_k",
     "ratio_density",
+    "ratio_metrics_by_entropy",
     "ratio_metrics_by_lag",
     "staleness_alpha",
     "token_logprobs",

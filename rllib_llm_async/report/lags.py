@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from rllib_llm_async import result_keys
-from rllib_llm_async.core.lags import LAG_BUCKETS, lag_name
+from rllib_llm_async.core.strata import LAG_BUCKETS, lag_name
 from rllib_llm_async.report.groups import Group
 from rllib_llm_async.report.load import is_number
 from rllib_llm_async.report.section import (

@@ -26,11 +26,12 @@ RLLIB = {
 
 
 def key_of(path):
-    """Without the lag or the compared source before it."""
+    """Without the lag, the entropy or the compared source before it."""
     first, *rest = path.split("/")
     if first == "compare":
         return rest[1] if rest[0] in source_names() else path
-    return "/".join(rest) if first.startswith("lag_") else path
+    is_part = first.startswith(("lag_", "entropy_")) and rest
+    return "/".join(rest) if is_part else path
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,13 @@ def test_what_a_learner_reports_is_known(make_learner, make_episodes, settings):
     reported = {key_of(path) for path in results[DEFAULT_MODULE_ID]}
     assert reported - RLLIB <= KNOWN
     assert {result_keys.TRAIN_INFER_MASK, result_keys.TOKEN_SHARE} <= reported
+    for strata in ("lag_", "entropy_"):
+        shares = [
+            value
+            for path, value in results[DEFAULT_MODULE_ID].items()
+            if path.startswith(strata) and path.endswith(result_keys.TOKEN_SHARE)
+        ]
+        assert sum(float(share) for share in shares) == pytest.approx(1.0)
 
 
 def test_no_two_constants_are_one_key():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rllib_llm_async.core import (
     decoupled_ppo_loss,
     interpolate_logp,
+    ratio_metrics_by_entropy,
     ratio_metrics_by_lag,
 )
 
@@ -320,24 +321,54 @@ def test_log_linear_proxy_splits_one_ratio_in_fixed_shares(seed, alpha):
     assert half.dtype == torch.float32
 
 
-def test_per_lag_metrics_cover_every_token_once():
+@pytest.mark.parametrize("stratum", ["lag", "entropy"])
+def test_strata_cover_every_token_once(stratum):
     *arrays, _ = random_batch(7)
-    logp, old, mu, advantages, mask = (torch.from_numpy(a) for a in arrays)
-    lags = torch.from_numpy(np.random.default_rng(0).integers(0, 12, logp.shape))
-    metrics = ratio_metrics_by_lag(
-        logp, old, mu, advantages, mask, lags=lags, eps_ti=1.1, eps_stale=1.2
-    )
+    arguments = [torch.from_numpy(a) for a in arrays]
+    rng, shape = np.random.default_rng(0), arguments[0].shape
+    bounds = {"eps_ti": 1.1, "eps_stale": 1.2}
+    if stratum == "lag":
+        lags = torch.from_numpy(rng.integers(0, 12, shape))
+        metrics = ratio_metrics_by_lag(*arguments, lags=lags, **bounds)
+    else:
+        entropy = torch.from_numpy(10.0 ** rng.uniform(-4, 1, shape))
+        entropy[0, 0] = -1e-9  # a certain token's, rounded
+        metrics = ratio_metrics_by_entropy(*arguments, entropy=entropy, **bounds)
     shares = [v for k, v in metrics.items() if k.endswith("token_share")]
+    assert len(shares) > 3 and min(shares) > 0.0
     assert sum(shares).item() == pytest.approx(1.0)
-    _, whole = decoupled_ppo_loss(
-        logp, old, mu, advantages, mask, eps_ti=1.1, eps_stale=1.2
-    )
+    _, whole = decoupled_ppo_loss(*arguments, **bounds)
     kept = sum(
         metrics[key] * metrics[key.replace("train_infer_mask", "token_share")]
         for key in metrics
         if key.endswith("train_infer_mask")
     )
     assert kept.item() == pytest.approx(whole["train_infer_mask"].item())
+
+
+def test_uncertain_tokens_meet_the_bounds_and_certain_ones_do_not():
+    old = torch.full((2, 3), -0.5)
+    logp = torch.tensor([[-0.5, -0.5, -0.5], [0.5, 0.5, 0.5]])
+    entropy = torch.tensor([[0.02, 0.02, 0.02], [0.5, 0.5, 2.0]])
+    metrics = ratio_metrics_by_entropy(
+        *(logp, old, old, torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool)),
+        entropy=entropy,
+        eps_ti=1.1,
+        eps_stale=1.2,
+    )
+    clipped = {
+        key.split("/")[0]: value.item()
+        for key, value in metrics.items()
+        if key.endswith("clip_fraction")
+    }
+    assert clipped == {
+        "entropy_0": 0.0,
+        "entropy_1e-2": 0.0,
+        "entropy_1e-1": 1.0,
+        "entropy_1": 1.0,
+    }
+    assert metrics["entropy_1e-1/token_share"].item() == pytest.approx(2 / 6)
+    assert metrics["entropy_0/token_share"].item() == 0.0
 
 
 @pytest.mark.parametrize(

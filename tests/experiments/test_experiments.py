@@ -8,12 +8,12 @@ from experiments.redraw import (
     cost_table,
     differences_table,
     drawn,
-    lags_table,
     replace_drawn,
+    strata_table,
 )
 from experiments.statistics import bootstrap
 from experiments.store import Store
-from experiments.train import compared, config_of, lags
+from experiments.train import compared, config_of, entropies, lags
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -51,6 +51,7 @@ def found(success, **more):
             for number in (1, 2, 3)
         ],
         "lags": [{"lag": "1", "share": 1.0, "log_r_d": 0.01, "log_r_s": 0.1}],
+        "entropies": [{"entropy": "1e-2", "share": 1.0, "log_r_d": 0.01}],
     }
 
 
@@ -129,23 +130,36 @@ def test_an_interval_holds_the_mean_of_most_samples():
         bootstrap([])
 
 
-def test_figures_of_a_lag_are_means_over_its_tokens():
-    def update(share, value):
-        return {
-            "lag_3_4/token_share": share,
-            "lag_3_4/discrepancy_log_ratio_abs_mean": value,
-            "lag_3_4/staleness_log_ratio_abs_mean": 10 * value,
-            "lag_3_4/discrepancy_log_ratio_square_mean": value**2,
-            "lag_3_4/staleness_log_ratio_square_mean": 100 * value**2,
+@pytest.mark.parametrize(
+    "rows_of, column, stratum, shown",
+    [
+        (lags, "lag", "lag_3_4", "3 to 4"),
+        (entropies, "entropy", "entropy_1e-1", "1e-1"),
+    ],
+)
+def test_figures_of_a_stratum_are_means_over_its_tokens(
+    rows_of, column, stratum, shown
+):
+    def update(share, value, kept=1.0, clipped=0.0):
+        figures = {
+            "token_share": share,
+            "discrepancy_log_ratio_abs_mean": value,
+            "staleness_log_ratio_abs_mean": 10 * value,
+            "discrepancy_log_ratio_square_mean": value**2,
+            "staleness_log_ratio_square_mean": 100 * value**2,
+            "train_infer_mask": kept,
+            "ppo_clip_fraction": clipped,
         }
+        return {f"{stratum}/{key}": figure for key, figure in figures.items()}
 
-    (row,) = lags([update(0.75, 1.0), update(0.25, 5.0), {}])
-    assert row["lag"] == "3_4"
+    (row,) = rows_of([update(0.75, 1.0), update(0.25, 5.0, 0.5, 0.35), {}])
     assert row["share"] == pytest.approx(1 / 3) and row["log_r_d"] == pytest.approx(2.0)
     assert row["log_r_s"] == pytest.approx(20.0)
     assert row["log_r_d_square"] == pytest.approx(0.75 * 1 + 0.25 * 25)
-    table = lags_table([{**row, "name": "hard/airline/0"}])
-    assert "| hard | 3 to 4 | 0.333 | 2 | 2.65 | 20 | 26.5 |" in table
+    # The clip is a share of what is kept: 0.125 of 0.875.
+    assert row["clipped"] == pytest.approx(0.35 * 0.125 / 0.875)
+    table = strata_table([{**row, "name": "hard/airline/0"}], column)
+    assert f"| hard | {shown} | 0.333 | 2 | 2.65 | 20 | 26.5 | 0.875 | 0.05 |" in table
 
 
 def test_errors_of_compared_sources_leave_out_what_is_no_number():

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rllib_llm_async import result_keys
-from rllib_llm_async.core.lags import LAG_BUCKETS, lag_name
+from rllib_llm_async.core.strata import LAG_BUCKETS, lag_name
 from rllib_llm_async.models.router_replay import router_replay
 from rllib_llm_async.models.served_adapters import served_adapters
 from rllib_llm_async.old_logprobs import source_class, source_names

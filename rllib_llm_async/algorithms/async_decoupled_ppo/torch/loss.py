@@ -15,6 +15,7 @@ from rllib_llm_async.core import (
     kept_tokens,
     kl_penalty,
     ratio_density,
+    ratio_metrics_by_entropy,
     ratio_metrics_by_lag,
 )
 from rllib_llm_async.models.hf_causal_lm import ENTROPY
@@ -85,7 +86,11 @@ def micro_batch_loss(
     metrics |= ratio_metrics_by_lag(
         logp.detach(), *ratio_inputs, lags=lags, max_lag=config.max_staleness, **bounds
     )
-    metrics[ENTROPY] = fwd_out[ENTROPY].detach().sum() / mask.sum().clamp(min=1)
+    entropy = fwd_out[ENTROPY].detach()
+    metrics |= ratio_metrics_by_entropy(
+        logp.detach(), *ratio_inputs, entropy=entropy, **bounds
+    )
+    metrics[ENTROPY] = entropy.sum() / mask.sum().clamp(min=1)
     if columns.REFERENCE_LOGP in batch:
         penalty, metrics[result_keys.KL_TO_REFERENCE] = kl_penalty(
             logp,

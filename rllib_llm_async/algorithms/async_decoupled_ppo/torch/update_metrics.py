@@ -43,7 +43,7 @@ class TokenMeans:
     def add(self, metrics: Mapping[str, Tensor], num_tokens: Tensor) -> None:
         """Adds a micro-batch's means, scalars, over ``num_tokens``.
 
-        Those of a version lag are means over that lag's share of them, and a
+        Those of a version lag or an entropy are means over its share of them, and a
         ``ppo_clip_fraction`` is one over what the mask keeps.
         """
         self._keys.append(tuple(metrics))
@@ -63,7 +63,7 @@ class TokenMeans:
                 bucket, slash, name = key.rpartition("/")
                 share = values[f"{bucket}/{result_keys.TOKEN_SHARE}"] if bucket else 1.0
                 if not share:
-                    continue  # no token of that lag
+                    continue  # no such token
                 weight = tokens
                 if name != result_keys.TOKEN_SHARE:
                     weight *= share
@@ -88,7 +88,7 @@ class TokenMeans:
                 weights[key] += of_weights[key]
         for key in weights:
             name = key.rpartition("/")[2]
-            if name == result_keys.TOKEN_SHARE:  # of micro-batches without that lag too
+            if name == result_keys.TOKEN_SHARE:  # of micro-batches without any too
                 weights[key] = num_tokens
             elif name == result_keys.PPO_CLIP_FRACTION and not weights[key]:
                 weights[key] = num_tokens  # nothing is kept, nothing clipped
