@@ -27,6 +27,8 @@ SOURCES = (
 #: Two of them show whether old logits matter at all.
 FLOOR_AND_EXACT = ("rollout", "snapshot_old")
 
+#: As `model`: see `experiments.mixture`.
+SMALL_MIXTURE = "small_mixture"
 #: Not a setting of the package: see `experiments.float8`.
 FLOAT8_WEIGHTS = "float8_weights"
 #: Engine and learner disagree: weights, keys and values in eight bits and all else in
@@ -192,10 +194,30 @@ def _asynchrony() -> Experiment:
     )
 
 
+def _mixture() -> Experiment:
+    hard = {
+        **{**THRESHOLDS, **STALE, **LARGE_STEPS, "engine.dtype": "bfloat16"},
+        "old_logprob_source": "snapshot_old",
+    }
+    arms = {
+        "dense": hard,
+        "mixture, routing replayed": {**hard, "model": SMALL_MIXTURE},
+        "mixture, each routes by itself": {
+            **{**hard, "model": SMALL_MIXTURE},
+            "router_replay": "off",
+        },
+    }
+    return Experiment(
+        "What does a mixture of experts need that a dense model does not?",
+        _runs(arms, ["airline"], range(3)),
+    )
+
+
 EXPERIMENTS = {
     "regimes": _regimes(),
     "sources": _sources(),
     "thresholds": _thresholds(),
     "ewma": _ewma(),
     "asynchrony": _asynchrony(),
+    "mixture": _mixture(),
 }

@@ -27,6 +27,7 @@ REFERENCES = {
     "sources": ("snapshot_old", "rollout"),
     "thresholds": ("snapshot_old: eps_ti 1.05, eps_stale 1.2",),
     "ewma": ("decay auto, reset",),
+    "mixture": ("dense",),
 }
 #: Means over the updates of all runs of an arm.
 OF_UPDATES = {
@@ -67,8 +68,9 @@ def drawn(experiment: str, store: Store) -> str:
     ]
     if experiment == "sources":
         parts.append(cost_table(runs, store.read("updates")))
-    if experiment == "regimes":
+    if experiment in ("regimes", "mixture"):
         parts.append(strata_table(store.read("lags"), "lag"))
+    if experiment == "regimes":
         parts += [t for t in [errors_table(runs)] if t]
     if experiment == "thresholds":
         parts.append(strata_table(store.read("entropies"), "entropy"))

@@ -17,7 +17,8 @@ from statistics import fmean
 from typing import Any
 
 from experiments.float8 import float8_weights
-from experiments.plan import EXPERIMENTS, FILES, FLOAT8_WEIGHTS, Run
+from experiments.mixture import small_mixture
+from experiments.plan import EXPERIMENTS, FILES, FLOAT8_WEIGHTS, SMALL_MIXTURE, Run
 from rllib_llm_async import result_keys
 from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.cli.example import EXAMPLES_DIR
@@ -68,6 +69,8 @@ def config_of(run: Run) -> Any:
     """The validated config: the domain's tuned file with the run's settings."""
     (experiment,) = load_experiments(EXAMPLES_DIR / FILES[run.domain])
     settings = {key: run.settings[key] for key in run.settings if key != FLOAT8_WEIGHTS}
+    if settings.get("model") == SMALL_MIXTURE:
+        settings["model"] = small_mixture().name
     apply_settings(
         experiment.config,
         {**settings, "seed": run.seed, "evaluation_interval": None},

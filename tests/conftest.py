@@ -127,49 +127,9 @@ def real_engines():
 
 @pytest.fixture(scope="session")
 def small_moe_dir(tmp_path_factory):
-    """The bundled agent as a Qwen3-MoE of 4 experts, 2 active; it plays as well.
+    """The bundled agent as a Qwen3-MoE of 4 experts, 2 active; it plays as well."""
+    from experiments.mixture import write_mixture
 
-    Each expert is its MLP with a little noise and the router is random: the weights
-    of the active experts add up to 1.
-    """
-    import torch
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoTokenizer,
-        Qwen3MoeConfig,
-        Qwen3MoeForCausalLM,
-    )
-
-    from rllib_llm_async.models.small_agent import small_agent_dir
-
-    torch.manual_seed(0)
-    dense = AutoModelForCausalLM.from_pretrained(small_agent_dir(), dtype=torch.float32)
-    config = dense.config.to_dict()
-    for key in ("architectures", "model_type", "layer_types", "max_window_layers"):
-        config.pop(key)
-    moe = Qwen3MoeForCausalLM(
-        Qwen3MoeConfig(
-            **config,
-            num_experts=4,
-            num_experts_per_tok=2,
-            moe_intermediate_size=config["intermediate_size"],
-            norm_topk_prob=True,
-        )
-    )
-    weights = dense.state_dict()
-    for name, weight in moe.state_dict().items():
-        if ".mlp.gate." in name:
-            continue
-        if name.endswith("experts.gate_up_proj"):
-            mlp = name.removesuffix("experts.gate_up_proj")
-            one = torch.cat([weights[f"{mlp}{p}_proj.weight"] for p in ("gate", "up")])
-        elif name.endswith("experts.down_proj"):
-            one = weights[f"{name.removesuffix('experts.down_proj')}down_proj.weight"]
-        else:
-            weight.copy_(weights[name])
-            continue
-        weight.copy_(one + 0.02 * one.std() * torch.randn_like(weight))
     directory = tmp_path_factory.mktemp("small_moe")
-    moe.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(small_agent_dir()).save_pretrained(directory)
+    write_mixture(directory)
     return directory

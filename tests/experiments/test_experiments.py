@@ -2,7 +2,15 @@
 
 import pytest
 
-from experiments.plan import EXPERIMENTS, FILES, FLOAT8_WEIGHTS, HARD, Run
+from experiments.mixture import small_mixture
+from experiments.plan import (
+    EXPERIMENTS,
+    FILES,
+    FLOAT8_WEIGHTS,
+    HARD,
+    SMALL_MIXTURE,
+    Run,
+)
 from experiments.redraw import (
     DOCS,
     cost_table,
@@ -25,6 +33,9 @@ def test_every_run_has_a_valid_config_and_a_name_of_its_own(name):
         config = config_of(run)
         for key, value in run.settings.items():
             if key == FLOAT8_WEIGHTS:
+                continue
+            if value == SMALL_MIXTURE:
+                assert config.model_path == small_mixture().name
                 continue
             first, _, rest = key.partition(".")
             held = getattr(config, first)
