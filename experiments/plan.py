@@ -204,7 +204,7 @@ def _mixture() -> Experiment:
         "mixture, routing replayed": {**hard, "model": SMALL_MIXTURE},
         "mixture, each routes by itself": {
             **{**hard, "model": SMALL_MIXTURE},
-            "router_replay": "off",
+            "router_replay": "none",
         },
     }
     return Experiment(
