@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from benchmarks.figures import write_figure
+from experiments.figures import FIGURES
 from experiments.plan import EXPERIMENTS
 from experiments.statistics import bootstrap
-from experiments.store import Row, Store
+from experiments.store import Row, Store, rows_by
 
 DOCS = Path(__file__).parent.parent / "docs"
 #: Arms with which all others of an experiment are compared, run by run.
@@ -74,22 +73,18 @@ def drawn(experiment: str, store: Store) -> str:
         parts += [t for t in [errors_table(runs)] if t]
     if experiment == "thresholds":
         parts.append(strata_table(store.read("entropies"), "entropy"))
-    parts.append(f"![Success over updates](figures/evidence_{experiment}.svg)")
+    parts += [
+        f"![{title}](figures/evidence_{experiment}_{name}.svg)"
+        for name, (title, _) in FIGURES.items()
+    ]
     return "\n\n".join(parts)
-
-
-def _by(rows: Iterable[Row], column: str) -> dict[str, list[Row]]:
-    grouped: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        grouped[row[column]].append(row)
-    return dict(grouped)
 
 
 def arms_table(runs: Sequence[Row], updates: Sequence[Row]) -> str:
     """A row per arm: how well its runs ended, and what their updates looked like."""
-    of_run = _by(updates, "name")
+    of_run = rows_by(updates, "name")
     rows = []
-    for arm, own in _by(runs, "arm").items():
+    for arm, own in rows_by(runs, "arm").items():
         own_updates = [update for run in own for update in of_run[run["name"]]]
         rows.append(
             [
@@ -116,17 +111,17 @@ def _mean(rows: Sequence[Row], column: str) -> str:
 
 def domains_table(runs: Sequence[Row]) -> str:
     """avg@4 of each arm in each domain."""
-    domains = list(_by(runs, "domain"))
+    domains = list(rows_by(runs, "domain"))
     rows = []
-    for arm, own in _by(runs, "arm").items():
-        in_domain = _by(own, "domain")
+    for arm, own in rows_by(runs, "arm").items():
+        in_domain = rows_by(own, "domain")
         rows.append([arm, *(_mean(in_domain.get(d, []), "avg@4") for d in domains)])
     return table(["avg@4", *domains], rows)
 
 
 def differences_table(runs: Sequence[Row], reference: str) -> str:
     """avg@4 of an arm less that of the reference, same domain and seed."""
-    arms = _by(runs, "arm")
+    arms = rows_by(runs, "arm")
     of_reference = {_pair(run): float(run["avg@4"]) for run in arms[reference]}
     rows = []
     for arm, own in arms.items():
@@ -148,9 +143,9 @@ def _pair(run: Row) -> tuple[str, str]:
 
 def cost_table(runs: Sequence[Row], updates: Sequence[Row]) -> str:
     """What each source costs an update, and what it stores."""
-    of_run = _by(updates, "name")
+    of_run = rows_by(updates, "name")
     rows = []
-    for arm, own in _by(runs, "arm").items():
+    for arm, own in rows_by(runs, "arm").items():
         # The first update loads and compiles what later ones find ready.
         later = [u for run in own for u in of_run[run["name"]] if u["update"] != "1"]
         stored = _mean(later, "snapshot_bytes")
@@ -167,9 +162,9 @@ def cost_table(runs: Sequence[Row], updates: Sequence[Row]) -> str:
 def strata_table(rows: Sequence[Row], column: str) -> str:
     """By arm and lag, or entropy, what the two ratios are and what the bounds do."""
     cells = []
-    arms = _by([{**row, "arm": row["name"].split("/")[0]} for row in rows], "arm")
+    arms = rows_by([{**row, "arm": row["name"].split("/")[0]} for row in rows], "arm")
     for arm, own in arms.items():
-        for stratum, of_stratum in _by(own, column).items():
+        for stratum, of_stratum in rows_by(own, column).items():
             shown = (_mean(of_stratum, key) for key in OF_STRATA)
             cells.append([arm, stratum.replace("_", " to "), *shown])
     titles = {"lag": "lag", "entropy": "entropy from, nats"}
@@ -181,7 +176,7 @@ def errors_table(runs: Sequence[Row]) -> str:
     columns = [c for c in runs[0] if c.startswith("error_")]
     rows = [
         [arm, *(_mean(own, column) for column in columns)]
-        for arm, own in _by(runs, "arm").items()
+        for arm, own in rows_by(runs, "arm").items()
         if any(own[0][column] for column in columns)
     ]
     titles = ["mean abs error of log pi_old", *(c[len("error_") :] for c in columns)]
@@ -192,35 +187,6 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def figure(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
-    """Success of training episodes over updates, a line per arm, a panel per domain."""
-    import plotly.colors
-    from plotly.subplots import make_subplots
-
-    domains = list(_by(runs, "domain"))
-    of_run = _by(updates, "name")
-    plot = make_subplots(rows=1, cols=len(domains), subplot_titles=domains)
-    colors = plotly.colors.qualitative.Safe + plotly.colors.qualitative.Vivid
-    for number, (arm, own) in enumerate(_by(runs, "arm").items()):
-        for column, domain in enumerate(domains, 1):
-            curves = [of_run[run["name"]] for run in own if run["domain"] == domain]
-            points = [fmean(float(row["success"]) for row in at) for at in zip(*curves)]
-            plot.add_scatter(
-                x=list(range(1, len(points) + 1)),
-                y=points,
-                name=arm,
-                legendgroup=arm,
-                showlegend=column == 1,
-                line={"color": colors[number % len(colors)], "width": 2},
-                row=1,
-                col=column,
-            )
-    plot.update_xaxes(title_text="update").update_yaxes(range=[0, 1])
-    return plot.update_layout(
-        plot_bgcolor="white", width=420 * len(domains), height=420
-    )
 
 
 def replace_drawn(page: str, parts: Mapping[str, str]) -> str:
@@ -246,8 +212,9 @@ def main() -> None:
     path.write_text(replace_drawn(path.read_text("utf-8"), parts), "utf-8")
     print(f"{path.name}: {', '.join(parts) or 'nothing yet'}")
     for name, store in found.items():
-        out = DOCS / "figures" / f"evidence_{name}.svg"
-        write_figure(figure(store.read("run"), store.read("updates")), out)
+        for kind, (_, draw) in FIGURES.items():
+            out = DOCS / "figures" / f"evidence_{name}_{kind}.svg"
+            write_figure(draw(store.read("run"), store.read("updates")), out)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ an entropy."""
 from __future__ import annotations
 
 import csv
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,14 @@ class Store:
             named = run if table == "run" else {"name": run["name"]}
             new = [{**named, **_rounded(row)} for row in tables[table]]
             _write(self._paths[table], [*kept, *new])
+
+
+def rows_by(rows: Iterable[Row], column: str) -> dict[str, list[Row]]:
+    """Groups of rows that have one value in a column, in the order of the first."""
+    grouped: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        grouped[row[column]].append(row)
+    return dict(grouped)
 
 
 def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:

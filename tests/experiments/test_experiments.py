@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.figures import FIGURES, curves, ends
 from experiments.mixture import small_mixture
 from experiments.plan import (
     EXPERIMENTS,
@@ -112,6 +113,22 @@ def test_pairs_differ_by_what_the_arm_brings_and_not_by_their_seeds(store):
     text = drawn("sources", store)
     planned = len(EXPERIMENTS["sources"].runs)
     assert "| snapshot_old | 3 | 0.800 [" in text and f"6 of {planned} runs" in text
+
+
+def test_figures_show_every_run_and_the_mean_of_each_arm(store):
+    run = Run("rollout", "airline", 0, {})
+    store.add(names(run), found(0.3))
+    runs, updates = store.read("run"), store.read("updates")
+    points = {(t.y[0], t.xaxis, len(t.x)): list(t.x) for t in ends(runs, updates).data}
+    assert points[("rollout", "x", 3)] == [0.5, 0.6, 0.7]
+    assert points[("snapshot_old", "x", 1)] == pytest.approx([0.8])
+    assert ("snapshot_old", "x2", 1) not in points
+    lines = {(t.name, t.xaxis): list(t.y) for t in curves(runs, updates).data}
+    assert lines[("rollout", "x")] == pytest.approx([0.2, 0.4, 0.6])
+    assert lines[("rollout", "x2")] == pytest.approx([0.1, 0.2, 0.3])
+    text = drawn("sources", store)
+    for kind in FIGURES:
+        assert f"(figures/evidence_sources_{kind}.svg)" in text
 
 
 def test_the_cost_of_a_source_leaves_out_the_first_update():
