@@ -29,24 +29,18 @@ FLOOR_AND_EXACT = ("rollout", "snapshot_old")
 
 #: As `model`: see `experiments.mixture`.
 SMALL_MIXTURE = "small_mixture"
-#: Not a setting of the package: see `experiments.float8`.
-FLOAT8_WEIGHTS = "float8_weights"
-#: Engine and learner disagree: weights, keys and values in eight bits and all else in
-#: bfloat16 beside a float32 learner.
-NUMERICS = {
-    "engine.dtype": "bfloat16",
-    "engine.kv_cache_dtype": "fp8_e5m2",
-    FLOAT8_WEIGHTS: True,
-}
+#: Engine and learner disagree: keys and values in eight bits and all else in bfloat16
+#: beside a float32 learner.
+NUMERICS = {"engine.dtype": "bfloat16", "engine.kv_cache_dtype": "fp8_e5m2"}
 #: Episodes that outlive several updates: partial rollouts of several versions.
 STALE = {
     "env_config.user_seconds": 2.0,
     "num_concurrent_episodes": 768,
     "max_staleness": 8,
 }
-#: Each version is far from the one before: twenty times the tuned learning rate, and
-#: two passes over each batch.
-LARGE_STEPS = {"lr": 1e-2, "num_epochs": 2}
+#: Each version is far from the one before: ten times the tuned learning rate, and two
+#: passes over each batch.
+LARGE_STEPS = {"lr": 5e-3, "num_epochs": 2}
 #: The package's defaults, which are closer than those of the tuned files.
 THRESHOLDS = {"eps_ti": 1.05, "eps_stale": 1.2}
 HARD = {**THRESHOLDS, **NUMERICS, **STALE, **LARGE_STEPS}
@@ -117,6 +111,18 @@ def _regimes() -> Experiment:
     return Experiment(
         "In which regimes do old logits matter, and how far are the proxies off?",
         _runs(arms, ["airline"], range(2)),
+    )
+
+
+def _steps() -> Experiment:
+    arms = {
+        f"{source}, lr {lr}": {**HARD, "lr": lr, "old_logprob_source": source}
+        for lr in (5e-4, 2.5e-3, 5e-3, 1e-2)
+        for source in ("rollout", "current_recompute", "ppo_ewma_async", "snapshot_old")
+    }
+    return Experiment(
+        "How large may steps be, by where log pi_old comes from?",
+        _runs(arms, ["airline"], range(3)),
     )
 
 
@@ -215,6 +221,7 @@ def _mixture() -> Experiment:
 
 EXPERIMENTS = {
     "regimes": _regimes(),
+    "steps": _steps(),
     "sources": _sources(),
     "thresholds": _thresholds(),
     "ewma": _ewma(),

@@ -28,6 +28,9 @@ REFERENCES = {
     "ewma": ("decay auto, reset",),
     "mixture": ("dense",),
 }
+#: Updates at the end of a run over which training success is a mean: steadier than what
+#: the very last step happens to leave.
+LATE = 5
 #: Means over the updates of all runs of an arm.
 OF_UPDATES = {
     "staleness": "staleness",
@@ -86,17 +89,23 @@ def arms_table(runs: Sequence[Row], updates: Sequence[Row]) -> str:
     rows = []
     for arm, own in rows_by(runs, "arm").items():
         own_updates = [update for run in own for update in of_run[run["name"]]]
+        late = [update for run in own for update in of_run[run["name"]][-LATE:]]
         rows.append(
             [
                 arm,
                 str(len(own)),
                 str(bootstrap([float(run["avg@4"]) for run in own])),
                 f"{fmean(float(run['pass@4']) for run in own):.3f}",
+                _mean(
+                    [u for run in own for u in of_run[run["name"]][-LATE:]], "success"
+                ),
                 f"{fmean(float(run['samples_per_hour']) for run in own):,.0f}",
                 *(_mean(own_updates, column) for column in OF_UPDATES),
             ]
         )
-    titles = ["arm", "runs", "avg@4", "pass@4", "samples/h", *OF_UPDATES.values()]
+    late = f"success, last {LATE} updates"
+    titles = ["arm", "runs", "avg@4", "pass@4", late, "samples/h"]
+    titles += OF_UPDATES.values()
     return table(titles, rows)
 
 

@@ -10,15 +10,13 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from functools import partial
 from math import prod
 from statistics import fmean
 from typing import Any
 
-from experiments.float8 import float8_weights
 from experiments.mixture import small_mixture
-from experiments.plan import EXPERIMENTS, FILES, FLOAT8_WEIGHTS, SMALL_MIXTURE, Run
+from experiments.plan import EXPERIMENTS, FILES, SMALL_MIXTURE, Run
 from rllib_llm_async import result_keys
 from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.cli.example import EXAMPLES_DIR
@@ -68,7 +66,7 @@ STRATUM_COLUMNS = {
 def config_of(run: Run) -> Any:
     """The validated config: the domain's tuned file with the run's settings."""
     (experiment,) = load_experiments(EXAMPLES_DIR / FILES[run.domain])
-    settings = {key: run.settings[key] for key in run.settings if key != FLOAT8_WEIGHTS}
+    settings = dict(run.settings)
     if settings.get("model") == SMALL_MIXTURE:
         settings["model"] = small_mixture().name
     apply_settings(
@@ -85,12 +83,6 @@ def train(run: Run) -> dict[str, Any]:
         ``run``: figures of the whole run; ``updates``, ``lags`` and ``entropies``: rows
         of columns.
     """
-    rounding = float8_weights() if FLOAT8_WEIGHTS in run.settings else nullcontext()
-    with rounding:
-        return _train(run)
-
-
-def _train(run: Run) -> dict[str, Any]:
     algorithm = config_of(run).build_algo()
     try:
         began = time.monotonic()

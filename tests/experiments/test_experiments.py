@@ -7,7 +7,6 @@ from experiments.mixture import small_mixture
 from experiments.plan import (
     EXPERIMENTS,
     FILES,
-    FLOAT8_WEIGHTS,
     HARD,
     SMALL_MIXTURE,
     Run,
@@ -33,8 +32,6 @@ def test_every_run_has_a_valid_config_and_a_name_of_its_own(name):
     for run in arms.values():
         config = config_of(run)
         for key, value in run.settings.items():
-            if key == FLOAT8_WEIGHTS:
-                continue
             if value == SMALL_MIXTURE:
                 assert config.model_path == small_mixture().name
                 continue
