@@ -96,17 +96,14 @@ def arms_table(runs: Sequence[Row], updates: Sequence[Row]) -> str:
                 str(len(own)),
                 str(bootstrap([float(run["avg@4"]) for run in own])),
                 f"{fmean(float(run['pass@4']) for run in own):.3f}",
-                _mean(
-                    [u for run in own for u in of_run[run["name"]][-LATE:]], "success"
-                ),
+                _mean(late, "success"),
                 f"{fmean(float(run['samples_per_hour']) for run in own):,.0f}",
                 *(_mean(own_updates, column) for column in OF_UPDATES),
             ]
         )
-    late = f"success, last {LATE} updates"
-    titles = ["arm", "runs", "avg@4", "pass@4", late, "samples/h"]
-    titles += OF_UPDATES.values()
-    return table(titles, rows)
+    last = f"success, last {LATE} updates"
+    titles = ["arm", "runs", "avg@4", "pass@4", last, "samples/h"]
+    return table([*titles, *OF_UPDATES.values()], rows)
 
 
 def _mean(rows: Sequence[Row], column: str) -> str:

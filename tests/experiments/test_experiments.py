@@ -56,8 +56,8 @@ def found(success, **more):
             **more,
         },
         "updates": [
-            {"update": number, "success": success / 3 * number, "staleness": 2.0}
-            for number in (1, 2, 3)
+            {"update": number, "success": success * number, "staleness": 2.0}
+            for number in range(1, 7)
         ],
         "lags": [{"lag": "1", "share": 1.0, "log_r_d": 0.01, "log_r_s": 0.1}],
         "entropies": [{"entropy": "1e-2", "share": 1.0, "log_r_d": 0.01}],
@@ -82,7 +82,7 @@ def test_a_run_that_is_repeated_takes_its_own_place(store):
     run = Run("rollout", "retail", 1, {})
     assert run.name in store.names() and len(store.names()) == 6
     store.add(names(run), found(0.125, error_rollout=0.25))
-    assert len(store.names()) == 6 and len(store.read("updates")) == 18
+    assert len(store.names()) == 6 and len(store.read("updates")) == 36
     (row,) = [row for row in store.read("run") if row["name"] == run.name]
     assert row["avg@4"] == "0.125" and row["error_rollout"] == "0.25"
 
@@ -101,13 +101,15 @@ def test_a_run_of_which_only_updates_were_written_is_missing(store):
         store.add(names(run), {**found(0.5), "lags": lags_that_stop()})
     assert run.name not in store.names()
     store.add(names(run), found(0.5))
-    assert sum(row["name"] == run.name for row in store.read("updates")) == 3
+    assert sum(row["name"] == run.name for row in store.read("updates")) == 6
 
 
 def test_pairs_differ_by_what_the_arm_brings_and_not_by_their_seeds(store):
     table = differences_table(store.read("run"), "rollout")
     assert "| snapshot_old | 3 | 0.200 [0.200, 0.200] | yes |" in table
     text = drawn("sources", store)
+    # Updates 2 to 6: four times what update 1 has.
+    assert f"| {4 * 0.6:.3g} |" in text and f"| {4 * 0.8:.3g} |" in text
     planned = len(EXPERIMENTS["sources"].runs)
     assert "| snapshot_old | 3 | 0.800 [" in text and f"6 of {planned} runs" in text
 
@@ -121,8 +123,12 @@ def test_figures_show_every_run_and_the_mean_of_each_arm(store):
     assert points[("snapshot_old", "x", 1)] == pytest.approx([0.8])
     assert ("snapshot_old", "x2", 1) not in points
     lines = {(t.name, t.xaxis): list(t.y) for t in curves(runs, updates).data}
-    assert lines[("rollout", "x")] == pytest.approx([0.2, 0.4, 0.6])
-    assert lines[("rollout", "x2")] == pytest.approx([0.1, 0.2, 0.3])
+    assert lines[("rollout", "x")] == pytest.approx(
+        [0.6 * number for number in range(1, 7)]
+    )
+    assert lines[("rollout", "x2")] == pytest.approx(
+        [0.3 * number for number in range(1, 7)]
+    )
     text = drawn("sources", store)
     for kind in FIGURES:
         assert f"(figures/evidence_sources_{kind}.svg)" in text
