@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from statistics import fmean
 from typing import Any
 
+from plotly.colors import qualitative
+from plotly.subplots import make_subplots
+
+from experiments.plan import EXPERIMENTS
 from experiments.store import Row, rows_by
 
 #: Pixels; of a panel, and of an arm's line in `ends`.
 PANEL, LINE = 420, 30
 #: Above and below the panels of `ends`.
 MARGINS = 110
+_COLORS = qualitative.Safe + qualitative.Vivid
+_NUMBERED = re.compile(r"(?P<source>.+), (?P<what>[a-z]+) (?P<number>[0-9.]+)$")
+
+Drawing = Callable[[Sequence[Row], Sequence[Row]], Any]
 
 
 def curves(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
     """Success of training episodes over updates: a line per arm, its runs' mean, and a
     panel per domain."""
-    from plotly.subplots import make_subplots
-
     domains = list(rows_by(runs, "domain"))
     of_run = rows_by(updates, "name")
     plot = make_subplots(rows=1, cols=len(domains), subplot_titles=domains)
-    for color, (arm, own) in zip(_colors(runs), rows_by(runs, "arm").items()):
+    for color, (arm, own) in zip(cycle(_COLORS), rows_by(runs, "arm").items()):
         for column, domain in enumerate(domains, 1):
             of_arm = [of_run[run["name"]] for run in own if run["domain"] == domain]
             points = [fmean(float(row["success"]) for row in at) for at in zip(*of_arm)]
@@ -44,14 +52,12 @@ def curves(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
 def ends(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
     """avg@4 of every run after its last update, a line per arm with the mean marked,
     and a panel per domain."""
-    from plotly.subplots import make_subplots
-
     domains = list(rows_by(runs, "domain"))
     arms = rows_by(runs, "arm")
     plot = make_subplots(
         rows=1, cols=len(domains), subplot_titles=domains, shared_yaxes=True
     )
-    for color, (arm, own) in zip(_colors(runs), arms.items()):
+    for color, (arm, own) in zip(cycle(_COLORS), arms.items()):
         for column, domain in enumerate(domains, 1):
             values = [float(run["avg@4"]) for run in own if run["domain"] == domain]
             if not values:
@@ -78,15 +84,50 @@ def ends(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
     )
 
 
-def _colors(runs: Sequence[Row]) -> list[str]:
-    import plotly.colors
+def lines(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
+    """Of arms that a number tells apart, "SOURCE, lr 0.005": avg@4 and samples per hour
+    over it, a line per source through the means of its runs."""
+    columns = {"avg@4": "avg@4 on test tasks", "samples_per_hour": "samples per hour"}
+    named = [{**run, **_NUMBERED.match(run["arm"]).groupdict()} for run in runs]
+    plot = make_subplots(rows=1, cols=len(columns), horizontal_spacing=0.1)
+    for color, (source, own) in zip(cycle(_COLORS), rows_by(named, "source").items()):
+        at = rows_by(own, "number")
+        for place, column in enumerate(columns, 1):
+            plot.add_scatter(
+                x=[*at],
+                y=[fmean(float(run[column]) for run in at[n]) for n in at],
+                name=source,
+                legendgroup=source,
+                showlegend=place == 1,
+                line={"color": color, "width": 2},
+                marker={"size": 8},
+                row=1,
+                col=place,
+            )
+            plot.add_scatter(
+                x=[run["number"] for run in own],
+                y=[float(run[column]) for run in own],
+                mode="markers",
+                marker={"color": color, "size": 7, "opacity": 0.4},
+                showlegend=False,
+                row=1,
+                col=place,
+            )
+    for place, title in enumerate(columns.values(), 1):
+        plot.update_xaxes(
+            title_text=named[0]["what"], type="category", row=1, col=place
+        )
+        plot.update_yaxes(title_text=title, rangemode="tozero", row=1, col=place)
+    return plot.update_layout(
+        plot_bgcolor="white", width=PANEL * len(columns) + 200, height=PANEL
+    )
 
-    palette = plotly.colors.qualitative.Safe + plotly.colors.qualitative.Vivid
-    return [palette[n % len(palette)] for n in range(len(rows_by(runs, "arm")))]
 
-
-#: By the end of the file's name: title and drawing.
-FIGURES: dict[str, tuple[str, Callable[[Sequence[Row], Sequence[Row]], Any]]] = {
-    "ends": ("Success of each run", ends),
-    "curves": ("Success over updates", curves),
-}
+def figures_of(experiment: str) -> dict[str, tuple[str, Drawing]]:
+    """By the end of the file's name: title and drawing."""
+    figures: dict[str, tuple[str, Drawing]] = {}
+    if all(_NUMBERED.match(run.arm) for run in EXPERIMENTS[experiment].runs):
+        figures["lines"] = ("Success and samples per hour", lines)
+    figures["ends"] = ("Success of each run", ends)
+    figures["curves"] = ("Success over updates", curves)
+    return figures

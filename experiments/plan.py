@@ -186,7 +186,7 @@ def _ewma() -> Experiment:
 
 def _asynchrony() -> Experiment:
     arms = {
-        f"{source}: bound {bound}": {
+        f"{source}, bound {bound}": {
             **HARD,
             "old_logprob_source": source,
             "max_staleness": bound,

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks.figures import write_figure
-from experiments.figures import FIGURES
+from experiments.figures import figures_of
 from experiments.plan import EXPERIMENTS
 from experiments.statistics import bootstrap
 from experiments.store import Row, Store, rows_by
@@ -78,7 +78,7 @@ def drawn(experiment: str, store: Store) -> str:
         parts.append(strata_table(store.read("entropies"), "entropy"))
     parts += [
         f"![{title}](figures/evidence_{experiment}_{name}.svg)"
-        for name, (title, _) in FIGURES.items()
+        for name, (title, _) in figures_of(experiment).items()
     ]
     return "\n\n".join(parts)
 
@@ -218,7 +218,7 @@ def main() -> None:
     path.write_text(replace_drawn(path.read_text("utf-8"), parts), "utf-8")
     print(f"{path.name}: {', '.join(parts) or 'nothing yet'}")
     for name, store in found.items():
-        for kind, (_, draw) in FIGURES.items():
+        for kind, (_, draw) in figures_of(name).items():
             out = DOCS / "figures" / f"evidence_{name}_{kind}.svg"
             write_figure(draw(store.read("run"), store.read("updates")), out)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.figures import FIGURES, curves, ends
+from experiments.figures import curves, ends, figures_of, lines
 from experiments.mixture import small_mixture
 from experiments.plan import (
     EXPERIMENTS,
@@ -130,8 +130,25 @@ def test_figures_show_every_run_and_the_mean_of_each_arm(store):
         [0.3 * number for number in range(1, 7)]
     )
     text = drawn("sources", store)
-    for kind in FIGURES:
+    for kind in ("ends", "curves"):
         assert f"(figures/evidence_sources_{kind}.svg)" in text
+    assert "lines" not in figures_of("sources")
+
+
+@pytest.mark.parametrize("name", ["steps", "asynchrony"])
+def test_arms_that_a_number_tells_apart_are_lines_over_it(name):
+    assert "lines" in figures_of(name)
+    arms = {run.arm for run in EXPERIMENTS[name].runs}
+    first, *_ = [arm for arm in sorted(arms) if arm.startswith("rollout")]
+    second = first.replace("rollout", "snapshot_old")
+    runs = [
+        {"arm": arm, "avg@4": success, "samples_per_hour": "9"}
+        for arm, success in ((first, "0.5"), (first, "0.75"), (second, "1"))
+    ]
+    drawn_lines = {t.name: t for t in lines(runs, []).data if t.name and t.xaxis == "x"}
+    assert [*drawn_lines["rollout"].y] == [0.625]
+    assert [*drawn_lines["snapshot_old"].y] == [1.0]
+    assert drawn_lines["rollout"].x[0] == first.split()[-1]
 
 
 def test_the_cost_of_a_source_leaves_out_the_first_update():
