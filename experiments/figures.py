@@ -113,10 +113,8 @@ def lines(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
                 row=1,
                 col=place,
             )
+    plot.update_xaxes(title_text=named[0]["what"], type="category")
     for place, title in enumerate(columns.values(), 1):
-        plot.update_xaxes(
-            title_text=named[0]["what"], type="category", row=1, col=place
-        )
         plot.update_yaxes(title_text=title, rangemode="tozero", row=1, col=place)
     return plot.update_layout(
         plot_bgcolor="white", width=PANEL * len(columns) + 200, height=PANEL
