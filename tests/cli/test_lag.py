@@ -10,6 +10,8 @@ from rllib_llm_async.cli import main
 from rllib_llm_async.cli.example import EXAMPLES_DIR
 from rllib_llm_async.cli.lag import job_of, simulated
 
+pytestmark = pytest.mark.thorough
+
 YAML = EXAMPLES_DIR / "mini_tau2_ppo_ewma_async.yaml"
 
 

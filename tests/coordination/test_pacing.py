@@ -4,6 +4,8 @@ import pytest
 
 from benchmarks.admission import JOBS, measure
 
+pytestmark = pytest.mark.thorough
+
 #: Where the learner, and not the engines or the bound, sets the speed.
 LEARNER_BOUND = ["constant 4 s", "short 1 s", "few places", "users of 50-400 ms"]
 

@@ -14,6 +14,8 @@ import pytest
 from rllib_llm_async.coordination.simulator import Job, Simulation
 from rllib_llm_async.result_keys import ledger_count
 
+pytestmark = pytest.mark.thorough
+
 NUM_UPDATES = 10
 
 

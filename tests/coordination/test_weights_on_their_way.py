@@ -11,6 +11,8 @@ from rllib_llm_async.engine.vllm_engine import WeightMismatchError
 from rllib_llm_async.transport.shipment import SupersededError
 from tests.coordination.in_process import Loop, Weights
 
+pytestmark = pytest.mark.thorough
+
 
 def run(main):
     return asyncio.run(asyncio.wait_for(main(), 60))

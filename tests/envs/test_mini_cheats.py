@@ -28,6 +28,8 @@ from tests.envs.mini_cheats import (
     without_last,
 )
 
+pytestmark = pytest.mark.thorough
+
 EVERY_AMOUNT = " ".join(f"${n}" for n in range(300))
 EVERY_ID = " ".join(f"r{n}" for n in range(100, 1000))
 EVERY_ORDER = " ".join(
