@@ -14,10 +14,10 @@ from plotly.subplots import make_subplots
 from experiments.plan import EXPERIMENTS
 from experiments.store import Row, rows_by
 
-#: Pixels; of a panel, and of an arm's line in `ends`.
-PANEL, LINE = 420, 30
-#: Above and below the panels of `ends`.
-MARGINS = 110
+#: Pixels; of a panel, of the names of arms beside the panels, of an arm's line in
+#: `ends` and of what is above and below these lines.
+PANEL, LABELS, LINE, MARGINS = 420, 260, 30, 110
+GRID = "#ddd"
 _COLORS = qualitative.Safe + qualitative.Vivid
 _NUMBERED = re.compile(r"(?P<source>.+), (?P<what>[a-z]+) (?P<number>[0-9.]+)$")
 
@@ -45,8 +45,7 @@ def curves(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
                 col=column,
             )
     plot.update_xaxes(title_text="update").update_yaxes(range=[0, 1])
-    width = PANEL * len(domains) + 200
-    return plot.update_layout(plot_bgcolor="white", width=width, height=PANEL)
+    return _laid_out(plot, len(domains), PANEL)
 
 
 def ends(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
@@ -64,24 +63,24 @@ def ends(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
                 continue
             for x, marker in (
                 (values, {"size": 9, "opacity": 0.5}),
-                ([fmean(values)], {"size": 24, "symbol": "line-ns-open"}),
+                (
+                    [fmean(values)],
+                    {"size": 24, "symbol": "line-ns-open", "line_width": 3},
+                ),
             ):
                 plot.add_scatter(
                     x=x,
                     y=[arm] * len(x),
                     mode="markers",
-                    marker={"color": color, "line_width": 3, **marker},
+                    marker={"color": color, **marker},
                     showlegend=False,
                     row=1,
                     col=column,
                 )
-    plot.update_xaxes(range=[0, 1], title_text="avg@4 on test tasks", gridcolor="#ddd")
-    plot.update_yaxes(categoryorder="array", categoryarray=[*arms][::-1])
-    return plot.update_layout(
-        plot_bgcolor="white",
-        width=PANEL * len(domains) + 200,
-        height=LINE * len(arms) + MARGINS,
-    )
+    plot.update_xaxes(range=[0, 1], title_text="avg@4 on test tasks")
+    plot.update_yaxes(categoryorder="array", categoryarray=[*arms][::-1], dtick=1)
+    height = LINE * len(arms) + MARGINS
+    return _laid_out(plot, len(domains), height).update_layout(margin_l=LABELS)
 
 
 def lines(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
@@ -116,16 +115,22 @@ def lines(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
     plot.update_xaxes(title_text=named[0]["what"], type="category")
     for place, title in enumerate(columns.values(), 1):
         plot.update_yaxes(title_text=title, rangemode="tozero", row=1, col=place)
+    return _laid_out(plot, len(columns), PANEL)
+
+
+def _laid_out(plot: Any, num_panels: int, height: int) -> Any:
+    plot.update_yaxes(gridcolor=GRID).update_xaxes(gridcolor=GRID)
+    width = PANEL * num_panels + LABELS
     return plot.update_layout(
-        plot_bgcolor="white", width=PANEL * len(columns) + 200, height=PANEL
+        plot_bgcolor="white", width=width, height=height, margin_t=40
     )
 
 
 def figures_of(experiment: str) -> dict[str, tuple[str, Drawing]]:
     """By the end of the file's name: title and drawing."""
-    figures: dict[str, tuple[str, Drawing]] = {}
     if all(_NUMBERED.match(run.arm) for run in EXPERIMENTS[experiment].runs):
-        figures["lines"] = ("Success and samples per hour", lines)
-    figures["ends"] = ("Success of each run", ends)
-    figures["curves"] = ("Success over updates", curves)
-    return figures
+        return {"lines": ("Success and samples per hour", lines)}
+    return {
+        "ends": ("Success of each run", ends),
+        "curves": ("Success over updates", curves),
+    }
