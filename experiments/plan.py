@@ -143,8 +143,10 @@ def _thresholds() -> Experiment:
             "eps_stale": eps_stale,
         }
         for source in ("snapshot_old", "ppo_ewma_async", "interp_prox_loglinear")
-        for eps_ti in (1.02, 1.05, 1.2)
-        for eps_stale in (1.1, 1.2, 1.5)
+        for eps_ti, eps_stale in (
+            *((eps_ti, 1.2) for eps_ti in (1.02, 1.05, 1.2, 1.5)),
+            *((1.05, eps_stale) for eps_stale in (1.05, 1.1, 1.5)),
+        )
     }
     levels = {
         f"snapshot_old: {level} level": {
