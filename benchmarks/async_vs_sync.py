@@ -19,6 +19,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.figures import write_figure
@@ -61,36 +62,47 @@ class WaitingSuite(MiniTau2Suite):
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one run; ``success`` on held-out tasks, ``staleness`` mean in versions."""
+    """Of one run; ``success`` on held-out tasks, ``staleness`` mean in versions.
+
+    ``learner_busy`` and ``engine_busy`` are the shares of the time in which they work:
+    once one of them always does, nothing is left for asynchrony to gain.
+    """
 
     source: str
     max_staleness: int
     samples_per_hour: float
     success: float
     staleness: float
+    learner_busy: float
+    engine_busy: float
 
 
 def train(source: str, max_staleness: int, num_updates: int) -> Outcome:
     """Trains from the start; takes the time after the first updates."""
     algorithm = _config(source, max_staleness).build_algo()
-    staleness = []
+    results = []
     try:
         for update in range(num_updates):
             if update == SETTLING:
                 start = time.perf_counter()
-            learner = algorithm.train()["learners"]["default_policy"]
-            staleness.append(learner["staleness_mean"])
+            results.append(algorithm.train())
         seconds = time.perf_counter() - start
         means = algorithm.evaluate_tasks(num_trials=1, num_tasks=NUM_TEST_TASKS)
     finally:
         algorithm.stop()
-    samples = (num_updates - SETTLING) * algorithm.config.episodes_per_update
+    timed = results[SETTLING:]
+    samples = len(timed) * algorithm.config.episodes_per_update
+    phases = [result["phase_seconds"] for result in timed]
     return Outcome(
         source,
         max_staleness,
         samples_per_hour=3600 * samples / seconds,
         success=means["env_runners"]["success_rate"],
-        staleness=sum(staleness[SETTLING:]) / len(staleness[SETTLING:]),
+        staleness=fmean(
+            result["learners"]["default_policy"]["staleness_mean"] for result in timed
+        ),
+        learner_busy=sum(sum(p["learner"].values()) for p in phases) / seconds,
+        engine_busy=sum(p["engine"]["generating"] for p in phases) / seconds,
     )
 
 
