@@ -12,11 +12,13 @@ import numpy as np
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.core import NUM_RATIO_BINS, RATIO_BIN_EDGES
+from rllib_llm_async.core.strata import ENTROPY_BUCKETS, entropy_name
 from rllib_llm_async.result_keys import (
     DROPPED,
     EPISODES,
     IN_FLIGHT,
     TRAINED,
+    at_entropy,
     evaluation,
     learner,
     ledger_count,
@@ -43,6 +45,10 @@ PANELS: dict[str, dict[str, list[str]]] = {
     "old logits": {
         "kept by the Train-Infer mask": [learner(result_keys.TRAIN_INFER_MASK)],
         "clipped": [learner(result_keys.PPO_CLIP_FRACTION)],
+        "kept, by entropy of the token": [
+            learner(at_entropy(entropy_name(bucket), result_keys.TRAIN_INFER_MASK))
+            for bucket in ENTROPY_BUCKETS
+        ],
         "discrepancy, mean |log r_d|": [
             learner(result_keys.DISCREPANCY_LOG_RATIO_ABS_MEAN)
         ],
