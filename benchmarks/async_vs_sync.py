@@ -37,6 +37,8 @@ SOURCES = ("snapshot_old", "current_recompute", "ppo_ewma_async")
 BOUNDS = (0, 1, 2, 4, 8)
 #: Updates at the start of which the time is not taken.
 SETTLING = 4
+#: What each works on; phases that overlap with these are left out.
+LEARNER_PHASES, ENGINE_PHASES = ("old_logits", "training"), ("generating",)
 #: Of the short form: source, bound and updates.
 SHORT = ("snapshot_old", 2, 12)
 NUM_TEST_TASKS = 128
@@ -101,9 +103,14 @@ def train(source: str, max_staleness: int, num_updates: int) -> Outcome:
         staleness=fmean(
             result["learners"]["default_policy"]["staleness_mean"] for result in timed
         ),
-        learner_busy=sum(sum(p["learner"].values()) for p in phases) / seconds,
-        engine_busy=sum(p["engine"]["generating"] for p in phases) / seconds,
+        learner_busy=_busy(phases, "learner", LEARNER_PHASES) / seconds,
+        engine_busy=_busy(phases, "engine", ENGINE_PHASES) / seconds,
     )
+
+
+def _busy(phases: list[dict], kind: str, names: tuple[str, ...]) -> float:
+    """Seconds; a short iteration may end before a runner has reported its own."""
+    return sum(p.get(kind, {}).get(name, 0.0) for p in phases for name in names)
 
 
 def _config(source: str, max_staleness: int) -> Any:
