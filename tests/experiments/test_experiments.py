@@ -135,6 +135,16 @@ def test_figures_show_every_run_and_the_mean_of_each_arm(store):
     assert "lines" not in figures_of("sources")
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_page_shows_what_the_rows_say(name):
+    page = (DOCS / "evidence.md").read_text("utf-8")
+    of_experiment = page.split(f"<!-- {name}: drawn -->")[1]
+    of_experiment = of_experiment.split(f"<!-- end of {name} -->")[0].strip()
+    there = Store(name).names()
+    assert of_experiment == (drawn(name, Store(name)) if there else "Not measured yet.")
+    assert there <= {run.name for run in EXPERIMENTS[name].runs}
+
+
 @pytest.mark.parametrize("name", ["steps", "asynchrony"])
 def test_arms_that_a_number_tells_apart_are_lines_over_it(name):
     assert "lines" in figures_of(name)
