@@ -15,6 +15,8 @@ from rllib_llm_async.cli import main
 from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.settings.names import ALGORITHMS
 
+pytestmark = pytest.mark.thorough
+
 # Of that name the package has the command.
 train = importlib.import_module("rllib_llm_async.cli.train")
 

@@ -12,6 +12,8 @@ from rllib_llm_async.cli.experiment_file import parse_assignments
 from rllib_llm_async.cli.yaml_text import read_yaml
 from tests.fuzz.properties import yaml_is_read_or_refused
 
+pytestmark = pytest.mark.thorough
+
 LAUGHS = "\n".join(
     ["a0: &a0 [x, x]"]
     + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]

@@ -10,6 +10,8 @@ import pytest
 
 from rllib_llm_async.cli import reaper
 
+pytestmark = pytest.mark.thorough
+
 #: A command with a child that ignores everything but SIGKILL, in a group of its own.
 COMMAND = """
 import os, subprocess, sys, time
