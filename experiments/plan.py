@@ -203,17 +203,18 @@ def _asynchrony() -> Experiment:
 
 
 def _mixture() -> Experiment:
-    hard = {
-        **{**THRESHOLDS, **STALE, **LARGE_STEPS, "engine.dtype": "bfloat16"},
+    dense = {
+        **THRESHOLDS,
+        **STALE,
+        **LARGE_STEPS,
+        "engine.dtype": "bfloat16",
         "old_logprob_source": "snapshot_old",
     }
+    mixture = {**dense, "model": SMALL_MIXTURE}
     arms = {
-        "dense": hard,
-        "mixture, routing replayed": {**hard, "model": SMALL_MIXTURE},
-        "mixture, each routes by itself": {
-            **{**hard, "model": SMALL_MIXTURE},
-            "router_replay": "none",
-        },
+        "dense": dense,
+        "mixture, routing replayed": mixture,
+        "mixture, each routes by itself": {**mixture, "router_replay": "none"},
     }
     return Experiment(
         "What does a mixture of experts need that a dense model does not?",
