@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 #: Tuned files that runs begin from, by domain.
@@ -73,6 +73,10 @@ class Run:
         """Of no other run of its experiment."""
         return f"{self.arm}/{self.domain}/{self.seed}"
 
+    def same_training(self, other: Run) -> bool:
+        """Whether both are one run under two names, as arms of two experiments."""
+        return replace(self, arm=other.arm) == other
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -98,15 +102,15 @@ def _runs(
 
 
 def _regimes() -> Experiment:
-    others = [source for source in SOURCES if source not in FLOOR_AND_EXACT]
+    floor = {"old_logprob_source": "rollout"}
+    exact = {
+        "old_logprob_source": "snapshot_old",
+        "compare_sources": [s for s in SOURCES if s not in FLOOR_AND_EXACT],
+    }
     arms = {
-        f"{regime}: {source}": {
-            **settings,
-            "old_logprob_source": source,
-            "compare_sources": others if source == "snapshot_old" else [],
-        }
+        f"{regime}: {source['old_logprob_source']}": {**settings, **source}
         for regime, settings in REGIMES.items()
-        for source in FLOOR_AND_EXACT
+        for source in (floor, exact)
     }
     return Experiment(
         "In which regimes do old logits matter, and how far are the proxies off?",
@@ -154,7 +158,7 @@ def _thresholds() -> Experiment:
             "old_logprob_source": "snapshot_old",
             "ratio_level": level,
         }
-        for level in ("token", "turn", "sequence")
+        for level in ("turn", "sequence")
     }
     return Experiment(
         "What does each threshold do, with exact old logits and with proxies?",

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+import click
+
 from benchmarks.figures import write_figure
 from experiments.figures import figures_of
 from experiments.plan import EXPERIMENTS
@@ -211,6 +213,7 @@ def replace_drawn(page: str, parts: Mapping[str, str]) -> str:
     return page
 
 
+@click.command(help=(__doc__ or "").splitlines()[0])
 def main() -> None:
     path = DOCS / "evidence.md"
     found = {name: Store(name) for name in EXPERIMENTS if Store(name).names()}

@@ -3,7 +3,9 @@
     python -m experiments.run EXPERIMENT [--hours H] [--only TEXT]
 
 Stop it at any time: what is complete stands in `experiments/results`, and the next
-start goes on with the rest. Each run has a process and a cluster of its own.
+start goes on with the rest. A run that another experiment has made is taken from there
+(the command in its row is the one that made it). Each run has a process and a cluster
+of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 
 import click
 
@@ -32,6 +35,7 @@ RUN_SECONDS = 3600.0
 def main(experiment: str, hours: float | None, only: str, only_list: bool) -> None:
     store = Store(experiment)
     runs = [run for run in EXPERIMENTS[experiment].runs if only in run.name]
+    adopt_twins(experiment, runs)
     missing = [run for run in runs if run.name not in store.names()]
     click.echo(EXPERIMENTS[experiment].question)
     click.echo(f"{experiment}: {len(missing)} of {len(runs)} runs are missing")
@@ -61,6 +65,25 @@ def main(experiment: str, hours: float | None, only: str, only_list: bool) -> No
         )
     if failed:
         raise click.ClickException(f"{len(failed)} runs failed: {', '.join(failed)}")
+
+
+def adopt_twins(experiment: str, runs: Iterable[Run]) -> None:
+    """Takes from other experiments what they have made: arms of several are one run."""
+    store = Store(experiment)
+    there = store.names()
+    others = {name: Store(name) for name in EXPERIMENTS if name != experiment}
+    made = {name: other.names() for name, other in others.items()}
+    for run in runs:
+        twins = (
+            (name, twin.name)
+            for name in others
+            for twin in EXPERIMENTS[name].runs
+            if twin.name in made[name] and run.same_training(twin)
+        )
+        if run.name not in there and (twin := next(twins, None)):
+            name, name_there = twin
+            store.adopt(run.name, run.arm, others[name], name_there)
+            click.echo(f"{run.name}: is {name_there} of {name}")
 
 
 def train_in_a_process(experiment: str, run: Run) -> dict:

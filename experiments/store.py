@@ -55,6 +55,22 @@ class Store:
             new = [{**named, **_rounded(row)} for row in tables[table]]
             _write(self._paths[table], [*kept, *new])
 
+    def adopt(self, name: str, of_arm: str, there: Store, name_there: str) -> None:
+        """Adds what a run of another experiment has found, under a name of this one.
+
+        Its seed, date, versions and command stay those of the run that was made.
+        """
+        found = {
+            table: [
+                {k: v for k, v in row.items() if k != "name"}
+                for row in there.read(table)
+                if row["name"] == name_there
+            ]
+            for table in TABLES
+        }
+        (row,) = found["run"]
+        self.add({"name": name}, {**found, "run": {**row, "arm": of_arm}})
+
 
 def rows_by(rows: Iterable[Row], column: str) -> dict[str, list[Row]]:
     """Groups of rows that have one value in a column, in the order of the first."""

@@ -1,5 +1,7 @@
 """Results that add up: runs that are made once, tables that say what the rows say."""
 
+from functools import partial
+
 import pytest
 
 from experiments.figures import curves, ends, figures_of, lines
@@ -19,8 +21,9 @@ from experiments.redraw import (
     replace_drawn,
     strata_table,
 )
+from experiments.run import adopt_twins
 from experiments.statistics import bootstrap
-from experiments.store import Store
+from experiments.store import Store, rows_by
 from experiments.train import compared, config_of, entropies, lags
 
 
@@ -102,6 +105,30 @@ def test_a_run_of_which_only_updates_were_written_is_missing(store):
     assert run.name not in store.names()
     store.add(names(run), found(0.5))
     assert sum(row["name"] == run.name for row in store.read("updates")) == 6
+
+
+def test_one_run_serves_all_experiments_that_hold_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.run.Store", partial(Store, directory=tmp_path))
+    steps, sources = Store("steps", tmp_path), Store("sources", tmp_path)
+    for arm, success in (("rollout, lr 0.005", 0.25), ("rollout, lr 0.01", 0.75)):
+        run = Run(arm, "airline", 1, {})
+        steps.add(names(run) | {"command": "of steps", "date": "then"}, found(success))
+    adopt_twins("sources", EXPERIMENTS["sources"].runs)
+    assert sources.names() == {"rollout/airline/1"}
+    (row,) = sources.read("run")
+    assert row["avg@4"] == "0.25" and row["command"] == "of steps"
+    assert row["arm"] == "rollout" and row["seed"] == "1" and row["date"] == "then"
+    for table in ("updates", "lags", "entropies"):
+        ((name, rows),) = rows_by(sources.read(table), "name").items()
+        there = rows_by(steps.read(table), "name")["rollout, lr 0.005/airline/1"]
+        assert name == "rollout/airline/1" and len(rows) == len(there)
+        assert [{**row, "name": ""} for row in rows] == [
+            {**row, "name": ""} for row in there
+        ]
+    # What is there already is not taken again.
+    steps.add(names(Run("rollout, lr 0.005", "airline", 1, {})), found(0.5))
+    adopt_twins("sources", EXPERIMENTS["sources"].runs)
+    assert sources.read("run")[0]["avg@4"] == "0.25"
 
 
 def test_pairs_differ_by_what_the_arm_brings_and_not_by_their_seeds(store):
