@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import click
 
@@ -23,7 +26,7 @@ from experiments.plan import EXPERIMENTS, Run
 from experiments.store import Store
 from rllib_llm_async.monitoring.versions import installed_versions
 
-#: Longest that one run may take.
+#: Longest that one run may take, with the one that it waits for.
 RUN_SECONDS = 3600.0
 
 
@@ -45,24 +48,26 @@ def main(experiment: str, hours: float | None, only: str, only_list: bool) -> No
         return
     installed = installed_versions().items()
     versions = ", ".join(f"{name} {version}" for name, version in installed)
-    end = None if hours is None else time.monotonic() + 3600 * hours
+    end = math.inf if hours is None else time.monotonic() + 3600 * hours
     failed = []
-    for number, run in enumerate(missing, 1):
-        if end is not None and time.monotonic() > end:
-            break
-        began = time.monotonic()
-        try:
-            found = train_in_a_process(experiment, run)
-        except (subprocess.SubprocessError, ValueError) as error:
-            failed.append(run.name)
-            click.echo(f"{run.name}: {error}", err=True)
-            continue
-        minutes = (time.monotonic() - began) / 60
-        store.add(named(experiment, run, minutes) | {"versions": versions}, found)
-        click.echo(
-            f"{number}/{len(missing)} {run.name}: avg@4 {found['run']['avg@4']:.3f} "
-            f"after {minutes:.1f} min"
-        )
+    # While one plays its test tasks, which is mostly waiting for users, another trains.
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        runs_of = {pool.submit(train_until, end, experiment, r): r for r in missing}
+        for number, future in enumerate(as_completed(runs_of), 1):
+            run = runs_of[future]
+            try:
+                found = future.result()
+            except (subprocess.SubprocessError, ValueError) as error:
+                failed.append(run.name)
+                click.echo(f"{run.name}: {error}", err=True)
+                continue
+            if found is None:
+                continue
+            store.add(named(experiment, run) | {"versions": versions}, found)
+            click.echo(
+                f"{number}/{len(missing)} {run.name}: "
+                f"avg@4 {found['run']['avg@4']:.3f} after {found['run']['minutes']} min"
+            )
     if failed:
         raise click.ClickException(f"{len(failed)} runs failed: {', '.join(failed)}")
 
@@ -86,6 +91,13 @@ def adopt_twins(experiment: str, runs: Iterable[Run]) -> None:
             click.echo(f"{run.name}: is {name_there} of {name}")
 
 
+def train_until(end: float, experiment: str, run: Run) -> dict | None:
+    """None if that time has come before it starts; else see `train_in_a_process`."""
+    if time.monotonic() > end:
+        return None
+    return train_in_a_process(experiment, run)
+
+
 def train_in_a_process(experiment: str, run: Run) -> dict:
     """What `experiments.train` prints.
 
@@ -97,13 +109,14 @@ def train_in_a_process(experiment: str, run: Run) -> dict:
         [sys.executable, "-m", "experiments.train", experiment, run.name],
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ, "RAY_ADDRESS": "local"},
         timeout=RUN_SECONDS,
         check=True,
     )
     return json.loads(finished.stdout.strip().splitlines()[-1])
 
 
-def named(experiment: str, run: Run, minutes: float) -> dict[str, str | int]:
+def named(experiment: str, run: Run) -> dict[str, str | int]:
     """What a row says of its run beside what it found."""
     return {
         "name": run.name,
@@ -111,7 +124,6 @@ def named(experiment: str, run: Run, minutes: float) -> dict[str, str | int]:
         "domain": run.domain,
         "seed": run.seed,
         "num_updates": run.num_updates,
-        "minutes": f"{minutes:.1f}",
         "date": datetime.date.today().isoformat(),
         "command": f'python -m experiments.run {experiment} --only "{run.name}"',
     }

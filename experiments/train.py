@@ -5,15 +5,21 @@ python -m experiments.train EXPERIMENT RUN
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from math import prod
+from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+from ray.rllib.algorithms.algorithm import Algorithm
 
 from experiments.mixture import small_mixture
 from experiments.plan import EXPERIMENTS, FILES, SMALL_MIXTURE, Run
@@ -34,6 +40,7 @@ from rllib_llm_async.core.strata import (
 from rllib_llm_async.result_keys import at_entropy, at_lag
 
 NUM_TRIALS = 4
+LOCK = Path(tempfile.gettempdir()) / "rllib_llm_async_experiment.lock"
 #: Columns of an update, by the learner's result key.
 COLUMNS = {
     "staleness": result_keys.STALENESS_MEAN,
@@ -83,20 +90,17 @@ def train(run: Run) -> dict[str, Any]:
         ``run``: figures of the whole run; ``updates``, ``lags`` and ``entropies``: rows
         of columns.
     """
-    algorithm = config_of(run).build_algo()
+    with machine_to_itself():
+        started = time.monotonic()
+        algorithm = config_of(run).build_algo()
+        try:
+            began = time.monotonic()
+            results = list(updates(algorithm, run))
+            seconds = time.monotonic() - began
+        except BaseException:
+            algorithm.stop()
+            raise
     try:
-        began = time.monotonic()
-        results = []
-        for number in range(1, run.num_updates + 1):
-            results.append(algorithm.train())
-            success = results[-1]["env_runners"][result_keys.SUCCESS_RATE]
-            print(
-                f"{run.name}: update {number} of {run.num_updates}, success "
-                f"{success:.3f}",
-                file=sys.stderr,
-                flush=True,
-            )
-        seconds = time.monotonic() - began
         evaluated = algorithm.evaluate_tasks(num_trials=NUM_TRIALS)
     finally:
         algorithm.stop()
@@ -106,6 +110,7 @@ def train(run: Run) -> dict[str, Any]:
     num_samples = run.num_updates * algorithm.config.episodes_per_update
     return {
         "run": {
+            "minutes": round((time.monotonic() - started) / 60, 1),
             **{key: figures[key] for key in ("avg@4", "avg@4_se", "pass@4", "pass^4")},
             "samples_per_hour": 3600 * num_samples / seconds,
             "multi_version_share": runners[
@@ -125,6 +130,28 @@ def train(run: Run) -> dict[str, Any]:
         "lags": lags(learners),
         "entropies": entropies(learners),
     }
+
+
+@contextmanager
+def machine_to_itself() -> Iterator[None]:
+    """Waits until no other run of this machine is within: they would be slow together,
+    and what they say of their speed would be wrong."""
+    with LOCK.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def updates(algorithm: Algorithm, run: Run) -> Iterator[dict[str, Any]]:
+    """The result of each, when it has been said how well it went."""
+    for number in range(1, run.num_updates + 1):
+        result = algorithm.train()
+        success = result["env_runners"][result_keys.SUCCESS_RATE]
+        print(
+            f"{run.name}: update {number} of {run.num_updates}, success {success:.3f}",
+            file=sys.stderr,
+            flush=True,
+        )
+        yield result
 
 
 def columns(learner: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, float]:

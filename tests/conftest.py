@@ -1,5 +1,6 @@
 """Which tests are live, and what they share: one Ray cluster, a small mixture."""
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -60,12 +61,22 @@ def _stop_cluster():
         register_trainable(cls.__name__, cls)
 
 
+def _named_actors():
+    """All but those that Ray keeps for itself once they were needed."""
+    import ray
+
+    named = ray.util.list_named_actors(all_namespaces=True)
+    return [actor for actor in named if actor["name"] != "AutoscalingCoordinator"]
+
+
 def _is_idle(patience_seconds=10.0):
     """Whether a module's actors are gone from the cluster, soon."""
     import ray
 
+    # Actors end with their last handle, which a cycle of exceptions may hold.
+    gc.collect()
     deadline = time.monotonic() + patience_seconds
-    while ray.util.list_named_actors(all_namespaces=True) or (
+    while _named_actors() or (
         ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]
     ):
         if time.monotonic() > deadline:

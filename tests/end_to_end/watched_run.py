@@ -1,24 +1,27 @@
 """One `rllib train file` for all tests that look at what such a run does and leaves.
 
-It has keys in its environment, of which nothing may remain, and is watched while it
-runs: which sockets of its processes others can reach.
+The tuned example, for long enough to learn. It has keys in its environment, of which
+nothing may remain, and is watched while it runs: which sockets of its processes others
+can reach.
 """
 
+import json
 import os
 import re
 import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tests.end_to_end.commands import RLLIB, SMALL, TUNED, environment, processes_of
+from tests.end_to_end.commands import RLLIB, TUNED, environment, processes_of
 
 #: By variable, what must be in no file and no line of a run.
 KEYS = {
     name: f"{name.lower()}-not-to-be-seen"
     for name in ("OPENAI_API_KEY", "WANDB_API_KEY", "HF_TOKEN", "STUB_KEY")
 }
-NUM_ITERATIONS = 2
+NUM_ITERATIONS = 12
 _LISTENS = "0A"
 _LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F", f"{1:08X}".rjust(32, "0"))
 
@@ -43,6 +46,12 @@ class WatchedRun:
         return self.home / "results"
 
     @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Of result.json, one per iteration."""
+        (path,) = self.results.rglob("result.json")
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    @property
     def checkpoint(self) -> str:
         return re.search(r"^checkpoint: (.*)$", self.said, re.MULTILINE).group(1)
 
@@ -53,18 +62,17 @@ class WatchedRun:
 
 
 def train(home: Path) -> WatchedRun:
-    """Trains for two updates, with an evaluation, W&B offline and a comparison."""
+    """Trains, with an evaluation before and after, W&B offline and a comparison."""
     run = WatchedRun(home)
     log = home / "output"
     with log.open("w") as output:
         process = subprocess.Popen(
             [
                 *(RLLIB, "train", "file", TUNED, "--storage-path", run.results),
-                *("--stop", f"training_iteration={NUM_ITERATIONS}", *SMALL),
-                *("--set", "evaluation_interval=2", "--wandb", "test"),
+                *("--stop", f"training_iteration={NUM_ITERATIONS}"),
+                *("--set", f"evaluation_interval={NUM_ITERATIONS}"),
+                *("--set", "evaluation_num_trials=2", "--wandb", "test"),
                 *("--set", "compare_sources=[snapshot_old]"),
-                # Users who take their time: phases last long enough to be seen.
-                *("--set", "env_config.user_seconds=0.2"),
             ],
             env={
                 **environment(home),
