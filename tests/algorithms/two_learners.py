@@ -188,8 +188,13 @@ def run_together(path, job, num_learners=2):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(
-        _worker, (num_learners, port, str(path), job), nprocs=num_learners
+    # A server that has imported all this once forks them: imports take some seconds.
+    torch.multiprocessing.set_forkserver_preload(["tests.algorithms.sharded_learners"])
+    torch.multiprocessing.start_processes(
+        _worker,
+        (num_learners, port, str(path), job),
+        nprocs=num_learners,
+        start_method="forkserver",
     )
     return [
         pickle.loads((path / f"{rank}.pickle").read_bytes())
