@@ -1,6 +1,6 @@
 """Trains the runs of an experiment that are missing.
 
-    python -m experiments.run EXPERIMENT [--hours H] [--only TEXT]
+    python -m experiments.run EXPERIMENT [--hours H] [--only TEXT]...
 
 Stop it at any time: what is complete stands in `experiments/results`, and the next
 start goes on with the rest. A run that another experiment has made is taken from there
@@ -33,11 +33,14 @@ RUN_SECONDS = 3600.0
 @click.command(help=(__doc__ or "").splitlines()[0])
 @click.argument("experiment", type=click.Choice([*EXPERIMENTS]))
 @click.option("--hours", type=float, help="Start no run after so many hours.")
-@click.option("--only", default="", help="Runs whose name holds this text.")
+@click.option("--only", multiple=True, help="Runs whose name holds this text.")
 @click.option("--list", "only_list", is_flag=True, help="Name the runs, train none.")
-def main(experiment: str, hours: float | None, only: str, only_list: bool) -> None:
+def main(
+    experiment: str, hours: float | None, only: tuple[str, ...], only_list: bool
+) -> None:
     store = Store(experiment)
-    runs = [run for run in EXPERIMENTS[experiment].runs if only in run.name]
+    all_runs = EXPERIMENTS[experiment].runs
+    runs = [r for r in all_runs if not only or any(text in r.name for text in only)]
     adopt_twins(experiment, runs)
     missing = [run for run in runs if run.name not in store.names()]
     click.echo(EXPERIMENTS[experiment].question)
