@@ -87,7 +87,8 @@ def lines(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
     """Of arms that a number tells apart, "SOURCE, lr 0.005": avg@4 and samples per hour
     over it, a line per source through the means of its runs."""
     columns = {"avg@4": "avg@4 on test tasks", "samples_per_hour": "samples per hour"}
-    named = [{**run, **_NUMBERED.match(run["arm"]).groupdict()} for run in runs]
+    matches = [(run, _NUMBERED.match(run["arm"])) for run in runs]
+    named = [{**run, **match.groupdict()} for run, match in matches if match]
     plot = make_subplots(rows=1, cols=len(columns), horizontal_spacing=0.1)
     for color, (source, own) in zip(cycle(_COLORS), rows_by(named, "source").items()):
         at = rows_by(own, "number")

@@ -19,7 +19,7 @@ import click
 from benchmarks.figures import write_figure
 from experiments.figures import figures_of
 from experiments.plan import EXPERIMENTS
-from experiments.statistics import bootstrap
+from experiments.statistics import LEAST, bootstrap
 from experiments.store import Row, Store, rows_by
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -60,7 +60,8 @@ def drawn(experiment: str, store: Store) -> str:
     planned = len(EXPERIMENTS[experiment].runs)
     parts = [
         f"{len(runs)} of {planned} runs, `python -m experiments.run {experiment}`. "
-        "Means over runs, with 95 % intervals by bootstrap where there are several.",
+        f"Means over runs: of {LEAST} or more with a 95 % interval by bootstrap, of "
+        "fewer with their range.",
         arms_table(runs, store.read("updates")),
     ]
     if len({run["domain"] for run in runs}) > 1:
@@ -140,8 +141,9 @@ def differences_table(runs: Sequence[Row], reference: str) -> str:
         ]
         if differences:
             interval = bootstrap(differences)
-            verdict = "yes" if interval.excludes_zero else "no"
-            rows.append([arm, str(interval.count), str(interval), verdict])
+            verdict = {True: "yes", False: "no", None: f"under {LEAST} pairs"}
+            said = verdict[interval.excludes_zero]
+            rows.append([arm, str(interval.count), str(interval), said])
     return table(["arm", "pairs", f"avg@4 less that of {reference}", "differs"], rows)
 
 

@@ -133,12 +133,12 @@ def test_one_run_serves_all_experiments_that_hold_it(tmp_path, monkeypatch):
 
 def test_pairs_differ_by_what_the_arm_brings_and_not_by_their_seeds(store):
     table = differences_table(store.read("run"), "rollout")
-    assert "| snapshot_old | 3 | 0.200 [0.200, 0.200] | yes |" in table
+    assert "| snapshot_old | 3 | 0.200 (0.200 to 0.200) | under 5 pairs |" in table
     text = drawn("sources", store)
     # Updates 2 to 6: four times what update 1 has.
     assert f"| {4 * 0.6:.3g} |" in text and f"| {4 * 0.8:.3g} |" in text
     planned = len(EXPERIMENTS["sources"].runs)
-    assert "| snapshot_old | 3 | 0.800 [" in text and f"6 of {planned} runs" in text
+    assert "| snapshot_old | 3 | 0.800 (" in text and f"6 of {planned} runs" in text
 
 
 def test_figures_show_every_run_and_the_mean_of_each_arm(store):
@@ -211,8 +211,17 @@ def test_an_interval_holds_the_mean_of_most_samples():
         interval = bootstrap(sample.tolist())
         inside += interval.low <= 3.0 <= interval.high
     assert 0.87 * 200 <= inside <= 0.99 * 200
+    assert str(bootstrap([1.0] * 5 + [2.0] * 5)).startswith("1.500 [1.")
     with pytest.raises(ValueError, match="no values"):
         bootstrap([])
+
+
+def test_few_pairs_are_no_verdict():
+    few = bootstrap([0.1, 0.2, 0.3, 0.4])
+    assert few.excludes_zero is None and str(few) == "0.250 (0.100 to 0.400)"
+    assert bootstrap([0.1, 0.2, 0.3, 0.4, 0.5]).excludes_zero is True
+    assert bootstrap([-0.2, 0.1, 0.2, -0.1, 0.1]).excludes_zero is False
+    assert str(bootstrap([0.5])) == "0.500"
 
 
 @pytest.mark.parametrize(
