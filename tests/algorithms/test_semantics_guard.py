@@ -236,6 +236,34 @@ def test_exactness_that_costs_a_pass_for_nothing(
     assert list(result_warnings(proxy, found)) == []
 
 
+@pytest.mark.parametrize("source", ["snapshot_old", "ppo_ewma_async"])
+def test_a_mask_that_drops_what_the_policy_decides(make_learner_config, source):
+    config = make_learner_config(old_logprob_source=source, eps_ti=1.05)
+
+    def found(kept_between, kept_uncertain):
+        return {
+            "train_infer_mask": 0.985,
+            "entropy_0/token_share": 0.97,
+            "entropy_0/train_infer_mask": 0.2,  # not asked for
+            "entropy_1e-1/token_share": 0.02,
+            "entropy_1e-1/train_infer_mask": kept_between,
+            "entropy_1/token_share": 0.01,
+            "entropy_1/train_infer_mask": kept_uncertain,
+        }
+
+    (said,) = result_warnings(config, found(0.65, 0.2))
+    assert "entropy over 0.1 nats it keeps 50%, of all 98.5%" in said
+    assert "eps_ti=1.05 higher" in said
+    # Weighted by their tokens: two of three are of the lower entropy.
+    assert list(result_warnings(config, found(0.9, 0.5))) == []
+    assert list(result_warnings(config, found(0.5, 0.9))) != []
+    nobody = found(0.1, 0.1) | {
+        "entropy_1e-1/token_share": 0.0,
+        "entropy_1/token_share": 0.0,
+    }
+    assert list(result_warnings(config, nobody)) == []
+
+
 def test_updates_without_a_signal_and_resets_in_a_row_are_said(make_learner_config):
     config = make_learner_config(old_logprob_source="ppo_ewma_async")
     (said,) = result_warnings(config, {"had_signal": 0.0})

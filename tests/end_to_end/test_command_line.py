@@ -95,6 +95,7 @@ def test_a_short_run_improves_on_held_out_tasks(finished_run):
     assert runners["num_multi_version_episodes_lifetime"] > 0
 
 
+@pytest.mark.slow
 def test_evaluate(finished_run, tmp_path):
     evaluate = subprocess.run(
         [

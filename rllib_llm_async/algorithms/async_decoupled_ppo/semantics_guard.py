@@ -10,11 +10,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rllib_llm_async import result_keys
-from rllib_llm_async.core.strata import LAG_BUCKETS, lag_name
+from rllib_llm_async.core.strata import (
+    ENTROPY_BUCKETS,
+    LAG_BUCKETS,
+    entropy_name,
+    lag_name,
+)
 from rllib_llm_async.models.router_replay import router_replay
 from rllib_llm_async.models.served_adapters import served_adapters
 from rllib_llm_async.old_logprobs import source_class, source_names
-from rllib_llm_async.result_keys import at_lag
+from rllib_llm_async.result_keys import at_entropy, at_lag
 
 #: At a lag, |log r_d| this many times that of fresh tokens is staleness, not numerics.
 HIDDEN_STALENESS_RATIO = 3.0
@@ -24,6 +29,11 @@ HIDDEN_STALENESS_MASK_LOSS = 0.02
 MIN_EXACT_MASK_SHARE = 0.9
 #: With a proxy that keeps less, hardly anything is learned from.
 MIN_PROXY_MASK_SHARE = 0.1
+#: Of the tokens at which the policy is of two minds (entropies of these buckets, in
+#: nats) the mask should keep more than this: nearly all there is to learn is theirs,
+#: and a mean over all tokens, most of which were certain, does not show it.
+OF_TWO_MINDS = ENTROPY_BUCKETS[2:]
+MIN_UNCERTAIN_MASK_SHARE = 0.75
 #: Mean |log r_d| of fresh tokens that the numerics of the wider of the two dtypes
 #: explain; bfloat16 gives 1e-3 to 4e-2 even where nothing is wrong.
 NUMERICAL_NOISE = {"float32": 1e-4, "bfloat16": 1e-3, "float16": 1e-3}
@@ -112,6 +122,7 @@ def result_warnings(config: Any, results: Mapping[str, float]) -> Iterator[str]:
     source = source_class(config.old_logprob_source)
     yield from source.result_warnings(config, results)
     share = results.get(result_keys.TRAIN_INFER_MASK, 1.0)
+    yield from _masked_decisions(config, results, share)
     if source.was_exact(results):
         yield from _warnings_of_exact(config, results, share)
         return
@@ -139,6 +150,26 @@ def _warnings_of_exact(
             "engine and trainer agree to within numerical noise, so that mu_old is "
             f"pi_old already: mean |log r_d| of fresh tokens is {fresh:.1e} with a "
             f"{dtype} engine; rollout is exact here and costs no pass"
+        )
+
+
+def _masked_decisions(
+    config: Any, results: Mapping[str, float], share: float
+) -> Iterator[str]:
+    names = [entropy_name(bucket) for bucket in OF_TWO_MINDS]
+    shares = [results.get(at_entropy(n, result_keys.TOKEN_SHARE), 0.0) for n in names]
+    if not sum(shares):
+        return
+    kept = sum(
+        tokens * results[at_entropy(name, result_keys.TRAIN_INFER_MASK)]
+        for name, tokens in zip(names, shares)
+    ) / sum(shares)
+    if kept < MIN_UNCERTAIN_MASK_SHARE:
+        yield (
+            "the mask drops tokens at which the policy decides: of those with an "
+            f"entropy over {OF_TWO_MINDS[0][0]:g} nats it keeps {kept:.0%}, of all "
+            f"{share:.1%}; set eps_ti={config.eps_ti:g} higher, or see with `rllib "
+            "numerics` what makes the engine differ"
         )
 
 
