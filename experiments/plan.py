@@ -49,6 +49,8 @@ REGIMES: dict[str, dict[str, Any]] = {
     "numerics": {**THRESHOLDS, **NUMERICS},
     "stale": {**THRESHOLDS, **STALE},
     "large steps": {**THRESHOLDS, **LARGE_STEPS},
+    "numerics and large steps": {**THRESHOLDS, **NUMERICS, **LARGE_STEPS},
+    "stale and large steps": {**THRESHOLDS, **STALE, **LARGE_STEPS},
     "hard": HARD,
 }
 

@@ -56,13 +56,16 @@ OF_STRATA = {
 
 def drawn(experiment: str, store: Store) -> str:
     """The part of the page on an experiment, without its figure's file."""
-    runs = store.read("run")
+    runs, updates, lags, entropies = (
+        in_plan_order(experiment, store.read(table))
+        for table in ("run", "updates", "lags", "entropies")
+    )
     planned = len(EXPERIMENTS[experiment].runs)
     parts = [
         f"{len(runs)} of {planned} runs, `python -m experiments.run {experiment}`. "
         f"Means over runs: of {LEAST} or more with a 95 % interval by bootstrap, of "
         "fewer with their range.",
-        arms_table(runs, store.read("updates")),
+        arms_table(runs, updates),
     ]
     if len({run["domain"] for run in runs}) > 1:
         parts.append(domains_table(runs))
@@ -72,18 +75,25 @@ def drawn(experiment: str, store: Store) -> str:
         if any(run["arm"] == reference for run in runs)
     ]
     if experiment == "sources":
-        parts.append(cost_table(runs, store.read("updates")))
+        parts.append(cost_table(runs, updates))
     if experiment in ("regimes", "mixture"):
-        parts.append(strata_table(store.read("lags"), "lag"))
+        parts.append(strata_table(lags, "lag"))
     if experiment == "regimes":
         parts += [t for t in [errors_table(runs)] if t]
     if experiment == "thresholds":
-        parts.append(strata_table(store.read("entropies"), "entropy"))
+        parts.append(strata_table(entropies, "entropy"))
     parts += [
         f"![{title}](figures/evidence_{experiment}_{name}.svg)"
         for name, (title, _) in figures_of(experiment).items()
     ]
     return "\n\n".join(parts)
+
+
+def in_plan_order(experiment: str, rows: Sequence[Row]) -> list[Row]:
+    """Arm by arm as the experiment names them, whenever their runs were made."""
+    arms = list(dict.fromkeys(run.arm for run in EXPERIMENTS[experiment].runs))
+    place = {run.name: arms.index(run.arm) for run in EXPERIMENTS[experiment].runs}
+    return sorted(rows, key=lambda row: place.get(row["name"], len(arms)))
 
 
 def arms_table(runs: Sequence[Row], updates: Sequence[Row]) -> str:
@@ -225,7 +235,8 @@ def main() -> None:
     for name, store in found.items():
         for kind, (_, draw) in figures_of(name).items():
             out = DOCS / "figures" / f"evidence_{name}_{kind}.svg"
-            write_figure(draw(store.read("run"), store.read("updates")), out)
+            tables = (in_plan_order(name, store.read(t)) for t in ("run", "updates"))
+            write_figure(draw(*tables), out)
 
 
 if __name__ == "__main__":
