@@ -163,9 +163,17 @@ def _thresholds() -> Experiment:
         }
         for level in ("turn", "sequence")
     }
+    tuned_steps = {
+        f"snapshot_old, tuned steps and no staleness: eps_ti {eps_ti}": {
+            **REGIMES["numerics"],
+            "old_logprob_source": "snapshot_old",
+            "eps_ti": eps_ti,
+        }
+        for eps_ti in (1.05, 1.2, 1.5, 100)
+    }
     return Experiment(
         "What does each threshold do, with exact old logits and with proxies?",
-        _runs(arms | levels, ["airline"], range(3)),
+        _runs(arms | levels | tuned_steps, ["airline"], range(3)),
     )
 
 
