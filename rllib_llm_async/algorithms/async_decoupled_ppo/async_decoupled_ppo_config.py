@@ -64,7 +64,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
 
         # The objective.
         self.old_logprob_source = "current_recompute"
-        self.eps_ti = 1.05
+        self.eps_ti = 1.2
         self.eps_stale = 1.2
         self.eps_stale_low: float | None = None
         self.dual_clip: float | None = None
