@@ -11,7 +11,7 @@ from typing import Any
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
-from experiments.plan import EXPERIMENTS
+from experiments.plan import EXPERIMENTS, HARD, SOURCES
 from experiments.store import Row, rows_by
 
 #: Pixels; of a panel, of the names of arms beside the panels, of an arm's line in
@@ -20,6 +20,11 @@ PANEL, LABELS, LINE, MARGINS = 420, 260, 30, 110
 GRID = "#ddd"
 _COLORS = qualitative.Safe + qualitative.Vivid
 _NUMBERED = re.compile(r"(?P<source>.+), (?P<what>[a-z]+) (?P<number>[0-9.]+)$")
+
+_BOUNDED = re.compile(
+    r"(?P<source>\w+): eps_ti (?P<eps_ti>[0-9.]+), eps_stale (?P<eps_stale>[0-9.]+)$"
+)
+SUCCESS = "avg@4 on test tasks"
 
 Drawing = Callable[[Sequence[Row], Sequence[Row]], Any]
 
@@ -77,7 +82,7 @@ def ends(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
                     row=1,
                     col=column,
                 )
-    plot.update_xaxes(range=[0, 1], title_text="avg@4 on test tasks")
+    plot.update_xaxes(range=[0, 1], title_text=SUCCESS)
     plot.update_yaxes(categoryorder="array", categoryarray=[*arms][::-1], dtick=1)
     height = LINE * len(arms) + MARGINS
     return _laid_out(plot, len(domains), height).update_layout(margin_l=LABELS)
@@ -86,37 +91,69 @@ def ends(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
 def lines(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
     """Of arms that a number tells apart, "SOURCE, lr 0.005": avg@4 and samples per hour
     over it, a line per source through the means of its runs."""
-    columns = {"avg@4": "avg@4 on test tasks", "samples_per_hour": "samples per hour"}
-    matches = [(run, _NUMBERED.match(run["arm"])) for run in runs]
-    named = [{**run, **match.groupdict()} for run, match in matches if match]
+    columns = {"avg@4": SUCCESS, "samples_per_hour": "samples per hour"}
+    named = _matched(runs, _NUMBERED)
     plot = make_subplots(rows=1, cols=len(columns), horizontal_spacing=0.1)
-    for color, (source, own) in zip(cycle(_COLORS), rows_by(named, "source").items()):
-        at = rows_by(own, "number")
-        for place, column in enumerate(columns, 1):
-            plot.add_scatter(
-                x=[*at],
-                y=[fmean(float(run[column]) for run in at[n]) for n in at],
-                name=source,
-                legendgroup=source,
-                showlegend=place == 1,
-                line={"color": color, "width": 2},
-                marker={"size": 8},
-                row=1,
-                col=place,
-            )
-            plot.add_scatter(
-                x=[run["number"] for run in own],
-                y=[float(run[column]) for run in own],
-                mode="markers",
-                marker={"color": color, "size": 7, "opacity": 0.4},
-                showlegend=False,
-                row=1,
-                col=place,
-            )
-    plot.update_xaxes(title_text=named[0]["what"], type="category")
-    for place, title in enumerate(columns.values(), 1):
+    for place, (column, title) in enumerate(columns.items(), 1):
+        _add_lines(plot, named, "number", column, place)
+        plot.update_xaxes(title_text=named[0]["what"], row=1, col=place)
         plot.update_yaxes(title_text=title, rangemode="tozero", row=1, col=place)
     return _laid_out(plot, len(columns), PANEL)
+
+
+def thresholds(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
+    """avg@4 over each of the two thresholds, the other as in the hard regime: a line
+    per source through the means of its runs."""
+    named = sorted(_matched(runs, _BOUNDED), key=lambda run: float(run["eps_ti"]))
+    plot = make_subplots(rows=1, cols=2, horizontal_spacing=0.1)
+    for place, (varied, fixed) in enumerate(
+        (("eps_ti", "eps_stale"), ("eps_stale", "eps_ti")), 1
+    ):
+        varying = [run for run in named if float(run[fixed]) == HARD[fixed]]
+        varying.sort(key=lambda run: float(run[varied]))
+        _add_lines(plot, varying, varied, "avg@4", place)
+        title = f"{varied} ({fixed} {HARD[fixed]})"
+        plot.update_xaxes(title_text=title, row=1, col=place)
+        plot.update_yaxes(title_text=SUCCESS, range=[0, 1], row=1, col=place)
+    return _laid_out(plot, 2, PANEL)
+
+
+def _matched(runs: Sequence[Row], pattern: re.Pattern[str]) -> list[Row]:
+    """The runs whose arms have that form, with what it names."""
+    matches = [(run, pattern.match(run["arm"])) for run in runs]
+    return [{**run, **match.groupdict()} for run, match in matches if match]
+
+
+def _add_lines(
+    plot: Any, runs: Sequence[Row], over: str, column: str, place: int
+) -> None:
+    """A column of runs over another one, in the order of the runs: a line per source
+    through the means, and each run."""
+    order = list(dict.fromkeys(run[over] for run in runs))
+    for source, own in rows_by(runs, "source").items():
+        at = {x: rows for x in order if (rows := rows_by(own, over).get(x))}
+        shared = {"legendgroup": source, "row": 1, "col": place}
+        color = _COLORS[SOURCES.index(source)]
+        plot.add_scatter(
+            x=[*at],
+            y=[fmean(float(run[column]) for run in rows) for rows in at.values()],
+            name=source,
+            showlegend=place == 1,
+            line={"color": color, "width": 2},
+            marker={"size": 8},
+            **shared,
+        )
+        plot.add_scatter(
+            x=[run[over] for run in own],
+            y=[float(run[column]) for run in own],
+            mode="markers",
+            marker={"color": color, "size": 7, "opacity": 0.4},
+            showlegend=False,
+            **shared,
+        )
+    plot.update_xaxes(
+        type="category", categoryorder="array", categoryarray=order, row=1, col=place
+    )
 
 
 def _laid_out(plot: Any, num_panels: int, height: int) -> Any:
@@ -131,7 +168,9 @@ def figures_of(experiment: str) -> dict[str, tuple[str, Drawing]]:
     """By the end of the file's name: title and drawing."""
     if all(_NUMBERED.match(run.arm) for run in EXPERIMENTS[experiment].runs):
         return {"lines": ("Success and samples per hour", lines)}
+    by_bounds = {"lines": ("Success over each threshold", thresholds)}
     return {
+        **(by_bounds if experiment == "thresholds" else {}),
         "ends": ("Success of each run", ends),
         "curves": ("Success over updates", curves),
     }

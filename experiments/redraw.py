@@ -77,11 +77,11 @@ def drawn(experiment: str, store: Store) -> str:
     if experiment == "sources":
         parts.append(cost_table(runs, updates))
     if experiment in ("regimes", "mixture"):
-        parts.append(strata_table(lags, "lag"))
+        parts.append(folded("By version lag", strata_table(lags, "lag")))
     if experiment == "regimes":
         parts += [t for t in [errors_table(runs)] if t]
     if experiment == "thresholds":
-        parts.append(strata_table(entropies, "entropy"))
+        parts.append(folded("By entropy", strata_table(entropies, "entropy")))
     parts += [
         f"![{title}](figures/evidence_{experiment}_{name}.svg)"
         for name, (title, _) in figures_of(experiment).items()
@@ -207,6 +207,11 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def folded(title: str, part: str) -> str:
+    """What only those see who ask for it."""
+    return f'<details markdown="1"><summary>{title}</summary>\n\n{part}\n\n</details>'
 
 
 def replace_drawn(page: str, parts: Mapping[str, str]) -> str:

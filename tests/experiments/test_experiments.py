@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from experiments.figures import curves, ends, figures_of, lines
+from experiments.figures import curves, ends, figures_of, lines, thresholds
 from experiments.mixture import small_mixture
 from experiments.plan import (
     EXPERIMENTS,
@@ -186,6 +186,37 @@ def test_arms_that_a_number_tells_apart_are_lines_over_it(name):
     assert [*drawn_lines["rollout"].y] == [0.625]
     assert [*drawn_lines["snapshot_old"].y] == [1.0]
     assert drawn_lines["rollout"].x[0] == first.split()[-1]
+
+
+def test_each_threshold_is_drawn_with_the_other_one_fixed():
+    def run(eps_ti, eps_stale, success, source="snapshot_old"):
+        arm = f"{source}: eps_ti {eps_ti}, eps_stale {eps_stale}"
+        return {"arm": arm, "avg@4": str(success)}
+
+    runs = [
+        run(100, 1.2, 0.9),
+        run(1.02, 1.2, 0.5),
+        run(1.02, 1.2, 0.7),
+        run(1.05, 1.2, 0.8),
+        run(1.05, 1.5, 0.4),
+        run(1.05, 1.2, 0.3, "ppo_ewma_async"),
+        {"arm": "snapshot_old: turn level", "avg@4": "0.1"},
+    ]
+    assert {*figures_of("thresholds")} == {"lines", "ends", "curves"}
+    drawn_lines = {
+        (t.name, t.xaxis): (list(t.x), list(t.y))
+        for t in thresholds(runs, []).data
+        if t.name
+    }
+    assert drawn_lines == {
+        ("snapshot_old", "x"): (
+            ["1.02", "1.05", "100"],
+            pytest.approx([0.6, 0.8, 0.9]),
+        ),
+        ("ppo_ewma_async", "x"): (["1.05"], [0.3]),
+        ("snapshot_old", "x2"): (["1.2", "1.5"], [0.8, 0.4]),
+        ("ppo_ewma_async", "x2"): (["1.2"], [0.3]),
+    }
 
 
 def test_the_cost_of_a_source_leaves_out_the_first_update():
