@@ -180,9 +180,8 @@ def test_files_go_with_the_turns_that_need_them(runner, engine, versions):
     runner.run(scenario())
 
 
-@pytest.mark.parametrize(
-    "way", [WAYS[0], pytest.param(WAYS[1], marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
 def test_bits_arrive_in_bfloat16(way, tmp_path):
     """`VLLMEngine.install` compares them; more versions at once than vLLM has room."""
     trainer = Trainer(tmp_path, "bfloat16", lora=LORA)

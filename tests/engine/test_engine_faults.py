@@ -105,6 +105,7 @@ def test_a_dead_engine_fails_every_call(arguments):
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_leaves_no_process(monkeypatch):
     engine = small_engine()
 

@@ -38,6 +38,7 @@ def test_bad_settings_are_named(change, message):
         make_chat_model({**SETTINGS, **change}, "env_config.user")
 
 
+@pytest.mark.slow
 def test_equal_settings_share_one_served_model(ray_cluster):
     user = make_chat_model(SETTINGS, "env_config.user")
     judge = make_chat_model(dict(SETTINGS), "env_config.judge")

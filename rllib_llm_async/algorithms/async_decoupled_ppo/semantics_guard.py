@@ -156,14 +156,16 @@ def _warnings_of_exact(
 def _masked_decisions(
     config: Any, results: Mapping[str, float], share: float
 ) -> Iterator[str]:
-    names = [entropy_name(bucket) for bucket in OF_TWO_MINDS]
-    shares = [results.get(at_entropy(n, result_keys.TOKEN_SHARE), 0.0) for n in names]
-    if not sum(shares):
+    # What no token of an entropy could tell is not among the results.
+    found = [
+        (results[at_entropy(name, result_keys.TOKEN_SHARE)], results[key])
+        for name in map(entropy_name, OF_TWO_MINDS)
+        if (key := at_entropy(name, result_keys.TRAIN_INFER_MASK)) in results
+    ]
+    tokens = sum(of_bucket for of_bucket, _ in found)
+    if not tokens:
         return
-    kept = sum(
-        tokens * results[at_entropy(name, result_keys.TRAIN_INFER_MASK)]
-        for name, tokens in zip(names, shares)
-    ) / sum(shares)
+    kept = sum(of_bucket * share_kept for of_bucket, share_kept in found) / tokens
     if kept < MIN_UNCERTAIN_MASK_SHARE:
         yield (
             "the mask drops tokens at which the policy decides: of those with an "
