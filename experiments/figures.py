@@ -20,7 +20,6 @@ PANEL, LABELS, LINE, MARGINS = 420, 260, 30, 110
 GRID = "#ddd"
 _COLORS = qualitative.Safe + qualitative.Vivid
 _NUMBERED = re.compile(r"(?P<source>.+), (?P<what>[a-z]+) (?P<number>[0-9.]+)$")
-
 _BOUNDED = re.compile(
     r"(?P<source>\w+): eps_ti (?P<eps_ti>[0-9.]+), eps_stale (?P<eps_stale>[0-9.]+)$"
 )
@@ -104,7 +103,7 @@ def lines(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
 def thresholds(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
     """avg@4 over each of the two thresholds, the other as in the hard regime: a line
     per source through the means of its runs."""
-    named = sorted(_matched(runs, _BOUNDED), key=lambda run: float(run["eps_ti"]))
+    named = _matched(runs, _BOUNDED)
     plot = make_subplots(rows=1, cols=2, horizontal_spacing=0.1)
     for place, (varied, fixed) in enumerate(
         (("eps_ti", "eps_stale"), ("eps_stale", "eps_ti")), 1

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -90,20 +90,15 @@ def train(run: Run) -> dict[str, Any]:
         ``run``: figures of the whole run; ``updates``, ``lags`` and ``entropies``: rows
         of columns.
     """
-    with machine_to_itself():
-        started = time.monotonic()
-        algorithm = config_of(run).build_algo()
-        try:
+    with ExitStack() as at_the_end:
+        with machine_to_itself():
+            started = time.monotonic()
+            algorithm = config_of(run).build_algo()
+            at_the_end.callback(algorithm.stop)
             began = time.monotonic()
             results = list(updates(algorithm, run))
             seconds = time.monotonic() - began
-        except BaseException:
-            algorithm.stop()
-            raise
-    try:
         evaluated = algorithm.evaluate_tasks(num_trials=NUM_TRIALS)
-    finally:
-        algorithm.stop()
     learners = [result["learners"]["default_policy"] for result in results]
     figures = evaluated["domains"][run.domain]
     runners = results[-1]["env_runners"]
