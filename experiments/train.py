@@ -53,6 +53,7 @@ COLUMNS = {
     "clipped": result_keys.PPO_CLIP_FRACTION,
     "entropy": result_keys.ENTROPY,
     "gradient_norm": result_keys.GRADIENT_NORM,
+    "gradient_cosine": result_keys.GRADIENT_COSINE,
     "ewma_decay": result_keys.EWMA_DECAY,
     "ewma_resets": result_keys.EWMA_NUM_RESETS,
     "old_logprob_seconds": result_keys.OLD_LOGPROB_SECONDS,
@@ -78,7 +79,12 @@ def config_of(run: Run) -> Any:
         settings["model"] = small_mixture().name
     apply_settings(
         experiment.config,
-        {**settings, "seed": run.seed, "evaluation_interval": None},
+        {
+            **settings,
+            "seed": run.seed,
+            "evaluation_interval": None,
+            "log_gradients": True,
+        },
     )
     return build_config(experiment)
 

@@ -99,6 +99,8 @@ POLICY_LOSS = "policy_loss"
 #: RLlib's, of the optimizer step: norm of all gradients before clipping, and lr.
 GRADIENT_NORM = "gradients_default_optimizer_global_norm"
 LEARNING_RATE = "default_optimizer_learning_rate"
+#: Of the gradients of the last two optimizer steps (with ``log_gradients``).
+GRADIENT_COSINE = "gradient_cosine"
 KL_TO_REFERENCE = "kl_to_reference"
 VF_LOSS = "vf_loss"
 ENTROPY = "entropy"

@@ -40,6 +40,7 @@ PANELS: dict[str, dict[str, list[str]]] = {
         "entropy": [learner(result_keys.ENTROPY)],
         "policy loss": [learner(result_keys.POLICY_LOSS)],
         "gradient norm": [learner(result_keys.GRADIENT_NORM)],
+        "cosine of the last two gradients": [learner(result_keys.GRADIENT_COSINE)],
         "learning rate": [learner(result_keys.LEARNING_RATE)],
     },
     "old logits": {

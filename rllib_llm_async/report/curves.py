@@ -15,6 +15,7 @@ _PANELS = (
     ("entropy, nats per token", learner(result_keys.ENTROPY)),
     ("policy loss", learner(result_keys.POLICY_LOSS)),
     ("gradient norm", learner(result_keys.GRADIENT_NORM)),
+    ("cosine of the last two gradients", learner(result_keys.GRADIENT_COSINE)),
     ("learning rate", learner(result_keys.LEARNING_RATE)),
     ("KL to the reference", learner(result_keys.KL_TO_REFERENCE)),
     ("value loss", learner(result_keys.VF_LOSS)),
@@ -46,7 +47,10 @@ def curves_section(groups: Sequence[Group]) -> Section:
                 row=row + 1,
                 col=col + 1,
             )
-    note = "" if _has_gradients(groups) else "log_gradients: true adds gradient norms."
+    has_cosines = any(_has(g, learner(result_keys.GRADIENT_COSINE)) for g in groups)
+    note = (
+        "" if has_cosines else "log_gradients: true adds norm and cosine of gradients."
+    )
     height = 110 + 210 * ((len(shown) + 1) // 2)
     # The legend stands above the first panels' titles.
     figure = lay_out(figure, height).update_layout(legend_y=1.05, margin_t=80)
@@ -55,9 +59,3 @@ def curves_section(groups: Sequence[Group]) -> Section:
 
 def _has(group: Group, key: str) -> bool:
     return any(run.series(key)[1] for run in group.runs)
-
-
-def _has_gradients(groups: Sequence[Group]) -> bool:
-    return any(
-        _has(group, key) for group in groups for t, key in _PANELS if "norm" in t
-    )

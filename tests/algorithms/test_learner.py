@@ -186,6 +186,27 @@ def test_a_non_finite_gradient_skips_the_step_and_publishes_nothing(
     assert learner._source.store.versions == [version]
 
 
+@pytest.mark.parametrize("log_gradients", [True, False])
+def test_consecutive_gradients_are_compared(
+    make_learner_config, make_episodes, log_gradients
+):
+    """Steps that repeat each other, and one that undoes the one before it."""
+    config = make_learner_config(
+        old_logprob_source="current_recompute", lr=1e-9, minibatch_size=None
+    ).reporting(log_gradients=log_gradients)
+    learner = config.build_learner(spaces=SPACES)
+    loss_of = learner.compute_loss_for_module
+    cosines = []
+    for sign in (1.0, 1.0, -1.0):
+        learner.compute_loss_for_module = lambda s=sign, **k: s * loss_of(**k)
+        episodes = make_episodes(np.random.default_rng(2), [0])
+        results = learner.update(training_data=TrainingData(episodes=episodes))
+        cosine = results[DEFAULT_MODULE_ID].get("gradient_cosine")
+        cosines.append(cosine and cosine.peek())
+    expected = [None, pytest.approx(1.0, abs=1e-3), pytest.approx(-1.0, abs=1e-3)]
+    assert cosines == (expected if log_gradients else [None] * 3)
+
+
 def test_a_batch_of_less_rows_than_steps_or_of_none_at_all(make_learner, make_episodes):
     """All groups of a batch may go down with their runner."""
     learner = make_learner(minibatch_size=1)

@@ -64,6 +64,7 @@ FIGURES = (
     "discrepancy_log_ratio_abs_mean",
     "lag_1/discrepancy_log_ratio_abs_mean",
     "lag_1/token_share",
+    "gradient_cosine",
 )
 #: Groups of each update, and those of which the second learner gets none.
 NUM_GROUPS = 3

@@ -45,6 +45,9 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_learner import (
     PolicyLearner,
 )
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_weights import (
+    Gradients,
+)
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.train_episodes import (
     fetch_episodes,
     usable_groups,
@@ -60,6 +63,7 @@ from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.micro_batches import in_row_order
 from rllib_llm_async.coordination import ledger
 from rllib_llm_async.core.collectives import learner_rank, sum_over_learners
+from rllib_llm_async.core.gradient_cosine import GradientCosine
 from rllib_llm_async.monitoring.timeline import Timeline
 from rllib_llm_async.old_logprobs import (
     OldLogprobSource,
@@ -79,6 +83,7 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
         super().build()
         self._version = 0
         self._num_skipped_steps = 0
+        self._gradient_cosine = GradientCosine()
         self._publisher: WeightPublisher | None = None
         self._timeline = Timeline(f"learner {learner_rank()}")
         # Before any checkpoint is loaded: the weights that training starts from.
@@ -298,6 +303,7 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
         gradients = self._weights.gradients()
         step = step_with(gradients.values())
         if step is Step.TAKEN:
+            self._log_cosine(gradients)
             self._finish_reading()
             # RLlib hands nothing back where it logs gradients without clipping them.
             self.apply_gradients(self.postprocess_gradients(gradients) or gradients)
@@ -359,6 +365,12 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
             },
             "lifetime_sum",
         )
+
+    def _log_cosine(self, gradients: Gradients) -> None:
+        if self.config.log_gradients:
+            cosine = self._gradient_cosine.see(gradients)
+            if cosine is not None:
+                self._log({result_keys.GRADIENT_COSINE: cosine})
 
     def _log_update(
         self,
