@@ -32,14 +32,14 @@ def nothing_waited() -> float:
 
 
 async def env_call(
-    awaitable: Awaitable[T],
+    ask: Callable[[], Awaitable[T]],
     seconds: float | None,
     seconds_waited: Callable[[], float] = nothing_waited,
 ) -> T:
-    """Awaits an environment, for so long; None waits for ever.
+    """Asks an environment and awaits its answer, for so long; None waits for ever.
 
     Args:
-        awaitable: Of the environment.
+        ask: Calls it.
         seconds: See above.
         seconds_waited: See `WaitsForOthers`; this time does not count.
 
@@ -48,7 +48,7 @@ async def env_call(
             hangs may not heed that, either.
         EpisodeError: Whatever the environment raised.
     """
-    call = asyncio.ensure_future(awaitable)
+    call = asyncio.ensure_future(_guarded(ask))
     try:
         in_time = await _ends_within(call, seconds, seconds_waited)
     finally:
@@ -60,11 +60,24 @@ async def env_call(
         raise TurnTimeoutError(
             f"environment did not answer within turn_timeout_s={seconds}"
         )
+    return call.result()
+
+
+async def _guarded(ask: Callable[[], Awaitable[T]]) -> T:
+    """Turns whatever it raises into an error of this episode alone.
+
+    An exit would end the event loop, and the cancellation of a call that nobody
+    cancels would pass for one of the episode: the group would wait for it for ever.
+    """
     try:
-        return call.result()
+        return await ask()
     except EpisodeError:
         raise
-    except Exception as error:
+    except asyncio.CancelledError as error:
+        if asyncio.current_task().cancelling():  # type: ignore[union-attr]
+            raise
+        raise EpisodeError("environment cancelled its own call") from error
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         raise EpisodeError(f"environment raised {error!r}") from error
 
 

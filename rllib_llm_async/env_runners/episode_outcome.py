@@ -32,7 +32,7 @@ class EpisodeOutcome:
     num_versions: int
     mean_version: float
     num_malformed_tool_calls: int
-    reward_breakdown: dict[str, Any]
+    reward_breakdown: dict[str, float | bool | None]
     reason: str
 
     @property
@@ -41,16 +41,14 @@ class EpisodeOutcome:
 
         A part that is None was not judged.
         """
-        parts = [
-            float(part) for part in self.reward_breakdown.values() if part is not None
-        ]
+        parts = [part for part in self.reward_breakdown.values() if part is not None]
         return sum(parts) / len(parts) if parts else float(self.success)
 
     @classmethod
     def of(
         cls, task: TaskRef, episode: SingleAgentEpisode, info: dict[str, Any]
     ) -> EpisodeOutcome:
-        """Reads it off the episode and the environment's last ``info``."""
+        """Reads it off the episode and the last ``info``, see `checked_step`."""
         versions = np.concatenate(
             episode.extra_model_outputs[columns.EPISODE_VERSIONS].data
         )
@@ -58,7 +56,7 @@ class EpisodeOutcome:
             task=task,
             key=episode.custom_data[columns.EPISODE_KEY],
             domain=info.get("domain", task.domain),
-            success=bool(info.get("success", False)),
+            success=info.get("success", False),
             episode_return=episode.get_return(),
             num_turns=len(episode),
             num_tokens=len(versions),
@@ -94,9 +92,7 @@ def mean_results(outcomes: Iterable[EpisodeOutcome]) -> dict[str, float]:
         values[result_keys.RUBRIC_SCORE].append(outcome.rubric_score)
         for check, value in outcome.reward_breakdown.items():
             if value is not None:
-                values[f"{result_keys.CHECKS}/{outcome.domain}/{check}"].append(
-                    float(value)
-                )
+                values[f"{result_keys.CHECKS}/{outcome.domain}/{check}"].append(value)
         values[EPISODE_RETURN_MEAN].append(outcome.episode_return)
         values[EPISODE_LEN_MEAN].append(outcome.num_turns)
         values[result_keys.NUM_VERSIONS_PER_EPISODE].append(outcome.num_versions)

@@ -306,6 +306,8 @@ class EpisodeService:
                     )
         except* EpisodeError as errors:
             reason = _first_leaf(errors).reason
+            # With it the tokens since the last report are dropped.
+            self._report.progress[ticket.number] = _num_tokens(members)
             self._report.given_up.append(GivenUpGroup(ticket.number, reason))
         else:
             self._kept[ticket.number] = members
@@ -365,7 +367,7 @@ class EpisodeService:
         others = "; ".join(self._player.waiting_for())
         for number, (task, members) in self._under_way.items():
             self._note_lost_tries(number)
-            self._report.progress[number] = sum(p.num_tokens for p in members)
+            self._report.progress[number] = _num_tokens(members)
             slowest = min(members, key=lambda progress: progress.since)
             self._report.doing[number] = (
                 f"task {task.id}, waiting {now - slowest.since:.0f} s for "
@@ -386,6 +388,10 @@ class EpisodeService:
             for num_tokens, reason in progress.lost_tries:
                 self._report.lost_tries.append(LostTry(number, num_tokens, reason))
             progress.lost_tries.clear()
+
+
+def _num_tokens(members: Sequence[Progress]) -> int:
+    return sum(member.num_tokens for member in members)
 
 
 def _keys(members: Sequence[Progress]) -> list[int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,12 +17,12 @@ from rllib_llm_async.engine.engine_output import EngineOutput
 from rllib_llm_async.engine.engines import Engines
 from rllib_llm_async.engine.vllm_engine import VLLMEngine
 from rllib_llm_async.env_runners.deadlines import env_call, nothing_waited, within
+from rllib_llm_async.env_runners.env_answers import checked_start, checked_step
 from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
 from rllib_llm_async.env_runners.replay import NotReplayableError, Replay
 from rllib_llm_async.env_runners.transcript import Progress, Transcript
 from rllib_llm_async.envs.agent_env import (
     AgentEnv,
-    BadRewardError,
     EpisodeError,
     Start,
     Step,
@@ -29,7 +30,6 @@ from rllib_llm_async.envs.agent_env import (
     TaskSuite,
     ToolSchema,
     WaitsForOthers,
-    is_reward,
 )
 
 T = TypeVar("T")
@@ -157,19 +157,17 @@ class EpisodePlayer:
         """
         too_long = None
         for task in tasks:
-            env = self._suite.make()
             try:
-                start = await self._call(env.reset(task))
-                batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
-                tokens = self._to_tokens(batch, SingleAgentEpisode())
-                self._check_length(task, len(tokens))
+                async with self._environment() as env:
+                    start = await self._start(env, task)
+                    self._check_length(
+                        task, len(self._first_tokens(start, SingleAgentEpisode()))
+                    )
                 return
             except PromptTooLongError as error:
                 too_long = error
             except EpisodeError:
                 return  # counted when it is played
-            finally:
-                await self._close(env)
         if too_long is not None:
             raise too_long
 
@@ -181,47 +179,75 @@ class EpisodePlayer:
         seed: int | None,
         replay: Replay | None,
     ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
-        env = self._suite.make()
         # Learners may have scores of a replayed episode, by its key. Not of `random`:
         # vLLM seeds that, and a restarted runner would use the keys of before again.
         key = replay.key if replay else secrets.randbits(62)
         transcript = self.transcripts[key] = progress.transcript = Transcript(key)
         try:
-            episode = SingleAgentEpisode(len_lookback_buffer=0)
-            episode.custom_data[columns.EPISODE_KEY] = key
-            self._on_event("on_episode_created", episode, env)
-            progress.now("the environment's start")
-            start = await self._call(env.reset(task))
-            if keep_messages:
-                episode.custom_data[columns.EPISODE_MESSAGES] = list(start.messages)
-            self._begin(task, env, episode, start, transcript)
-            while True:
-                progress.now(f"the engine, turn {len(episode) + 1}")
-                output = replay.next_turn(transcript) if replay else None
-                if output is None:
-                    output = await self._engine.generate(
-                        transcript.tokens,
-                        transcript.say,
-                        seed=seed,
-                        num_routed=transcript.num_routed,
+            async with self._environment() as env:
+                episode = SingleAgentEpisode(len_lookback_buffer=0)
+                episode.custom_data[columns.EPISODE_KEY] = key
+                self._on_event("on_episode_created", episode, env)
+                progress.now("the environment's start")
+                start = await self._start(env, task)
+                if keep_messages:
+                    episode.custom_data[columns.EPISODE_MESSAGES] = list(start.messages)
+                self._begin(task, env, episode, start, transcript)
+                while True:
+                    output = await self._next_turn(transcript, progress, seed, replay)
+                    progress.now(f"the environment's answer to turn {len(episode) + 1}")
+                    step = await self._answer(
+                        env, episode, output, start.tools, transcript
                     )
-                    progress.num_tokens = (
-                        progress.num_lost_tokens + transcript.num_sampled
-                    )
-                transcript.turns.append(output)
-                progress.now(f"the environment's answer to turn {len(episode) + 1}")
-                step = await self._answer(env, episode, output, start.tools, transcript)
-                if episode.is_done:
-                    self._on_event("on_episode_end", episode, env)
-                    info = {**start.info, **step.info}
-                    if not (step.terminated or step.truncated):
-                        info["reason"] = "context_full"
-                    return episode, EpisodeOutcome.of(task, episode, info)
+                    if episode.is_done:
+                        self._on_event("on_episode_end", episode, env)
+                        info = {**start.info, **step.info}
+                        if not (step.terminated or step.truncated):
+                            info["reason"] = "context_full"
+                        return episode, EpisodeOutcome.of(task, episode, info)
         except BaseException:
             self.forget([key])
             raise
+
+    @contextlib.asynccontextmanager
+    async def _environment(self) -> AsyncIterator[AgentEnv]:
+        """That of one try, which is closed in the end."""
+        try:
+            env = self._suite.make()
+        except Exception as error:
+            raise EpisodeError(f"environment cannot be made: {error!r}") from error
+        try:
+            yield env
         finally:
-            await self._close(env)
+            # What it has played is not lost if that fails.
+            try:
+                await self._call(lambda: env.aclose())
+            except EpisodeError as error:
+                self._on_env_failure(error)
+
+    async def _start(self, env: AgentEnv, task: TaskRef) -> Start:
+        return checked_start(await self._call(lambda: env.reset(task)))
+
+    async def _next_turn(
+        self,
+        transcript: Transcript,
+        progress: Progress,
+        seed: int | None,
+        replay: Replay | None,
+    ) -> EngineOutput:
+        """From a checkpoint as far as that reaches, then from the engine."""
+        progress.now(f"the engine, turn {len(transcript.turns) + 1}")
+        output = replay.next_turn(transcript) if replay else None
+        if output is None:
+            output = await self._engine.generate(
+                transcript.tokens,
+                transcript.say,
+                seed=seed,
+                num_routed=transcript.num_routed,
+            )
+            progress.num_tokens = progress.num_lost_tokens + transcript.num_sampled
+        transcript.turns.append(output)
+        return output
 
     def _begin(
         self,
@@ -232,8 +258,7 @@ class EpisodePlayer:
         transcript: Transcript,
     ) -> None:
         """The task's first prompt."""
-        batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
-        transcript.see(self._to_tokens(batch, episode))
+        transcript.see(self._first_tokens(start, episode))
         self._check_length(task, len(transcript.tokens))
         episode.add_env_reset(np.asarray(transcript.tokens, dtype=np.int64))
         self._on_event("on_episode_start", episode, env)
@@ -248,14 +273,10 @@ class EpisodePlayer:
     ) -> Step:
         """The environment's answer to a turn of the agent; ends a full episode."""
         batch = self._from_output(output, tools, episode)
-        step = await self._call(env.step(batch[columns.ASSISTANT_MESSAGE]))
-        if not is_reward(step.reward):
-            raise BadRewardError(f"environment gave reward {step.reward!r}")
+        message = batch[columns.ASSISTANT_MESSAGE]
+        step = checked_step(await self._call(lambda: env.step(message)))
         if columns.EPISODE_MESSAGES in episode.custom_data:
-            episode.custom_data[columns.EPISODE_MESSAGES] += [
-                batch[columns.ASSISTANT_MESSAGE],
-                *step.messages,
-            ]
+            episode.custom_data[columns.EPISODE_MESSAGES] += [message, *step.messages]
         batch[columns.MESSAGES] = step.messages
         done = step.terminated or step.truncated
         new_tokens = [] if done else self._to_tokens(batch, episode)
@@ -264,7 +285,7 @@ class EpisodePlayer:
         episode.add_env_step(
             observation=np.asarray(new_tokens, dtype=np.int64),
             action=batch[Columns.ACTIONS],
-            reward=float(step.reward),
+            reward=step.reward,
             terminated=step.terminated,
             truncated=step.truncated or (not done and room <= 0),
             extra_model_outputs={
@@ -280,15 +301,8 @@ class EpisodePlayer:
         self._on_event("on_episode_step", episode, env)
         return step
 
-    async def _call(self, awaitable: Awaitable[T]) -> T:
-        return await env_call(awaitable, self._turn_timeout_s, self.seconds_waited)
-
-    async def _close(self, env: AgentEnv) -> None:
-        """Closes an environment; what it has played is not lost if that fails."""
-        try:
-            await self._call(env.aclose())
-        except EpisodeError as error:
-            self._on_env_failure(error)
+    async def _call(self, ask: Callable[[], Awaitable[T]]) -> T:
+        return await env_call(ask, self._turn_timeout_s, self.seconds_waited)
 
     def _check_length(self, task: TaskRef, num_tokens: int) -> None:
         limit = self._engine.max_model_len
@@ -297,6 +311,10 @@ class EpisodePlayer:
                 f"task {task.id!r} begins with a prompt of {num_tokens} tokens, which "
                 f"leaves no room for an answer within engine.max_model_len = {limit}"
             )
+
+    def _first_tokens(self, start: Start, episode: SingleAgentEpisode) -> list[int]:
+        batch = {columns.MESSAGES: start.messages, columns.TOOLS: start.tools}
+        return self._to_tokens(batch, episode)
 
     def _to_tokens(self, batch: dict, episode: SingleAgentEpisode) -> list[int]:
         try:

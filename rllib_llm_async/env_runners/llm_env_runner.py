@@ -116,9 +116,7 @@ class LLMEnvRunner(EnvRunner):
         self._failure_is_reported = False
         self._num_env_failures = 0
         self._loop = asyncio.new_event_loop()
-        threading.Thread(
-            target=self._loop.run_forever, name="episodes", daemon=True
-        ).start()
+        threading.Thread(target=self._run_loop, name="episodes", daemon=True).start()
         # The engine takes seconds to start: let it, while the learners are built.
         self._started = asyncio.run_coroutine_threadsafe(self._start(), self._loop)
 
@@ -144,6 +142,12 @@ class LLMEnvRunner(EnvRunner):
             for one in range(number)
         ]
         return engines[0] if number == 1 else Engines(engines)
+
+    def _run_loop(self) -> None:
+        try:
+            self._loop.run_forever()
+        except BaseException as error:  # of a callback that exits: nothing goes on
+            self._fail(error)
 
     async def _start(self) -> None:
         await self.engine.start()

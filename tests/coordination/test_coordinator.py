@@ -159,6 +159,40 @@ def test_a_group_whose_environment_fails_is_dropped_with_its_reason():
     run(main)
 
 
+def test_tokens_of_the_last_try_of_a_group_that_is_given_up_are_counted():
+    async def main():
+        failures = iter(range(12))
+
+        async def wait(task):
+            if next(failures, None) is None:
+                await asyncio.Event().wait()
+            raise EpisodeError("the shop is closed")
+
+        loop = Loop(wait=wait, max_staleness=0)
+        generate = loop.engines[0].generate
+        sampled = []
+
+        async def counted(context, on_piece, seed=None, num_routed=0):
+            output = await generate(context, on_piece)
+            sampled.extend(output.token_ids)
+            return output
+
+        loop.engines[0].generate = counted
+        await loop.start()
+        deadline = asyncio.get_running_loop().time() + 10
+        while True:
+            accounts = (await loop.coordinator.consumed()).accounts
+            started = accounts["ledger/tokens/started"]
+            if next(failures, None) is None and started == len(sampled):
+                break
+            assert asyncio.get_running_loop().time() < deadline, (started, len(sampled))
+            await asyncio.sleep(0.1)
+        assert accounts["ledger/tokens/dropped_env_failure"] >= 12 * 2
+        await loop.stop()
+
+    run(main)
+
+
 def test_a_silent_runner_loses_its_groups_and_begins_again_when_it_is_back(monkeypatch):
     monkeypatch.setattr(dispatcher, "SILENCE_SECONDS", 1.0)
     monkeypatch.setattr(module, "SWEEP_SECONDS", 0.1)

@@ -12,9 +12,15 @@ from rllib_llm_async.env_runners.deadlines import (
     env_call,
     within,
 )
+from rllib_llm_async.envs.agent_env import EpisodeError
+
+
+async def one_call(awaitable, *args):
+    return await env_call(lambda: awaitable, *args)
+
 
 #: Which deadline, and how it ends what takes longer.
-KINDS = [(env_call, TurnTimeoutError), (within, EpisodeTimeoutError)]
+KINDS = [(one_call, TurnTimeoutError), (within, EpisodeTimeoutError)]
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +88,44 @@ def test_who_waits_may_be_cancelled(bounded, _):
         assert hung.cancelled()
 
     asyncio.run(scenario())
+
+
+class NotAsync:
+    def answer(self):
+        return "answer"
+
+
+def raises(error):
+    async def ask():
+        raise error
+
+    return ask
+
+
+async def awaits_what_is_cancelled():
+    other = asyncio.ensure_future(asyncio.sleep(60))
+    other.cancel()
+    await other
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (raises(OSError("no socket")), "no socket"),
+        (raises(SystemExit(3)), "SystemExit"),
+        (raises(KeyboardInterrupt()), "KeyboardInterrupt"),
+        (raises(asyncio.CancelledError()), "cancelled its own call"),
+        (awaits_what_is_cancelled, "cancelled its own call"),
+        (NotAsync().answer, "await"),
+        (lambda: None.reset(), "'NoneType' object has no attribute 'reset'"),
+    ],
+)
+def test_whatever_an_environment_raises_is_an_error_of_its_episode(ask, message):
+    """An exit would end the loop; a cancellation would be taken for the caller's."""
+
+    async def scenario():
+        with pytest.raises(EpisodeError, match=message):
+            await env_call(ask, 30.0)
+        return "the loop goes on"
+
+    assert asyncio.run(scenario()) == "the loop goes on"
