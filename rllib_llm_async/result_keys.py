@@ -222,4 +222,6 @@ NUM_EPISODES_DROPPED = "num_episodes_dropped"
 #: All episodes of their group earned the same; with ``drop_uniform_groups``.
 NUM_EPISODES_DROPPED_UNIFORM = "num_episodes_dropped_uniform"
 NUM_ENV_FAILURES = "num_env_failures"
+#: Of an evaluation that ``evaluation_sample_timeout_s`` ended.
+NUM_UNFINISHED_EPISODES = "num_unfinished_episodes"
 NUM_MALFORMED_TOOL_CALLS = "num_malformed_tool_calls"

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from rllib_llm_async import result_keys
 from rllib_llm_async.cli.checkpoint import Checkpoint, open_checkpoint
 from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.cli.errors import InputError
@@ -82,12 +83,12 @@ def evaluate(
             algorithm.stop()
     if transcripts is not None:
         _write_transcripts(transcripts, summary["dialogues"], checkpoint)
-    num_failures = summary["env_runners"]["num_env_failures"]
-    if num_failures:
-        click.echo(
-            f"{num_failures} episodes left out: their environment kept failing",
-            err=True,
-        )
+    for key, why in (
+        (result_keys.NUM_ENV_FAILURES, "their environment kept failing"),
+        (result_keys.NUM_UNFINISHED_EPISODES, "they had not ended in time"),
+    ):
+        if number := summary["env_runners"][key]:
+            click.echo(f"{number} episodes left out: {why}", err=True)
     _print_table(summary["domains"], num_trials)
     click.echo(json.dumps(summary["domains"]))
 

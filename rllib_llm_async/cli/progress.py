@@ -184,12 +184,15 @@ class Progress(Callback):
 
     def _print_evaluation(self, label: str, result, key: str) -> None:
         evaluation = _lookup(result, f"{key}/env_runners")
-        if evaluation:
-            self._print(
-                f"{'':>8}  [green]{label}held-out tasks: success "
-                f"{evaluation['success_rate']:.3f} over "
-                f"{evaluation['num_episodes']:.0f} episodes[/green]"
+        if not evaluation:
+            return
+        success = evaluation.get(result_keys.SUCCESS_RATE)
+        line = "no episode came to its end"
+        if success is not None:
+            line = (
+                f"success {success:.3f} over {evaluation['num_episodes']:.0f} episodes"
             )
+        self._print(f"{'':>8}  [green]{label}held-out tasks: {line}[/green]")
 
     def _print(self, markup: str) -> None:
         # Through the live view, if there is one, so that it stays below the lines.

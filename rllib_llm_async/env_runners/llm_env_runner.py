@@ -229,24 +229,37 @@ class LLMEnvRunner(EnvRunner):
                 of the first tasks first; None means all.
             serial: Weights to wait for, `PublishedWeights.serial`.
         """
+        self.end_evaluation()
         self._evaluated = Evaluated()
+        self._waited_before = self._player.seconds_waited()
         self._evaluation = asyncio.run_coroutine_threadsafe(
             self._evaluate(self._evaluated, tasks, num_trials, num_dialogues, serial),
             self._loop,
         )
 
-    def evaluation(self) -> tuple[int, Evaluated | None] | None:
+    def evaluation(self) -> tuple[int, Evaluated | None, float] | None:
         """Of the evaluation under way: episodes that have ended, and all in the end.
 
-        None if there is none.
+        And for how long environments had to wait for something that was down. None if
+        there is no evaluation.
         """
         if self._evaluation is None:
             return None
         done = self._evaluated
+        num_ended = len(done.outcomes) + done.num_env_failures
+        waited = self._player.seconds_waited() - self._waited_before
         if not self._evaluation.done():
-            return len(done.outcomes) + done.num_env_failures, None
+            return num_ended, None, waited
         self._evaluation.result()
-        return len(done.outcomes) + done.num_env_failures, done
+        return num_ended, done, waited
+
+    def end_evaluation(self) -> Evaluated:
+        """Ends the evaluation under way, if any; returns what has been played of it."""
+        if self._evaluation is None:
+            return Evaluated()
+        self._evaluation.cancel()
+        self._evaluation = None
+        return self._evaluated
 
     @override(EnvRunner)
     def sample(
@@ -344,23 +357,23 @@ class LLMEnvRunner(EnvRunner):
         slots = asyncio.Semaphore(self.config.num_concurrent_episodes)
         decode = self._chat_format.tokenizer.decode
 
-        async def run(task: TaskRef, keep: bool) -> DialogueRecord | None:
+        async def run(task: TaskRef, keep: bool) -> None:
             async with slots:
                 try:
                     episode, outcome = await self._player.play(task, keep_messages=keep)
                 except EpisodeError:
                     result.num_env_failures += 1
-                    return None
+                    return
             self._player.forget([outcome.key])
             result.outcomes.append(outcome)
-            return DialogueRecord.of(episode, outcome, decode) if keep else None
+            if keep:
+                result.dialogues.append(DialogueRecord.of(episode, outcome, decode))
 
         episodes = [task for _ in range(num_trials) for task in tasks]
         kept = len(episodes) if num_dialogues is None else num_dialogues
-        dialogues = await asyncio.gather(
+        await asyncio.gather(
             *(run(task, number < kept) for number, task in enumerate(episodes))
         )
-        result.dialogues += [dialogue for dialogue in dialogues if dialogue]
 
     def _count_env_failure(self, error: EpisodeError) -> None:
         self._counters.count(result_keys.NUM_ENV_FAILURES, 1)

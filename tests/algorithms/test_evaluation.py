@@ -1,6 +1,8 @@
 """What an evaluation makes of its episodes, those that failed included."""
 
 import asyncio
+import threading
+import time
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from rllib_llm_async import AsyncDecoupledPPO, AsyncDecoupledPPOConfig
 from rllib_llm_async.algorithms.async_decoupled_ppo import evaluation
 from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
+    NoEpisodesError,
     per_domain,
     summarise,
 )
@@ -43,7 +46,19 @@ def outcome(task, success, domain="airline", **checks):
     )
 
 
-def test_callbacks_hear_of_an_evaluation(monkeypatch, tmp_path):
+@pytest.fixture
+def algorithm(tmp_path):
+    """That an evaluation needs, without actors."""
+    algorithm = object.__new__(AsyncDecoupledPPO)
+    algorithm.config = AsyncDecoupledPPOConfig()
+    algorithm.callbacks, algorithm.metrics = [], MetricsLogger()
+    algorithm._storage, algorithm._logdir, algorithm._iteration = None, tmp_path, 3
+    algorithm._trained_in = 3
+    algorithm._phase = lambda name: nullcontext()
+    return algorithm
+
+
+def test_callbacks_hear_of_an_evaluation(algorithm):
     heard = []
 
     class Listener(RLlibCallback):
@@ -54,12 +69,8 @@ def test_callbacks_hear_of_an_evaluation(monkeypatch, tmp_path):
             heard.append(("end", kwargs))
             evaluation_metrics["env_runners"]["of_the_callback"] = 1.0
 
-    algorithm = object.__new__(AsyncDecoupledPPO)
-    algorithm.config = AsyncDecoupledPPOConfig().callbacks(Listener)
-    algorithm.callbacks, algorithm.metrics = [Listener()], MetricsLogger()
-    algorithm._storage, algorithm._logdir, algorithm._iteration = None, tmp_path, 3
-    algorithm._trained_in = 3
-    algorithm._phase = lambda name: nullcontext()
+    algorithm.config.callbacks(Listener)
+    algorithm.callbacks = [Listener()]
 
     def played(**kwargs):
         heard.append(("played", kwargs))
@@ -109,8 +120,23 @@ def test_partial_credit_by_hand():
 
 
 def test_nothing_left_is_an_error_that_says_why():
-    with pytest.raises(RuntimeError, match="7 episodes were lost to failures"):
-        summarise([Evaluated(num_env_failures=7)], [], num_trials=1, time_limit=1.0)
+    tasks = [TaskRef("suite", str(number), "test") for number in range(5)]
+    with pytest.raises(NoEpisodesError, match="7 episodes were lost to fail") as info:
+        summarise([Evaluated(num_env_failures=7)], tasks, num_trials=2, time_limit=1.0)
+    assert "3 episodes had not ended" in str(info.value)
+    assert info.value.counts == {
+        "num_episodes": 0,
+        "num_env_failures": 7,
+        "num_unfinished_episodes": 3,
+    }
+
+
+def test_an_evaluation_without_episodes_does_not_end_training(algorithm):
+    def nothing(**kwargs):
+        raise NoEpisodesError("evaluation gave no episode", {"num_episodes": 0})
+
+    algorithm.evaluate_tasks = nothing
+    assert algorithm.evaluate() == {"env_runners": {"num_episodes": 0}}
 
 
 class Player:
@@ -197,10 +223,10 @@ class FakeRunner:
             return None
         self.left -= 1
         if self.left:
-            return 1, None
+            return 1, None, 0.0
         played, self.left = Evaluated(), None
         played.outcomes += [outcome(task.id, True) for task in self.tasks]
-        return len(self.tasks), played
+        return len(self.tasks), played, 0.0
 
 
 class FakeGroup:
@@ -256,3 +282,85 @@ def test_every_task_is_evaluated_once_whatever_runners_do(
     assert said[-1] == "evaluation, 7 of 7 episodes"
     # One that was restarted unnoticed follows nobody until it is asked.
     assert all(set(r.followed) == {"the coordinator"} for r in group.runners.values())
+
+
+class OnALoop(LLMEnvRunner):
+    """Its evaluation alone: an asyncio loop and a player, no engine."""
+
+    fault = None
+
+    def __init__(self, player, number=1):
+        self.worker_index = number
+        self.config = SimpleNamespace(num_concurrent_episodes=64)
+        self._player, self._evaluation = player, None
+        self._service = SimpleNamespace(has_installed=lambda serial: asyncio.sleep(0))
+        self._chat_format = SimpleNamespace(tokenizer=SimpleNamespace(decode=str))
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+
+    def connect(self, coordinator):
+        pass
+
+    def assert_healthy(self):
+        pass
+
+
+class Hangs(Player):
+    """On some tasks; counts how many of them it waits for."""
+
+    def __init__(self, waited=0.0):
+        self.num_hanging = 0
+        self._waited = [0.0, waited]
+
+    def seconds_waited(self):
+        return self._waited.pop(0) if len(self._waited) > 1 else self._waited[0]
+
+    async def play(self, task, *, keep_messages):
+        if task.id.startswith("hangs"):
+            self.num_hanging += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.num_hanging -= 1
+        return await super().play(task, keep_messages=keep_messages)
+
+
+def evaluate(monkeypatch, players, tasks, seconds):
+    monkeypatch.setattr(evaluation, "POLL_SECONDS", 0.02)
+    suite = SimpleNamespace(tasks=lambda split: tasks)
+    monkeypatch.setattr(evaluation, "make_suite", lambda *_: suite)
+    runners = [OnALoop(player, number) for number, player in enumerate(players, 1)]
+    start = time.monotonic()
+    result = evaluation.evaluate_on_runners(
+        FakeGroup(*runners),
+        SimpleNamespace(env="e", env_config={}, evaluation_sample_timeout_s=seconds),
+        split="test",
+        num_trials=1,
+        num_tasks=None,
+        num_dialogues=0,
+        serial=0,
+        coordinator=None,
+        revive=lambda: None,
+        say=lambda _: None,
+    )
+    return result["env_runners"], time.monotonic() - start
+
+
+@pytest.mark.parametrize("num_runners", [1, 2])
+def test_episodes_that_hang_cost_themselves_alone(num_runners, monkeypatch, caplog):
+    tasks = [TaskRef("suite", name, "test") for name in ("a", "hangs", "b", "broken")]
+    players = [Hangs() for _ in range(num_runners)]
+    result, _ = evaluate(monkeypatch, players, tasks, seconds=0.5)
+    assert result["num_episodes"] == 2 and result["success_rate"] == 1.0
+    assert result["num_env_failures"] == result["num_unfinished_episodes"] == 1
+    assert "1 of 4 episodes had not ended" in caplog.text
+    deadline = time.monotonic() + 5.0  # nothing plays on beside training
+    while any(player.num_hanging for player in players):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_time_in_which_something_was_down_is_given_back(monkeypatch):
+    tasks = [TaskRef("suite", name, "test") for name in ("a", "hangs")]
+    _, seconds = evaluate(monkeypatch, [Hangs(waited=0.8)], tasks, seconds=0.2)
+    assert seconds >= 1.0

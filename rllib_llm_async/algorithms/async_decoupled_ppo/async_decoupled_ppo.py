@@ -47,6 +47,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.coordination_state import (
     set_coordination_state,
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
+    NoEpisodesError,
     evaluate_on_runners,
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.group_collector import (
@@ -323,12 +324,16 @@ class AsyncDecoupledPPO(Algorithm):
         """
         self._call_back("on_evaluate_start")
         with self._phase("evaluation"):
-            evaluation = self.evaluate_tasks(
-                split="test",
-                num_trials=self.config.evaluation_num_trials,
-                num_tasks=self.config.evaluation_duration,
-                num_dialogues=NUM_SAMPLE_DIALOGUES,
-            )
+            try:
+                evaluation = self.evaluate_tasks(
+                    split="test",
+                    num_trials=self.config.evaluation_num_trials,
+                    num_tasks=self.config.evaluation_duration,
+                    num_dialogues=NUM_SAMPLE_DIALOGUES,
+                )
+            except NoEpisodesError as error:  # training need not end for it
+                logger.warning("%s", error)
+                evaluation = {ENV_RUNNER_RESULTS: error.counts, "dialogues": []}
         iteration = max(self.iteration, self._trained_in)
         dialogues.append_jsonl(
             *self._trial_file(dialogues.FILE_NAME),
@@ -337,7 +342,7 @@ class AsyncDecoupledPPO(Algorithm):
                 for dialogue in evaluation["dialogues"]
             ),
         )
-        results = {ENV_RUNNER_RESULTS: evaluation["env_runners"]}
+        results = {ENV_RUNNER_RESULTS: evaluation[ENV_RUNNER_RESULTS]}
         self._call_back("on_evaluate_end", evaluation_metrics=results)
         return results
 

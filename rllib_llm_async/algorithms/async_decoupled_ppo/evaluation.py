@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import defaultdict
@@ -24,6 +25,17 @@ from rllib_llm_async.env_runners.episode_outcome import (
 from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 from rllib_llm_async.envs.agent_env import TaskRef
 from rllib_llm_async.envs.registry import make_suite
+
+logger = logging.getLogger(__name__)
+
+
+class NoEpisodesError(RuntimeError):
+    """No episode of an evaluation came to its end; ``counts`` by result key."""
+
+    def __init__(self, message: str, counts: dict[str, int]) -> None:
+        super().__init__(message)
+        self.counts = counts
+
 
 #: How often runners are asked how far they are.
 POLL_SECONDS = 0.2
@@ -60,7 +72,7 @@ def evaluate_on_runners(
     See `AsyncDecoupledPPO.evaluate_tasks` for the other arguments and the result.
 
     Raises:
-        RuntimeError: If no episode came to an end.
+        NoEpisodesError: If no episode came to an end.
     """
     tasks = list(make_suite(config.env, config.env_config).tasks(split))[:num_tasks]
     num_shares = max(1, len(env_runner_group.healthy_env_runner_ids()))
@@ -80,7 +92,7 @@ def evaluate_on_runners(
     results = _play_shares(
         env_runner_group,
         shares,
-        time.monotonic() + config.evaluation_sample_timeout_s,
+        config.evaluation_sample_timeout_s,
         revive,
         lambda done: say(f"evaluation, {done} of {len(tasks) * num_trials} episodes"),
     )
@@ -90,14 +102,19 @@ def evaluate_on_runners(
 def _play_shares(
     env_runner_group,
     shares: list[Callable],
-    deadline: float,
+    seconds: float,
     revive: Callable[[], Any],
     say: Callable[[int], None],
 ) -> list[Evaluated]:
-    """Has runners play all shares, one each at a time; what a dead one had, again."""
+    """Has runners play all shares, one each at a time; what a dead one had, again.
+
+    After so many seconds without those in which something was down that environments
+    need, it ends with the episodes that are there.
+    """
     results: list[Evaluated] = []
     playing: dict[int, Callable] = {}
-    while (shares or playing) and time.monotonic() < deadline:
+    start, waited = time.monotonic(), 0.0
+    while (shares or playing) and time.monotonic() < start + seconds + waited:
         healthy = env_runner_group.healthy_env_runner_ids()
         for runner in set(playing).difference(healthy):
             shares.append(playing.pop(runner))
@@ -106,8 +123,11 @@ def _play_shares(
                 playing[runner] = shares.pop()
                 _on(env_runner_group, [runner], playing[runner])
         num_done = sum(len(result.outcomes) for result in results)
-        for runner, num_ended, result in _on(env_runner_group, [*playing], _how_far):
+        for runner, num_ended, result, outage in _on(
+            env_runner_group, [*playing], _how_far
+        ):
             num_done += num_ended
+            waited = max(waited, outage)
             if result is not None:
                 results.append(result)
                 del playing[runner]
@@ -117,7 +137,7 @@ def _play_shares(
         if playing or shares:
             time.sleep(POLL_SECONDS)
             revive()
-    return results
+    return results + _on(env_runner_group, [*playing], _end)
 
 
 def _on(env_runner_group, runners: list[int], call: Callable) -> list:
@@ -137,10 +157,15 @@ def _begin(runner: LLMEnvRunner, coordinator: ActorHandle, **share: Any) -> None
     runner.begin_evaluation(**share)
 
 
-def _how_far(runner: LLMEnvRunner) -> tuple[int, int, Evaluated | None]:
+def _how_far(runner: LLMEnvRunner) -> tuple[int, int, Evaluated | None, float]:
     """On a runner: its number, and `LLMEnvRunner.evaluation`; -1 if there is none."""
     runner.assert_healthy()
-    return runner.worker_index, *(runner.evaluation() or (-1, None))
+    return runner.worker_index, *(runner.evaluation() or (-1, None, 0.0))
+
+
+def _end(runner: LLMEnvRunner) -> Evaluated:
+    """On a runner."""
+    return runner.end_evaluation()
 
 
 def summarise(
@@ -151,11 +176,27 @@ def summarise(
 ) -> dict[str, Any]:
     outcomes = [outcome for result in results for outcome in result.outcomes]
     num_failures = sum(result.num_env_failures for result in results)
+    num_unfinished = len(tasks) * num_trials - len(outcomes) - num_failures
+    counts = {
+        NUM_EPISODES: len(outcomes),
+        result_keys.NUM_ENV_FAILURES: num_failures,
+        result_keys.NUM_UNFINISHED_EPISODES: num_unfinished,
+    }
     if not outcomes:
-        raise RuntimeError(
-            f"evaluation gave no episode: {len(tasks)} tasks, {len(results)} env "
-            f"runners answered within evaluation_sample_timeout_s={time_limit}, "
-            f"{num_failures} episodes were lost to failures of the environment"
+        raise NoEpisodesError(
+            f"evaluation gave no episode: of {len(tasks)} tasks x {num_trials}, "
+            f"{num_unfinished} episodes had not ended within "
+            f"evaluation_sample_timeout_s={time_limit}, "
+            f"{num_failures} episodes were lost to failures of the environment",
+            counts,
+        )
+    if num_unfinished:
+        logger.warning(
+            "evaluation: %d of %d episodes had not ended within "
+            "evaluation_sample_timeout_s=%s and are left out",
+            num_unfinished,
+            len(tasks) * num_trials,
+            time_limit,
         )
     domains = per_domain(outcomes, num_trials)
     return {
@@ -170,8 +211,7 @@ def summarise(
                 and key.startswith("pass")
                 and not key.endswith(_ERROR)
             },
-            NUM_EPISODES: len(outcomes),
-            result_keys.NUM_ENV_FAILURES: num_failures,
+            **counts,
         },
         "dialogues": [asdict(d) for result in results for d in result.dialogues],
     }
