@@ -58,11 +58,9 @@ class FakeRunner:
         session = await self._coordinator.register(
             handle, self._number, ["shop"] * 100, EPISODES_PER_RUNNER
         )
-        self._report.session, serial = session.number, 0
+        self._report.session, serial = session, 0
         while True:
-            orders = await self._coordinator.orders(
-                self._number, session.number, serial, -1
-            )
+            orders = await self._coordinator.orders(self._number, session, serial, -1)
             assert not orders.retired
             if orders.weights is not None:
                 serial = orders.weights.serial

@@ -32,7 +32,6 @@ from rllib_llm_async.coordination.messages import (
     Orders,
     PublishedWeights,
     Report,
-    Session,
     UpdateEnded,
 )
 from rllib_llm_async.coordination.restored_groups import RestoredGroups
@@ -110,7 +109,7 @@ class Coordinator:
 
     async def register(
         self, handle: Any, runner: int, domains: list[str], capacity: int
-    ) -> Session:
+    ) -> int:
         """Begins a runner's session; what it had under way before is lost.
 
         Args:
@@ -118,15 +117,16 @@ class Coordinator:
             runner: Its number.
             domains: Of each task of its suite, for training.
             capacity: Episodes that it plays at once.
+
+        Returns:
+            The number of its session, the runner's time with this coordinator.
         """
         await self.lose_runner(runner)
         self._domains = domains
         number = self._dispatcher.register(runner, len(domains), capacity, self._now())
         self._mailboxes[runner] = Mailbox(handle)
         self._sweeper = self._sweeper or asyncio.create_task(self._sweep())
-        return Session(
-            number, self._for_all_runners(REPORT_SECONDS, REPORT_SECONDS_OF_1000)
-        )
+        return number
 
     async def orders(
         self, runner: int, session: int, serial: int, interrupted: int
@@ -135,7 +135,7 @@ class Coordinator:
 
         Args:
             runner: Who asks.
-            session: `Session.number`.
+            session: See `register`.
             serial: Of the newest weights that it has heard of.
             interrupted: Newest version whose interruption it has answered.
         """
@@ -162,11 +162,16 @@ class Coordinator:
             mailbox.news.clear()
             await mailbox.news.wait()
 
-    async def report(self, report: Report) -> bool:
-        """Takes what has happened at a runner; False if its session is over."""
+    async def report(self, report: Report) -> float | None:
+        """Takes what has happened at a runner.
+
+        Returns:
+            Seconds until it shall report again, which many runners do less often; None
+            if its session is over.
+        """
         now = self._now()
         if self._dispatcher.session(report.runner, report.session, now) is None:
-            return False
+            return None
         self._mailboxes[report.runner].doing = report.doing
         self._dispatcher.has_waited(report.runner, report.seconds_waited)
         self._ledger.progress(report.progress)
@@ -180,7 +185,7 @@ class Coordinator:
         self._allot_within(self._look_seconds())
         if report.finished:
             await self._fetch(report)
-        return True
+        return self._for_all_runners(REPORT_SECONDS, REPORT_SECONDS_OF_1000)
 
     async def interrupted(
         self, runner: int, session: int, sampled: list[ray.ObjectRef]
@@ -325,6 +330,7 @@ class Coordinator:
         self._note_dropped()
         self._weights.forget()
         self._interruption = None
+        self._failure = None  # of what is not trained on any more
         self._ready.clear()
         self._restored = RestoredGroups()
         self._in_training = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rllib_llm_async.coordination.ledger import STALE
+from rllib_llm_async.coordination.ledger import LOST, STALE
 from rllib_llm_async.coordination.restored_groups import RestoredGroups, ask_for_records
 from rllib_llm_async.coordination.staleness_gate import Ticket
 
@@ -65,7 +65,7 @@ def will(coordinator: Coordinator) -> dict[str, Any]:
         "next_ticket": dispatcher.next_number,
         "ledger": coordinator._ledger.get_state_if_lost(),
         "outcomes": [],
-        "dropped": {},
+        "dropped": {LOST: coordinator._ledger.num_episodes_in_flight()},
         "finished": [],
         "under_way": [],
     }

@@ -279,6 +279,10 @@ class Ledger:
         counts[result_keys.LEDGER_NUM_LATE] = float(self._num_late)
         return dict(counts)
 
+    def num_episodes_in_flight(self) -> int:
+        """That have started, and of which nothing has become yet."""
+        return self._in_flight()[EPISODES]
+
     def get_state(self) -> dict[str, Any]:
         """For a checkpoint: numbers, strings, dicts."""
         return {

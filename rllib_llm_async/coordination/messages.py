@@ -113,15 +113,6 @@ class Orders:
 
 
 @dataclass(frozen=True)
-class Session:
-    """A runner's time with the coordinator, from `register` on."""
-
-    number: int
-    #: Least time between two reports: many runners report less often.
-    report_seconds: float
-
-
-@dataclass(frozen=True)
 class NextBatch:
     """An update's groups, or none yet; and what has happened meanwhile.
 

@@ -21,6 +21,7 @@ from ray.exceptions import ActorDiedError
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_llm_async.batch import columns
+from rllib_llm_async.coordination.coordinator_state import RESTORED
 from rllib_llm_async.coordination.messages import (
     FinishedGroup,
     GivenUpGroup,
@@ -98,6 +99,8 @@ class EpisodeService:
         self._newest: PublishedWeights | None = None
         self._weights_came = asyncio.Event()
         self._answered = -1
+        #: Held while the engine's weights are exchanged, or it is stopped for good.
+        self._exchanging = asyncio.Lock()
 
     async def serve(
         self, coordinator: ray.actor.ActorHandle, handle: ray.actor.ActorHandle
@@ -179,13 +182,13 @@ class EpisodeService:
             [task.domain for task in self._tasks],
             self._capacity,
         )
-        self._report.session = session.number
+        self._report.session = session
         parts = [
             asyncio.create_task(part)
             for part in (
-                self._follow_orders(session.number),
+                self._follow_orders(session),
                 self._install_weights(),
-                self._send_reports(session.report_seconds),
+                self._send_reports(),
             )
         ]
         try:
@@ -232,7 +235,14 @@ class EpisodeService:
             published = self._newest
             assert published is not None
             try:
-                async with self._weights.at_hand(published.weights) as arrived:
+                async with (
+                    self._weights.at_hand(published.weights) as arrived,
+                    self._exchanging,
+                ):
+                    if published.version <= self._answered:
+                        # Learners have scored what was sampled under it: nobody can
+                        # score more. The engine waits for the version after it.
+                        continue
                     # A session may end meanwhile. An engine whose weights are
                     # exchanged by half would die at its next step.
                     await to_its_end(
@@ -255,9 +265,10 @@ class EpisodeService:
 
     async def _stop_for(self, version: int, session: int) -> None:
         """Answers learners that score what was sampled before the weights change."""
-        await self._engine.interrupt()
-        self._answered = version
-        sampled = sampled_under(version, self._player.transcripts)
+        async with self._exchanging:
+            await self._engine.interrupt()
+            self._answered = version
+            sampled = sampled_under(version, self._player.transcripts)
         await self._coordinator.interrupted.remote(
             self._runner, session, [ray.put(sampled)]
         )
@@ -288,6 +299,12 @@ class EpisodeService:
             ticket: The task.
             records: Of each member, see `under_way`.
         """
+        if ticket.task >= len(self._tasks):
+            # Of a checkpoint, under way when the suite had more tasks.
+            self._report.num_places += ticket.num_episodes
+            self._report.given_up.append(GivenUpGroup(ticket.number, RESTORED))
+            self._news.set()
+            return
         task = self._tasks[ticket.task]
         members = [Progress() for _ in range(ticket.num_episodes)]
         self._under_way[ticket.number] = task, members
@@ -351,16 +368,17 @@ class EpisodeService:
 
     # --- Reports ------------------------------------------------------------------
 
-    async def _send_reports(self, least_seconds: float) -> None:
+    async def _send_reports(self) -> None:
         """Returns when the session is over."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(QUIET_REPORT_SECONDS):
                     await self._news.wait()
             self._news.clear()
-            if not await self._coordinator.report.remote(self._take_report()):
+            pause = await self._coordinator.report.remote(self._take_report())
+            if pause is None:
                 return
-            await asyncio.sleep(least_seconds)
+            await asyncio.sleep(pause)
 
     def _take_report(self) -> Report:
         now = time.monotonic()

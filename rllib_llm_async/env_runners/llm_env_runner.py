@@ -43,8 +43,8 @@ from rllib_llm_async.transport.choice import engine_side
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-#: Time for an engine to start.
-START_TIMEOUT_SECONDS = 600.0
+#: Time for an engine to start; large models are read from slow disks.
+START_TIMEOUT_SECONDS = 1800.0
 #: Time for episodes under way to end when the runner stops.
 STOP_TIMEOUT_SECONDS = 5.0
 #: Time for the episodes under way to be written down.
@@ -191,8 +191,18 @@ class LLMEnvRunner(EnvRunner):
 
         Raises:
             PromptTooLongError: If the first tasks do not fit into the model's context.
+            TimeoutError: If it takes too long.
         """
-        self._started.result(START_TIMEOUT_SECONDS)
+        try:
+            self._started.result(START_TIMEOUT_SECONDS)
+        except TimeoutError:
+            if self._started.done():  # that was raised by what starts
+                raise
+            others = "".join(f"; {line}" for line in self._player.waiting_for())
+            raise TimeoutError(
+                f"engine and first task of env runner {self.worker_index} were not "
+                f"ready within {START_TIMEOUT_SECONDS:.0f} s{others}"
+            ) from None
 
     def hand_out(self, numbers: Sequence[int]) -> Any:
         """The episodes of finished groups, for the coordinator, which then owns them.

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Samples of a training run's evaluations, beside its result.json.
 FILE_NAME = "dialogues.jsonl"
+#: Of its end, in which the newest evaluation's are looked for.
+NEWEST_BYTES = 64 << 20
 #: Tokens at least this probable are shown together, not one by one.
 CERTAIN = 0.9
 
@@ -96,31 +98,49 @@ def write_jsonl(path: Path, dialogues: Iterable[Mapping[str, Any]]) -> None:
 def append_jsonl(
     filesystem: Any, path: str, records: Iterable[Mapping[str, Any]]
 ) -> None:
-    """Adds lines to a file of a `pyarrow.fs.FileSystem`, which may be an object store.
+    """Adds lines to a file of a `pyarrow.fs.FileSystem`.
 
-    Those cannot append; a few dialogues per evaluation are soon written again.
+    An object store cannot append: what is there is written again, at once or not at
+    all. A line that an interruption has cut off stays one.
     """
-    from pyarrow.fs import FileType
+    from pyarrow.fs import LocalFileSystem
 
-    content = b""
-    if filesystem.get_file_info(path).type == FileType.File:
-        with filesystem.open_input_stream(path) as file:
-            content = file.read()
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    with filesystem.open_output_stream(path) as file:
-        file.write(content + lines.encode())
+    new = "".join(json.dumps(record) + "\n" for record in records).encode()
+    is_local = isinstance(filesystem, LocalFileSystem)
+    old = _end_of(filesystem, path, 1 if is_local else None)
+    if old and not old.endswith(b"\n"):
+        new = b"\n" + new
+    if is_local:
+        with filesystem.open_append_stream(path) as file:
+            file.write(new)
+    else:
+        with filesystem.open_output_stream(path) as file:
+            file.write(old + new)
 
 
 def newest_dialogues(trial: Any) -> list[dict[str, Any]]:
     """Those of the last evaluation of a trial of Tune, as far as it kept any."""
     storage = trial.storage
     path = f"{storage.trial_fs_path}/{FILE_NAME}"
-    if not storage.storage_filesystem.get_file_info(path).is_file:
-        return []
-    with storage.storage_filesystem.open_input_stream(path) as stream:
-        records = [json.loads(line) for line in stream.read().splitlines()]
+    records = []
+    for line in _end_of(storage.storage_filesystem, path, NEWEST_BYTES).splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:  # cut off: by an interruption, or because it is long ago
+            continue
     newest = max((r["training_iteration"] for r in records), default=0)
     return [r for r in records if r["training_iteration"] == newest]
+
+
+def _end_of(filesystem: Any, path: str, num_bytes: int | None) -> bytes:
+    """The last bytes of a file, all for None; none if it is not there."""
+    info = filesystem.get_file_info(path)
+    if not info.is_file:
+        return b""
+    with filesystem.open_input_file(path) as file:
+        if num_bytes is not None:
+            file.seek(max(0, info.size - num_bytes))
+        return file.read()
 
 
 def render_text(dialogue: Mapping[str, Any]) -> str:

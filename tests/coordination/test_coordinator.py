@@ -1,6 +1,7 @@
 """Coordinator and episode services together, on one loop."""
 
 import asyncio
+import contextlib
 from collections import Counter
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from rllib_llm_async.coordination import coordinator as module
 from rllib_llm_async.coordination import dispatcher
 from rllib_llm_async.envs.agent_env import EpisodeError
-from tests.coordination.in_process import TASKS, Loop
+from tests.coordination.in_process import TASKS, Loop, Weights
 
 
 def run(main):
@@ -351,6 +352,53 @@ def test_learners_score_what_was_sampled_before_the_next_version():
     run(main)
 
 
+def test_nothing_is_sampled_under_a_version_that_has_been_scored():
+    """Its weights may still be on their way when the learners interrupt it."""
+
+    async def main():
+        arrived = asyncio.Event()
+
+        class Slow(Weights):
+            @contextlib.asynccontextmanager
+            async def at_hand(self, version):
+                if version == 1:
+                    await arrived.wait()
+                yield str(version)
+
+        async def wait(task):
+            await asyncio.sleep(0.01)
+
+        loop = Loop(wait=wait)
+        loop.services[0]._weights = Slow()
+        await loop.start()
+        await asyncio.sleep(0.1)
+        await loop.publish(1)
+        await asyncio.sleep(0.1)
+        (sampled,) = await loop.coordinator.interrupt(1)
+        assert sampled == []
+        arrived.set()
+        await asyncio.sleep(0.2)
+        assert loop.engines[0].installed == [0]
+        await loop.publish(2)
+        while loop.engines[0].installed != [0, 2]:
+            await asyncio.sleep(0.01)
+        await loop.stop()
+
+    run(main)
+
+
+def test_a_failed_publication_is_forgotten_by_a_restore():
+    async def main():
+        loop = Loop()
+        await loop.coordinator.fail("no space left")
+        with pytest.raises(RuntimeError, match="no space left"):
+            await loop.batch(0.1)
+        await loop.coordinator.forget_episodes()
+        assert (await loop.batch(0.1)).groups is None
+
+    run(main)
+
+
 def test_an_interruption_goes_on_without_a_runner_that_dies():
     async def main():
         loop = Loop(num_runners=2)
@@ -423,8 +471,34 @@ def test_another_coordinator_goes_on_where_one_died():
         assert ledger["ledger/identity_error"] == 0
         await again.start(version=1)
         batch = await update(again, 1)
+        assert batch.dropped["lost"] == more_lost
         assert min(g.ticket.number for g in batch.groups) >= will["next_ticket"]
         await again.stop()
+
+    run(main)
+
+
+def test_groups_of_tasks_that_are_gone_are_given_up():
+    """A run may go on with a suite that has fewer of them."""
+
+    async def main():
+        hangs = asyncio.Event()
+        loop = Loop(max_staleness=0, wait=lambda task: hangs.wait())
+        await loop.start()
+        while len(loop.coordinator._dispatcher.under_way()) < 2:
+            await asyncio.sleep(0.01)
+        state = await loop.coordinator.get_state()
+        await loop.stop()
+        again = Loop(max_staleness=0)
+        again.services[0]._tasks = TASKS[:1]
+        await again.coordinator.set_state(state)
+        await again.start()
+        batch = await again.batch()
+        tasks = {outcome.task for group in batch.groups for outcome in group.outcomes}
+        assert tasks == {TASKS[0]}
+        assert batch.dropped["restored"] == 2  # the group of the other task
+        await again.stop()
+        assert again.failures == []
 
     run(main)
 

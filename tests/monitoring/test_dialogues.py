@@ -3,12 +3,16 @@
 import json
 import math
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
-from pyarrow.fs import LocalFileSystem
+import pytest
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
+from rllib_llm_async.monitoring import dialogues as module
 from rllib_llm_async.monitoring.dialogues import (
     Piece,
     append_jsonl,
+    newest_dialogues,
     pieces,
     render_html,
     render_text,
@@ -98,3 +102,47 @@ def test_lines_are_added(tmp_path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["training_iteration"] for row in rows] == [1, 2, 2]
     assert rows[0]["messages"] == DIALOGUE["messages"]
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_a_line_that_was_cut_off_costs_itself_alone(tmp_path, is_local):
+    path = tmp_path / "dialogues.jsonl"
+    filesystem = (
+        LocalFileSystem() if is_local else SubTreeFileSystem("/", LocalFileSystem())
+    )
+    path.write_text('{"training_iteration": 1}\n{"training_iteration": 2, "messa')
+    append_jsonl(filesystem, str(path), [{"training_iteration": 3}])
+    first, cut, last = path.read_text().splitlines()
+    assert cut.endswith("messa") and json.loads(first) and json.loads(last)
+    storage = SimpleNamespace(
+        trial_fs_path=str(tmp_path), storage_filesystem=filesystem
+    )
+    newest = newest_dialogues(SimpleNamespace(storage=storage))
+    assert newest == [{"training_iteration": 3}]
+
+
+def test_what_was_there_survives_a_disk_that_is_full(tmp_path):
+    path = tmp_path / "dialogues.jsonl"
+    append_jsonl(LocalFileSystem(), str(path), [{"training_iteration": 1}])
+
+    class Full(LocalFileSystem):
+        def open_append_stream(self, path):
+            raise OSError(28, "No space left on device")
+
+        def open_output_stream(self, path):
+            raise AssertionError("that would empty it first")
+
+    with pytest.raises(OSError, match="No space"):
+        append_jsonl(Full(), str(path), [{"training_iteration": 2}])
+    assert json.loads(path.read_text()) == {"training_iteration": 1}
+
+
+def test_of_a_long_file_the_end_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "NEWEST_BYTES", 60)
+    lines = [{"training_iteration": n, "text": "x"} for n in (1, 2, 3, 4, 4)]
+    append_jsonl(LocalFileSystem(), f"{tmp_path}/dialogues.jsonl", lines)
+    storage = SimpleNamespace(
+        trial_fs_path=str(tmp_path), storage_filesystem=LocalFileSystem()
+    )
+    newest = newest_dialogues(SimpleNamespace(storage=storage))
+    assert newest == lines[-1:]

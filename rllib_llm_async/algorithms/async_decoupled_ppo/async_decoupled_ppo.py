@@ -165,7 +165,7 @@ class AsyncDecoupledPPO(Algorithm):
             "versions": installed_versions(),
             **saved_settings(self.config),
         }
-        dialogues.append_jsonl(*self._trial_file(STARTS_FILE), [start])
+        self._append(STARTS_FILE, [start])
 
     def _collect_timeline(self, results: dict[str, Any]) -> tuple[Span, ...]:
         """Takes what learners, engines and this process were busy with, in order.
@@ -335,12 +335,12 @@ class AsyncDecoupledPPO(Algorithm):
                 logger.warning("%s", error)
                 evaluation = {ENV_RUNNER_RESULTS: error.counts, "dialogues": []}
         iteration = max(self.iteration, self._trained_in)
-        dialogues.append_jsonl(
-            *self._trial_file(dialogues.FILE_NAME),
-            (
+        self._append(
+            dialogues.FILE_NAME,
+            [
                 {"training_iteration": iteration, **dialogue}
                 for dialogue in evaluation["dialogues"]
-            ),
+            ],
         )
         results = {ENV_RUNNER_RESULTS: evaluation[ENV_RUNNER_RESULTS]}
         self._call_back("on_evaluate_end", evaluation_metrics=results)
@@ -354,6 +354,13 @@ class AsyncDecoupledPPO(Algorithm):
             callbacks_functions=getattr(self.config, f"callbacks_{which}"),
             kwargs={"algorithm": self, "metrics_logger": self.metrics, **more},
         )
+
+    def _append(self, name: str, records: list[dict[str, Any]]) -> None:
+        """To a JSON lines file beside result.json; a full disk does not end a run."""
+        try:
+            dialogues.append_jsonl(*self._trial_file(name), records)
+        except OSError as error:
+            logger.warning("%s lacks %d lines: %s", name, len(records), error)
 
     def _trial_file(self, name: str) -> tuple[Any, str]:
         """A file beside result.json: its `pyarrow.fs.FileSystem` and path there."""
