@@ -12,6 +12,7 @@ first stood: no token that was sampled under one context is trained under anothe
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,7 @@ class ChatFormat:
         reasoning_parser: str | None = "auto",
         end_token_ids: Iterable[int] = (),
     ) -> None:
-        if not isinstance(getattr(tokenizer, "chat_template", None), str):
-            raise ValueError(
-                f"chat template: {type(tokenizer).__name__} has none; give a model "
-                "whose tokenizer has a chat template"
-            )
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer = _with_one_template(tokenizer)
         self._control_tokens = ControlTokens(tokenizer)
         self._template = ChatTemplate(
             tokenizer, template_kwargs or {}, self._control_tokens
@@ -296,3 +292,28 @@ def _with_their_calls(
             message = {**message, "tool_call_id": call_id}
         answered.append(message)
     return answered, stand_in(calls)
+
+
+def _with_one_template(tokenizer: Any) -> Any:
+    """The tokenizer, with that of its named templates which is for tools.
+
+    Raises:
+        ValueError: If it has none, or none that could be meant.
+    """
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, str):
+        return tokenizer
+    if not template:
+        raise ValueError(
+            f"chat template: {type(tokenizer).__name__} has none; give a model "
+            "whose tokenizer has a chat template"
+        )
+    for name in ("tool_use", "default"):  # as transformers and vLLM choose, given tools
+        if name in template:
+            tokenizer = copy.copy(tokenizer)
+            tokenizer.chat_template = template[name]
+            return tokenizer
+    raise ValueError(
+        f"chat template: {type(tokenizer).__name__} has {', '.join(sorted(template))}; "
+        "one of them must be named tool_use or default"
+    )

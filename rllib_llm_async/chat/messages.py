@@ -18,6 +18,11 @@ from rllib_llm_async.envs.agent_env import Message, ToolSchema
 _SHORT_ID_LENGTH = 9
 #: What OpenAI's schema of a function holds, in this order; servers drop the rest.
 _FUNCTION_KEYS = ("name", "description", "parameters", "strict")
+#: Types of content parts that are no text. Data may have a type of its own, too.
+_OTHER_PARTS = (
+    *("image", "image_url", "input_image", "video", "video_url", "input_video"),
+    *("audio", "audio_url", "input_audio", "input_file"),
+)
 #: Keys under which messages carry what an assistant thought.
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 
@@ -46,13 +51,16 @@ def text_of(content: Any) -> str:
         return content
     if isinstance(content, list) and content and all(map(_is_part, content)):
         return "".join(text_of(part["text"]) for part in content)
-    return json.dumps(content, ensure_ascii=False, default=str)
+    try:
+        return json.dumps(content, ensure_ascii=False, default=str)
+    except (TypeError, ValueError, RecursionError):  # e.g. dates for keys, a cycle
+        return str(content)
 
 
 def _is_part(part: Any) -> bool:
     if not (isinstance(part, dict) and isinstance(part.get("type"), str)):
         return False
-    if part["type"].startswith(("image", "video", "audio", "input_")):
+    if part["type"] in _OTHER_PARTS:
         raise ValueError(f"content part of type {part['type']!r}: the agent reads text")
     return part["type"] == "text" and "text" in part
 

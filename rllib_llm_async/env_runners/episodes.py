@@ -325,8 +325,9 @@ class EpisodePlayer:
                 explore=True,
                 shared_data={},
             )[columns.NEW_TOKENS]
-        except ValueError as error:  # what the environment says cannot be rendered
-            raise EpisodeError(f"messages of the environment: {error}") from error
+        except Exception as error:  # what the environment says cannot be rendered
+            text = str(error) if isinstance(error, ValueError) else repr(error)
+            raise EpisodeError(f"messages of the environment: {text}") from error
 
     def _from_output(
         self, output: EngineOutput, tools: list[ToolSchema], episode: SingleAgentEpisode

@@ -81,12 +81,13 @@ def best_layout(causal_lm: Any) -> Layout:
 
 
 def _cuts_by_place_in_row(causal_lm: Any) -> bool:
-    """Whether attention is cut where a row, not a sequence, reaches some length.
+    """Whether attention may be cut where a row, not a sequence, reaches some length.
 
-    The chunks of chunked attention are too long for the self-check to meet one.
+    Chunks, blocks and compressed stretches are counted from the start of a row, and
+    are too long for the self-check to meet one: of what is not known it is assumed.
     """
     kinds = getattr(causal_lm.config.get_text_config(), "layer_types", None) or ()
-    return "chunked_attention" in kinds
+    return not {"full_attention", "sliding_attention"}.issuperset(kinds)
 
 
 def check_lengths(causal_lm: Any, position_ids: Tensor) -> None:

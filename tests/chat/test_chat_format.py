@@ -1,6 +1,7 @@
 """Chat messages to token ids and back, with the bundled tokenizer."""
 
 import copy
+import datetime
 import hashlib
 import json
 
@@ -207,6 +208,37 @@ def test_a_picture_is_refused(chat_format):
     content = [{"type": "image_url", "image_url": {"url": "http://localhost/a.png"}}]
     with pytest.raises(ValueError, match="content part of type 'image_url'"):
         chat_format.start([{"role": "user", "content": content}], [])
+
+
+@pytest.mark.parametrize("kind", ["video game", "image_size", "input_field", "file"])
+def test_data_may_have_a_type(chat_format, kind):
+    content = [{"type": kind, "price": 3}]
+    ids = chat_format.start([{"role": "user", "content": content}], [])
+    assert json.dumps(content) in chat_format.tokenizer.decode(ids)
+
+
+def test_data_that_json_cannot_hold_is_text(chat_format):
+    content = {datetime.date(2024, 5, 1): 3, (1, 2): 4}
+    ids = chat_format.start([{"role": "user", "content": content}], [])
+    assert "(1, 2): 4" in chat_format.tokenizer.decode(ids)
+
+
+def test_of_several_templates_that_for_tools_is_taken(chat_format):
+    """As Hermes and Command R have them, and as servers choose."""
+    own = chat_format.tokenizer.chat_template
+    tokenizer = copy.copy(chat_format.tokenizer)
+    for templates in ({"default": "no", "tool_use": own}, {"default": own, "rag": ""}):
+        tokenizer.chat_template = templates
+        again = ChatFormat(tokenizer)
+        messages = [{"role": "user", "content": "hi"}]
+        assert again.start(messages, []) == chat_format.start(messages, [])
+        assert tokenizer.chat_template == templates
+    tokenizer.chat_template = {"rag": own}
+    with pytest.raises(ValueError, match="rag; one of them must be named tool_use"):
+        ChatFormat(tokenizer)
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="has none"):
+        ChatFormat(tokenizer)
 
 
 def test_the_end_of_a_text_ends_a_turn_and_is_not_said(chat_format):

@@ -107,6 +107,24 @@ CALL = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>"
         ),
         (f'{CALL}{{"a": "the <|end|>', "", [("f", '{"a": "the')]),
         ("plain", "plain", []),
+        (
+            "<|channel|>commentary to=find <|constrain|>json<|message|>{}",
+            "",
+            [("find", "{}")],
+        ),
+        (
+            "<|channel|>commentary to=orders.find<|channel|>x<|message|>{}",
+            "",
+            [("orders.find", "{}")],
+        ),
+        (
+            "<|channel|>commentary to=functions.python<|message|>{}",
+            "",
+            [("python", "{}")],
+        ),
+        ("<|channel|>commentary to=python code<|message|>print(1)", "", []),
+        ("<|channel|>commentary to=browser.search <|message|>{}", "", []),
+        ("<|channel|>analysis to=assistant<|message|>hm", "", []),
     ],
 )
 def test_harmony(text, said, calls):

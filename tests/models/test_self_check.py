@@ -4,7 +4,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, Gemma3Config, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma3Config,
+    LlamaForCausalLM,
+)
 
 from rllib_llm_async.batch import columns
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
@@ -109,11 +114,50 @@ def test_a_small_leak_is_seen_in_every_dtype(compute_dtype):
     assert policy.layout is Layout.SEQUENCE_PER_ROW
 
 
-def test_chunked_attention_is_never_packed():
-    # Its chunks are counted from the start of a row, and no check is that long.
+@pytest.mark.parametrize(
+    "kind", ["chunked_attention", "minimax_m3_sparse", "heavily_compressed_attention"]
+)
+def test_attention_that_counts_from_the_start_of_a_row_is_never_packed(kind):
+    # No check is as long as its chunks.
     lm = tiny_lm("llama")
-    lm.config.layer_types = ["chunked_attention", "full_attention"]
+    lm.config.layer_types = [kind, "full_attention"]
     assert CausalLMPolicy(lm).layout is Layout.SEQUENCE_PER_ROW
+
+
+def test_blocks_of_another_sequence_are_not_attended_to():
+    """MiniMax-M3 picks blocks of 128 keys: sequences beyond the first were 2 nats off."""
+    torch.manual_seed(0)
+    lm = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(
+            "minimax_m3_vl_text",
+            vocab_size=100,
+            hidden_size=32,
+            intermediate_size=32,
+            dense_intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            rotary_dim=8,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            index_n_heads=2,
+            index_head_dim=8,
+            layer_types=["full_attention", "minimax_m3_sparse"],
+            mlp_layer_types=["dense", "dense"],
+        ),
+        dtype=torch.float32,
+    ).eval()
+    sequences = [torch.randint(3, 100, (n,)) for n in (150, 200)]
+    batch = packed([sequences])
+    logp = CausalLMPolicy(lm)(batch).logp[0]
+    for start, tokens in zip((0, 150), sequences):
+        torch.testing.assert_close(
+            logp[start + 1 : start + len(tokens)],
+            logp_of_model(lm, tokens),
+            atol=1e-4,
+            rtol=0.0,
+        )
 
 
 def test_a_model_that_cannot_run_is_refused_in_one_line():
