@@ -63,6 +63,10 @@ def check_chat_format(
         logger.warning(_in_one_line(unchecked, error))
     except ValueError as error:
         raise ValueError(_in_one_line("", error)) from error
+    except Exception as error:  # files of a model may hold anything
+        raise ValueError(
+            _in_one_line(f"model: {model_path}: its tokenizer cannot be read", error)
+        ) from error
 
 
 def _check_served(model_path: str, chat_format: ChatFormat) -> None:

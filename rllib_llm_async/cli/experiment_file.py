@@ -7,9 +7,10 @@ Beside these, `max_failures` and what makes a sweep (`sweep`) are optional.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.cli.search_space import candidates, check_fractions, is_space
 from rllib_llm_async.cli.sweep import DEFAULT_METRIC, check_sweep
 from rllib_llm_async.cli.yaml_text import read_yaml
-from rllib_llm_async.settings.check import SETTINGS, check_key, check_value
+from rllib_llm_async.models.resolve import absolute_model
+from rllib_llm_async.settings.check import (
+    SETTINGS,
+    check_key,
+    check_value,
+    name_of,
+    settings_of,
+)
+from rllib_llm_async.settings.combinations import check_combinations
 from rllib_llm_async.settings.names import (
     ABSENT,
     ALGORITHMS,
@@ -27,6 +36,8 @@ from rllib_llm_async.settings.names import (
     unknown,
 )
 
+#: Of a sweep's settings, so many combinations are checked.
+_MAX_COMBINATIONS = 2000
 _SWEEP_KEYS = ("num_samples", "metric", "mode", "scheduler", "search_alg")
 _OPTIONAL_KEYS = ("max_failures", *_SWEEP_KEYS)
 _EXPERIMENT_KEYS = ("run", "env", "stop", "config", *_OPTIONAL_KEYS)
@@ -105,8 +116,10 @@ def choose_experiment(experiments: Iterable[Experiment], name: str) -> Experimen
 
 
 def _experiment(path: Path, name: Any, spec: Any) -> Experiment:
-    if type(name) not in (str, int):
-        raise InputError(f"{path}: {name!r}: an experiment's name must be text")
+    if not isinstance(name, str):
+        raise InputError(
+            f"{path}: {name!r}: an experiment's name must be text; put it in quotes"
+        )
     if not isinstance(spec, dict):
         raise InputError(f"{path}: {name}: expected keys run, env, stop and config")
     for key in spec:
@@ -125,7 +138,7 @@ def _experiment(path: Path, name: Any, spec: Any) -> Experiment:
             "of restarts, or -1 for no limit"
         )
     return Experiment(
-        name=str(name),
+        name=name,
         run=spec["run"],
         env=spec["env"],
         # Copies: anchors of the YAML would share what --set changes.
@@ -140,7 +153,7 @@ def _why_no_key(key: Any) -> str:
         return f"{key}: a setting, it stands under config"
     if key in ABSENT:
         return explain(key, _EXPERIMENT_KEYS)
-    return f"unknown key {key!r}{did_you_mean(key, _EXPERIMENT_KEYS)}"
+    return f"key {unknown(key, _EXPERIMENT_KEYS)}"
 
 
 def parse_assignments(option: str, assignments: Iterable[str]) -> dict[str, Any]:
@@ -171,9 +184,12 @@ def apply_settings(config: dict[str, Any], settings: Mapping[str, Any]) -> None:
                     f"{first}.KEY=VALUE"
                 )
             first, _, rest = rest.partition(".")
-        if (first, rest) in seen:
+        name = name_of(first)
+        if (name, rest) in seen:
             raise InputError(f"--set {dotted}: given twice; keep one")
-        seen.add((first, rest))
+        if not rest and any(other == name for other, _ in seen):
+            raise InputError(f"--set {dotted}: would undo a --set of one of its keys")
+        seen.add((name, rest))
         if rest:
             if config.get(first) is None:
                 config[first] = {}
@@ -182,6 +198,33 @@ def apply_settings(config: dict[str, Any], settings: Mapping[str, Any]) -> None:
             config[first][rest] = value
         else:
             config[first] = value
+
+
+def with_absolute_models(config: Any) -> Any:
+    """The same with directories of models by their whole paths.
+
+    Trials of Tune run in folders of their own.
+    """
+    if isinstance(config, list):
+        return [with_absolute_models(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: _map_text(absolute_model, value)
+        if key in ("model", "served_model")
+        else with_absolute_models(value)
+        for key, value in config.items()
+    }
+
+
+def _map_text(function: Callable[[str], str], value: Any) -> Any:
+    """Each text in a value, or in a search space of values."""
+    if isinstance(value, str):
+        return function(value)
+    if is_space(value):
+        ((kind, values),) = value.items()
+        return {kind: [_map_text(function, v) for v in values]}
+    return value
 
 
 def open_config(path: Path, only: str | None, settings: Iterable[str]) -> Any:
@@ -240,7 +283,26 @@ def build_config(experiment: Experiment) -> Any:
             candidate_config.validate()
         except (TypeError, ValueError) as error:
             raise InputError(f"config: {error}") from error
+    _check_together(candidate_config, {k: v for k, v in values.items() if len(v) > 1})
     return candidate_config
+
+
+def _check_together(config: Any, swept: Mapping[str, Sequence[Any]]) -> None:
+    """What each value can be beside the first of the others it may not be beside all.
+
+    Raises:
+        InputError: For the first combination that cannot be, of the first
+            `_MAX_COMBINATIONS`.
+    """
+    settings = settings_of(config)
+    combinations = islice(product(*swept.values()), _MAX_COMBINATIONS)
+    for trial in combinations if len(swept) > 1 else ():
+        chosen = dict(zip(map(name_of, swept), trial))
+        try:
+            check_combinations(settings | chosen)
+        except ValueError as error:
+            where = ", ".join(f"{key}: {value!r}" for key, value in chosen.items())
+            raise InputError(f"config: {error} (a trial would have {where})") from error
 
 
 def check_experiment(experiment: Experiment) -> None:
@@ -251,8 +313,13 @@ def check_experiment(experiment: Experiment) -> None:
     """
     if experiment.run not in ALGORITHMS:
         raise InputError(f"run: {unknown(experiment.run, ALGORITHMS)}")
+    names: dict[str, Any] = {}
     for key, value in experiment.config.items():
         check_setting(key, value)
+        if names.setdefault(name_of(key), key) != key:
+            raise InputError(
+                f"config: {key}: another name of {names[name_of(key)]}; keep one"
+            )
     check_sweep(experiment)
 
 

@@ -25,6 +25,8 @@ _GROUPS = (
     "ledger/",
     "timers/",
 )
+#: Figures that lie in [0, 1], by the end of their names.
+_SHARES = ("success_rate", "rubric_score", "train_infer_mask", "ppo_clip_fraction")
 #: Names of figures from which a similar one is most likely mistyped.
 _FIGURES = (
     *(value for key, value in vars(result_keys).items() if key.isupper()),
@@ -58,6 +60,16 @@ def check_stop(stop: Mapping[Any, Any]) -> None:
             raise InputError(
                 f"stop: {key}: got {value!r}, must be a whole number of 1 or more"
             )
+        if key in _PLAIN and value <= 0:
+            raise InputError(
+                f"stop: {key}: got {value!r}, must be above 0: the first iteration "
+                "would reach it"
+            )
+        if {*key.split("/")} & {*_SHARES} and not 0 < value <= 1:
+            raise InputError(
+                f"stop: {key}: got {value!r}, must be above 0 and at most 1: it is a "
+                "share"
+            )
 
 
 def check_result_name(option: str, key: Any) -> None:
@@ -82,9 +94,13 @@ def check_result_name(option: str, key: Any) -> None:
             f"{option}: {key}: no such result{hint} Valid: {', '.join(_PLAIN)} and "
             f"what is under {', '.join(_GROUPS)}"
         )
-    figure = key.removeprefix(group)
+    # What follows a slash is a domain, a phase, a bin.
+    figure, slash, part = key.removeprefix(group).partition("/")
     near = nearest(figure, _FIGURES, _MISTYPED)
+    if not figure or (slash and not part):
+        raise InputError(f"{option}: {key}: no such result; name one under {group}")
     if near and figure not in _FIGURES:
         raise InputError(
-            f"{option}: {key}: no such result, did you mean {group + near!r}?"
+            f"{option}: {key}: no such result, did you mean "
+            f"{group + near + slash + part!r}?"
         )

@@ -30,9 +30,16 @@ def check_storage(storage_path: str, name: str) -> None:
             "machines share is mounted"
         )
     path = Path(os.path.abspath(storage_path), name)
-    for folder in (path, *path.parents):
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"--storage-path {storage_path}: {folder} is a file")
+    try:
+        nearest = next(f for f in (path, *path.parents) if f.exists())
+    except OSError as error:  # longer than a name may be
+        raise InputError(f"--storage-path {storage_path}: {error.strerror}") from None
+    if not nearest.is_dir():
+        raise InputError(f"--storage-path {storage_path}: {nearest} is a file")
+    if not os.access(nearest, os.W_OK) or nearest.is_relative_to("/proc"):
+        raise InputError(
+            f"--storage-path {storage_path}: nothing can be written to {nearest}"
+        )
 
 
 def has_begun(storage_path: str, name: str) -> bool:

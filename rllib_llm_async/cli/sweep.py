@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.cli.stop import check_result_name
+from rllib_llm_async.settings.check import check_key
 from rllib_llm_async.settings.names import unknown
 
 if TYPE_CHECKING:
@@ -80,8 +81,6 @@ def tune_config(experiment: Experiment) -> Any:
 
 
 def _make(key: str, spec: Any, known: Mapping[str, Any], goal: dict[str, str]) -> Any:
-    from ray import tune
-
     arguments = dict(spec) if isinstance(spec, dict) else {"type": spec}
     name = arguments.pop("type", None)
     if not isinstance(name, str) or name not in known:
@@ -97,12 +96,15 @@ def _make(key: str, spec: Any, known: Mapping[str, Any], goal: dict[str, str]) -
                     f"{key}: {name} takes no {argument!r}, valid: "
                     f"{', '.join(p for p in parameters if p != 'self')}"
                 )
+        if "time_attr" in arguments:
+            check_result_name(f"{key}: {name}: time_attr", arguments["time_attr"])
+        for setting in arguments.get("hyperparam_mutations") or ():
+            check_key(setting)
         return cls(**taken, **arguments)
-    except (ImportError, AssertionError) as error:
-        raise InputError(
-            f"{key}: {name} is not installed ({error}); pip install {name}"
-        ) from error
-    except (TypeError, ValueError, tune.TuneError) as error:
+    except InputError:
+        raise
+    except Exception as error:
+        # Ray asserts that a searcher's library is there, with how to install it.
         raise InputError(f"{key}: {name}: {error}") from error
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rllib_llm_async.cli.experiment_file import (
     choose_experiment,
     load_experiments,
     parse_assignments,
+    with_absolute_models,
 )
 from rllib_llm_async.cli.run_options import RunOptions
 from rllib_llm_async.cli.stop import check_stop
@@ -37,9 +39,26 @@ def train() -> None:
 
 @train.command("file")
 @click.argument("config_file", type=click.Path(path_type=Path))
-@click.option("--experiment", "only", metavar="NAME", help="Run this one alone.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE")
-@click.option("--stop", "stop", multiple=True, metavar="KEY=VALUE")
+@click.option(
+    "--experiment",
+    "only",
+    metavar="NAME",
+    help="Run this one alone; by default all of the file run, one after the other.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting in place of the file's, e.g. eps_ti=1.1, engine.max_num_seqs=32.",
+)
+@click.option(
+    "--stop",
+    "stop",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="When to end, e.g. training_iteration=5, time_total_s=604800.",
+)
 @click.option("--storage-path", default="results", show_default=True)
 @click.option(
     "--checkpoint-freq",
@@ -67,7 +86,12 @@ def train() -> None:
     help="Go on from the newest whole checkpoint; --set and --stop beside it change "
     "the run from there on.",
 )
-@click.option("--wandb", "wandb_project", metavar="PROJECT")
+@click.option(
+    "--wandb",
+    "wandb_project",
+    metavar="PROJECT",
+    help="Log to this project of Weights & Biases; offline without an account.",
+)
 @click.option("--address", help="Address of a running Ray cluster.")
 @click.option("--check", is_flag=True, help="Only say whether everything is valid.")
 def train_file(
@@ -90,6 +114,7 @@ def train_file(
     (training_iteration=5). SIGINT, SIGTERM and SIGUSR1 save a checkpoint and end the
     run with exit code 130, 143 or 138; a second one ends it at once.
     """
+    storage_path = os.path.expanduser(storage_path)  # not all shells do it after "="
     experiments = load_experiments(config_file)
     if only is not None:
         experiments = [choose_experiment(experiments, only)]
@@ -100,7 +125,8 @@ def train_file(
     for experiment in experiments:
         if max_failures is not None:
             experiment.max_failures = max_failures
-        _check_without_ray(experiment, changes, storage_path)
+        with _named(experiment, experiments):
+            _check_without_ray(experiment, changes, storage_path)
     _check_options(wandb_project, address)
     if resume:
         _check_that_one_has_begun(experiments, storage_path)
@@ -108,7 +134,10 @@ def train_file(
     with signals.handled():
         if not check:
             click.echo(f"{config_file.name}: read; loading Ray and RLlib, some 10 s")
-        configs = [_check(experiment) for experiment in experiments]
+        configs = []
+        for experiment in experiments:
+            with _named(experiment, experiments):
+                configs.append(_check(experiment))
         if address is None:
             _check_resources(configs)
         if check:
@@ -147,12 +176,28 @@ def _check_without_ray(
     check_stop(experiment.stop)
     check_storage(storage_path, experiment.name)
     check_experiment(experiment)
+    experiment.config = with_absolute_models(experiment.config)
+
+
+@contextmanager
+def _named(experiment: Experiment, experiments: Sequence[Experiment]) -> Iterator[None]:
+    """Says of which of several experiments an error is."""
+    try:
+        yield
+    except InputError as error:
+        if len(experiments) == 1:
+            raise
+        raise InputError(f"{experiment.name}: {error.message}") from error
 
 
 def _check_options(wandb_project: str | None, address: str | None) -> None:
     for option, value in (("--wandb", wandb_project), ("--address", address)):
         if value is not None and not value.strip():
             raise InputError(f"{option}: got {value!r}, must not be empty")
+    if wandb_project and set(wandb_project) & set("/\\#?%:"):
+        raise InputError(
+            f"--wandb: got {wandb_project!r}, a project's name has none of / \\ # ? % :"
+        )
     if wandb_project and importlib.util.find_spec("wandb") is None:
         raise InputError("--wandb: wandb is missing; pip install wandb")
 
@@ -163,6 +208,11 @@ def _check(experiment: Experiment) -> Any:
     from rllib_llm_async.envs.registry import make_suite
 
     config = build_config(experiment)
+    for key in experiment.stop if config.evaluation_interval is None else ():
+        if key.startswith("evaluation/"):
+            raise InputError(
+                f"stop: {key}: there is none with evaluation_interval: null"
+            )
     try:
         make_suite(config.env, config.env_config)
     except ValueError as error:  # a benchmark that is not installed

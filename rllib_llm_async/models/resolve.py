@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from pathlib import Path
+
+#: What a directory's weights may be in.
+_WEIGHTS = ("*.safetensors", "*.bin")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def resolve_model(model: str) -> str:
@@ -19,18 +26,38 @@ def resolve_model(model: str) -> str:
 
     if model == "small_agent":
         return str(small_agent_dir())
-    path = Path(model).expanduser()
-    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") != 1
-    if not looks_like_path and not path.exists():
-        return model
+    path = _path(model)
+    if path is None:
+        if _HUB_NAME.fullmatch(model):
+            return model
+        path = Path(model)
+    config = path / "config.json"
     try:
-        readable = (path / "config.json").read_text() != ""
-    except OSError as error:
+        values = json.loads(config.read_text())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(
-            f"model: {model!r} is not a readable model directory ({error.strerror}: "
-            f"{path / 'config.json'}); give a directory with config.json and weights, "
+            f"model: {model!r} is not a readable model directory ({reason}: "
+            f"{config}); give a directory with config.json and weights, "
             'a hub name like "Qwen/Qwen3-4B", or "small_agent"'
         ) from None
-    if not readable:
-        raise ValueError(f"model: {path / 'config.json'} is empty")
+    if not (isinstance(values, dict) and isinstance(values.get("model_type"), str)):
+        raise ValueError(f"model: {config} is no model's config: it has no model_type")
+    if not any(any(path.glob(pattern)) for pattern in _WEIGHTS):
+        raise ValueError(f"model: {path} holds no weights ({', '.join(_WEIGHTS)})")
     return str(path.resolve())
+
+
+def absolute_model(model: str) -> str:
+    """A directory by its whole path, since Tune changes the current one; else as is."""
+    path = None if model == "small_agent" else _path(model)
+    return model if path is None or not path.exists() else os.path.abspath(path)
+
+
+def _path(model: str) -> Path | None:
+    """The directory, None for what can only be a hub name."""
+    try:
+        path = Path(model).expanduser()
+        return path if model.startswith((".", "/", "~")) or path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # no such user, a NUL, a long name
+        return None

@@ -13,16 +13,33 @@ from rllib_llm_async.settings.names import explain
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def check_arguments(method: Callable[..., Any], keys: Iterable[str]) -> None:
+def check_arguments(
+    config: Any, method: Callable[..., Any], keys: Iterable[str]
+) -> None:
     """Checks that RLlib's method has such arguments.
 
     Raises:
-        TypeError: Says what one that it has not is called here, or the nearest.
+        TypeError: Says which other method of the config takes one that it has not, what
+            that is called here, or the nearest.
     """
     valid = inspect.signature(method).parameters
     for key in keys:
-        if key not in valid:
-            raise TypeError(f"{method.__name__}(): {explain(key, SETTINGS)}")
+        if key in valid:
+            continue
+        others = _methods_that_take(config, key) if key in SETTINGS else []
+        if others:
+            why = f"{key}: an argument of {' and '.join(others)}"
+        else:
+            why = explain(key, SETTINGS)
+        raise TypeError(f"{method.__name__}(): {why}")
+
+
+def _methods_that_take(config: Any, key: str) -> list[str]:
+    return [
+        f"{name}()"
+        for name, method in inspect.getmembers(type(config), inspect.isfunction)
+        if not name.startswith("_") and key in inspect.signature(method).parameters
+    ]
 
 
 def explained(method: F, *checked: str) -> F:
@@ -35,7 +52,7 @@ def explained(method: F, *checked: str) -> F:
 
     @wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        check_arguments(method, kwargs)
+        check_arguments(self, method, kwargs)
         for key in {*checked} & {*kwargs}:
             check_value(key, kwargs[key])
         return method(self, *args, **kwargs)

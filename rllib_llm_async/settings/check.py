@@ -44,13 +44,18 @@ _NESTED: dict[str, Callable[[Any], None]] = {
 }
 
 
+def name_of(key: Any) -> Any:
+    """The name of a setting that may be called by RLlib's."""
+    return _ALIASES.get(key, key)
+
+
 def check_key(key: Any) -> None:
     """Checks that there is such a setting.
 
     Raises:
         ValueError: Says what it is called here, why there is none, or the nearest.
     """
-    if _ALIASES.get(key, key) in SETTINGS:
+    if name_of(key) in SETTINGS:
         return
     if not is_explained(key):
         for setting, names in _nested_names().items():
@@ -74,7 +79,7 @@ def check_value(key: str, value: Any) -> None:
     Raises:
         ValueError: If the setting cannot have it.
     """
-    key = _ALIASES.get(key, key)
+    key = name_of(key)
     try:
         Settings.model_validate({key: value})
     except ValidationError as error:
@@ -94,9 +99,7 @@ def check_settings(config: Any) -> None:
     if config.in_evaluation:  # RLlib's copy of a config that was checked
         return
     _check_attributes(config)
-    values = {
-        key: _plain(getattr(config, ATTRIBUTES.get(key, key))) for key in SETTINGS
-    }
+    values = settings_of(config)
     try:
         Settings.model_validate(values)
     except ValidationError as error:
@@ -105,6 +108,11 @@ def check_settings(config: Any) -> None:
         check(values[key])
     _check_what_does_nothing(config)
     check_combinations(values)
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """All settings of a config by their names."""
+    return {key: _plain(getattr(config, ATTRIBUTES.get(key, key))) for key in SETTINGS}
 
 
 def _check_attributes(config: Any) -> None:

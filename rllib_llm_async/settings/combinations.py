@@ -94,8 +94,11 @@ def _context(values: Mapping[str, Any]) -> tuple[int | None, str]:
         length = json.loads(path.read_text())["max_position_embeddings"]
     except KeyError:
         return None, ""
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"model: {path} is no model's config ({error})") from error
+    if type(length) is not int or length < 1:
+        raise ValueError(
+            f"model: {path}: max_position_embeddings: got {length!r}, must be a number "
+            "of tokens"
+        )
     return length, "the model's max_position_embeddings"
 
 

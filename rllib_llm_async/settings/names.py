@@ -201,7 +201,7 @@ ABSENT: dict[str, str] = {
     "count_steps_by": "there is one agent, whose turns are the steps",
     "create_env_on_driver": "env runners are actors of their own",
     "create_local_env_runner": "env runners are actors of their own",
-    "custom_eval_function": "`evaluate_tasks` of the algorithm takes split and trials",
+    "custom_evaluation_function": "`evaluate_tasks` takes split and trials",
     "dataset_name": _SUITE,
     "do_sample": "tokens are always sampled; temperature says how",
     "ent_coef": _ENTROPY,

@@ -60,7 +60,9 @@ class ModelSettings(BaseModel):
     reasoning_parser: Name | None = says(
         '"auto", the name of a reasoning parser of vLLM, or null for none'
     )
-    temperature: float = says("a number above 0", gt=0)
+    temperature: float = says(
+        "a number of 0.01 or more (vLLM samples at no less)", ge=0.01
+    )
     max_response_tokens: Count = says("a positive whole number of tokens")
     micro_batch_tokens: Count = says("a positive whole number of tokens")
     logits_memory_bytes: Count = says("a positive whole number of bytes")
@@ -163,7 +165,8 @@ class LoopSettings(BaseModel):
         "a positive whole number of episodes"
     )
     callbacks: ClassOrPath = says(
-        "a class, a list of classes, or the path of one like my_module.MyCallback"
+        "a class of RLlibCallback, a list of them, or the path of one like "
+        "my_module.MyCallback"
     )
     framework: Literal["torch"] = one_of("torch")
 

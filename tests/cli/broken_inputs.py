@@ -169,6 +169,12 @@ callbacks: no.such.module.Class => callbacks
 callbacks: 3 => callbacks
 callbacks: os.path => callbacks
 callbacks: NoDots => callbacks
+callbacks: os.path.join => callbacks; RLlibCallback
+callbacks: json.JSONDecoder => callbacks; RLlibCallback
+temperature: 0.0001 => temperature; 0.01
+model: ~nosuchuser/x => model; ~nosuchuser/x
+model: small_agent/ => model; small_agent/
+model: Qwen/Qwen3-4B@main => model; Qwen/Qwen3-4B@main
 framework: tf2 => framework; torch
 framework: jax => framework; torch
 num_env_runners: 0 => num_env_runners
@@ -467,6 +473,13 @@ stop: {success_rate: 0.9} => env_runners/success_rate
 stop: {env_runners: {success_rate: 0.9}} => env_runners; env_runners/success_rate
 stop: {env_runners/sucess_rate: 0.9} => env_runners/success_rate
 stop: {time_total: 3600} => time_total_s
+stop: {time_total_s: -1} => time_total_s; above 0
+stop: {num_env_steps_sampled_lifetime: 0} => num_env_steps_sampled_lifetime; above 0
+stop: {env_runners/success_rate: 90} => env_runners/success_rate; 90; at most 1
+stop: {env_runners/success_rate/airline: 1.5} => 1.5; a share
+stop: {env_runners/sucess_rate/airline: 0.9} => env_runners/success_rate/airline
+stop: {env_runners/: 0.9} => env_runners/
+stop: {evaluation/env_runners/success_rate: 0.9} => evaluation_interval: null
 stop: {3: 4} => stop
 config: => config; mapping
 config: [eps_ti] => config; mapping
@@ -479,6 +492,10 @@ scheduler: {type: asha, graceperiod: 3} => scheduler; graceperiod
 scheduler: {type: asha, grace_period: 0} => scheduler
 scheduler: {type: asha, reduction_factor: 1} => scheduler
 scheduler: {type: pbt} => scheduler
+scheduler: {type: asha, grace_period: 200} => scheduler; grace_period must be
+scheduler: {type: asha, time_attr: nonsense} => time_attr; nonsense
+scheduler: {type: pbt, hyperparam_mutations: {eps_tii: [1.1]}} => eps_tii; eps_ti
+time_budget_s: 3 => time_budget_s; num_samples
 search_alg: optuna => search_alg
 search_alg: optunaa => search_alg
 search_alg: 3 => search_alg
@@ -548,6 +565,7 @@ grid_search: {eps_ti: [1.2, 1.3]} => grid_search
 
 #: Whole files.
 RAW = r"""
+2026_11_27: {run: PPOEWMAAsync, env: mini_tau2} => 20261127; quotes
  => {run, env, stop, config}
 null => {run, env, stop, config}
 3 => {run, env, stop, config}
@@ -612,6 +630,8 @@ train file FILE --set eps_ti:1.2 => key=value
 train file FILE --set eps_ti=[ => eps_ti
 train file FILE --set eps_ti=1.2 --set eps_ti=1.3 => eps_ti; twice
 train file FILE --set eps_ti=1.2 --set training.eps_ti=1.3 => eps_ti; twice
+train file FILE --set lambda=0.9 --set lambda_=0.8 => lambda_; twice
+train file FILE --set engine.max_num_seqs=8 --set 'engine={}' => engine; undo
 train file FILE --set training=1 => training.KEY
 train file FILE --set training.=1 => training.KEY
 train file FILE --set trainig.eps_ti=1.2 => trainig
@@ -639,7 +659,9 @@ train file FILE --max-failures x => --max-failures
 train file FILE --storage-path '' => --storage-path
 train file FILE --storage-path FILE => --storage-path
 train file FILE --storage-path s3://bucket/x => --storage-path
+train file FILE --storage-path /proc/x => --storage-path; /proc
 train file FILE --wandb '' => --wandb
+train file FILE --wandb a/b => --wandb; 'a/b'
 train file FILE --address '' => --address
 train file FILE --resume => --resume
 train file FILE --num-env-runners 3 => --num-env-runners; num_env_runners
@@ -683,6 +705,9 @@ training(minibatch_size=True) => minibatch_size
 training(grad_clip="big") => grad_clip
 training(entropy_coeff=0.1) => entropy
 training(lambda_=2) => lambda_
+training(seed=3) => seed; debugging()
+training(num_env_runners=2) => num_env_runners; env_runners()
+callbacks(int) => callbacks; RLlibCallback
 env_runners(num_env_runners=0) => num_env_runners
 env_runners(num_workers=2) => num_workers; num_env_runners
 env_runners(num_env_runner=2) => num_env_runner; num_env_runners

@@ -89,6 +89,27 @@ def test_whole_files(answer, text, words):
     assert_helps(answer(text), words)
 
 
+def test_a_setting_under_two_names(answer):
+    text = experiment(config="lambda: 0.9\n    lambda_: 0.8")
+    assert_helps(answer(text), ["lambda_: another name of lambda"])
+
+
+def test_trials_of_a_sweep_that_cannot_be(answer):
+    """Each value can be beside the first of the other setting."""
+    text = experiment(
+        config="group_size: {grid_search: [8, 16]}\n"
+        "    episodes_per_update: {grid_search: [128, 40]}"
+    )
+    words = ["episodes_per_update: got 40", "group_size: 16, episodes_per_update: 40"]
+    assert_helps(answer(text), words)
+
+
+def test_of_several_experiments_that_is_named_which_is_wrong(answer):
+    wrong = experiment(config="eps_ti: 0.5").replace("mine:", "other:")
+    line = answer(f"{experiment()}\n{wrong}")
+    assert_helps(line, ["Error: other: config: eps_ti: got 0.5"])
+
+
 @pytest.mark.parametrize(("text", "words"), cases("ARGS"))
 def test_commands(answer, tmp_path, text, words):
     path = str(tmp_path / "experiment.yaml")

@@ -83,6 +83,8 @@ class LongSuite(Suite):
 def make_player(suite, failures):
     def to_tokens(*, batch, **_):
         (message,) = batch[columns.MESSAGES]
+        if message["content"] == "odd":
+            raise KeyError("role")
         if message["content"] == "refused":
             raise ValueError("chat template: refuses messages of user")
         return {columns.NEW_TOKENS: [0] * int(message["content"])}
@@ -108,11 +110,14 @@ def test_a_first_prompt_longer_than_the_context_ends_the_episode_at_once():
     assert player.transcripts == {}
 
 
-def test_messages_that_cannot_be_rendered_are_the_environments_failure():
+@pytest.mark.parametrize(
+    "task, message", [("refused", "refuses messages of user"), ("odd", "KeyError")]
+)
+def test_messages_that_cannot_be_rendered_are_the_environments_failure(task, message):
     failures = []
     player = make_player(LongSuite(), failures)
-    with pytest.raises(EpisodeError, match="refuses messages of user"):
-        asyncio.run(player.play(TaskRef("suite", "refused", "train")))
+    with pytest.raises(EpisodeError, match=message):
+        asyncio.run(player.play(TaskRef("suite", task, "train")))
     assert len(failures) == MAX_ENV_RETRIES + 1
 
 

@@ -125,7 +125,7 @@ def test_attention_that_counts_from_the_start_of_a_row_is_never_packed(kind):
 
 
 def test_blocks_of_another_sequence_are_not_attended_to():
-    """MiniMax-M3 picks blocks of 128 keys: sequences beyond the first were 2 nats off."""
+    """MiniMax-M3 picks blocks of 128 keys: what came second in a row was 2 nats off."""
     torch.manual_seed(0)
     lm = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(

@@ -1,5 +1,7 @@
 """Every setting with values that it takes, and values that it does not."""
 
+from ray.rllib.callbacks.callbacks import RLlibCallback
+
 BOOL = ([True, False], [("yes", "true or false"), (1, "true or false")])
 #: Of whole numbers from 1 on.
 _NOT_COUNTS = [0, -1, 1.0, 1.5, True, "2"]
@@ -79,7 +81,10 @@ TABLE = {
         ["auto", "qwen3", None],
         says("the name of a reasoning parser", *PARSER),
     ),
-    "temperature": ([0.5, 1, 2.0], says("a number above 0", 0, -1, True, "1", None)),
+    "temperature": (
+        [0.01, 0.5, 1, 2.0],
+        says("a number of 0.01 or more", 0, 0.005, -1, True, "1", None),
+    ),
     "max_response_tokens": count("a positive whole number of tokens"),
     "micro_batch_tokens": count("a positive whole number of tokens"),
     "logits_memory_bytes": count("a positive whole number of bytes"),
@@ -189,8 +194,8 @@ TABLE = {
     "min_sample_timesteps_per_iteration": from_0("0 or more"),
     "metrics_num_episodes_for_smoothing": count("a positive whole number of episodes"),
     "callbacks": (
-        [dict, [dict, set], "my_module.MyCallback"],
-        says("a class, a list of classes", 3, None, [3]),
+        [RLlibCallback, [RLlibCallback, RLlibCallback], "my_module.MyCallback"],
+        says("a class of RLlibCallback, a list of them", 3, None, [3], dict, len),
     ),
     "framework": (["torch"], says("torch", "tf2", None, True)),
     # The cluster.

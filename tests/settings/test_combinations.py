@@ -1,10 +1,12 @@
 """Settings that cannot be together are refused, and those that can are not."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 
+from rllib_llm_async.cli.experiment_file import with_absolute_models
 from rllib_llm_async.models.small_agent import small_agent_dir
 
 
@@ -120,17 +122,52 @@ def test_what_can_be_together(make_config, settings):
 
 
 def test_a_model_directory_without_a_config_of_a_model(make_config, tmp_path):
-    for text, words in (("{", "Expecting"), ("[]", "indices"), ("", "empty")):
-        (tmp_path / "config.json").write_text(text)
-        with pytest.raises(ValueError, match=rf"^model: .*config\.json .*{words}"):
+    def refused(words):
+        with pytest.raises(ValueError, match=words):
             make_config(model=str(tmp_path)).validate()
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"^model: .* tokenizer"):
-        make_config(model=str(tmp_path)).validate()
+
+    config = json.loads((small_agent_dir() / "config.json").read_text())
+    for text in ("{", "", "[]", "null", "{}", '{"model_type": 3}'):
+        (tmp_path / "config.json").write_text(text)
+        refused(r"^model: .*config\.json")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    refused("^model: .* holds no weights")
+    (tmp_path / "model.safetensors").touch()
+    refused("has a chat template")
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    refused("^model: .* its tokenizer cannot be read")
     for path in small_agent_dir().iterdir():
         if path.name.startswith(("tokenizer", "chat_template")):
             shutil.copy(path, tmp_path)
+    for length in ("x", None, 1000.0, 0):
+        text = json.dumps({**config, "max_position_embeddings": length})
+        (tmp_path / "config.json").write_text(text)
+        refused("^model: .* max_position_embeddings: got")
+    (tmp_path / "config.json").write_text(json.dumps(config))
     make_config(model=str(tmp_path)).validate()
+
+
+def test_a_directory_of_a_model_does_not_hang_on_the_current_one(
+    make_config, tmp_path, monkeypatch
+):
+    """Trials of Tune run in folders of their own."""
+    shutil.copytree(small_agent_dir(), tmp_path / "mine" / "agent")
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine/agent", "./mine/agent"):
+        config = make_config(model=name)
+        experiment = {
+            "model": {"grid_search": [name, "small_agent", "Qwen/Qwen3-4B"]},
+            "env_config": {"user": {"served_model": name}},
+        }
+        whole = str(tmp_path / "mine" / "agent")
+        assert with_absolute_models(experiment) == {
+            "model": {"grid_search": [whole, "small_agent", "Qwen/Qwen3-4B"]},
+            "env_config": {"user": {"served_model": whole}},
+        }
+        with monkeypatch.context() as elsewhere:
+            elsewhere.chdir("/")
+            config.validate()
+            assert config.model_path == whole
 
 
 def test_what_does_nothing_here_is_refused_in_python_as_well(make_config):

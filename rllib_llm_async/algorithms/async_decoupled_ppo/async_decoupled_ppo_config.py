@@ -10,7 +10,7 @@ from ray.util.debug import log_once
 
 from rllib_llm_async.chat.check import check_chat_format
 from rllib_llm_async.envs.registry import check_suite
-from rllib_llm_async.models.resolve import resolve_model
+from rllib_llm_async.models.resolve import absolute_model, resolve_model
 from rllib_llm_async.settings.arguments import check_arguments, explained
 from rllib_llm_async.settings.check import SETTINGS, check_settings, check_value
 from rllib_llm_async.settings.names import explain
@@ -329,13 +329,15 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             for key, value in locals().items()
             if key not in ("self", "kwargs", "model", "__class__")
         }
-        check_arguments(AlgorithmConfig.training, kwargs)
+        check_arguments(self, AlgorithmConfig.training, kwargs)
         if not isinstance(kwargs.get("optimizer", {}), dict):
             check_value("optimizer", kwargs["optimizer"])
         super().training(**kwargs)
         # A config as a dict has RLlib's own network settings under `model`.
         if model is not NotProvided and model != self.model:
-            self.model_name_or_path = model  # type: ignore[assignment]  # checked later
+            # What else it may be is checked later.
+            text = absolute_model(model) if isinstance(model, str) else model
+            self.model_name_or_path = text  # type: ignore[assignment]
         for key, value in values.items():
             if value is not NotProvided:
                 setattr(self, key, value)
@@ -352,7 +354,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
                 reports pass@k and pass^k per domain.
             **kwargs: RLlib's own. ``evaluation_duration`` counts test tasks.
         """
-        check_arguments(AlgorithmConfig.evaluation, kwargs)
+        check_arguments(self, AlgorithmConfig.evaluation, kwargs)
         super().evaluation(**kwargs)
         if evaluation_num_trials is not NotProvided:
             self.evaluation_num_trials = evaluation_num_trials
