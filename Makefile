@@ -3,7 +3,8 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?= python3.11
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# Another choice of EXTRA installs anew.
+STAMP = $(VENV)/.installed-$(EXTRA)
 EXTRA ?= cpu
 # Per target of tests/fuzz.
 FUZZ_SECONDS ?= 600

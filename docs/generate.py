@@ -60,6 +60,8 @@ _MEANINGS = {
     "callbacks": "RLlib's callbacks, e.g. to log figures of one's own.",
     "evaluation_duration": "Tasks of the test split that an evaluation plays.",
     "evaluation_duration_unit": "What `evaluation_duration` counts; tasks, here.",
+    "evaluation_sample_timeout_s": "Bound on a whole evaluation, in seconds; it ends "
+    "with the episodes that are there.",
     "evaluation_interval": "Updates between two evaluations; null for none.",
     "framework": "The deep learning framework.",
     "gamma": "Discount per agent turn.",
@@ -67,7 +69,8 @@ _MEANINGS = {
     "grad_clip_by": "What is bounded: the norm over all parameters, over each, or "
     "each element.",
     "learner_config_dict": "For a Learner of your own; nothing here reads it.",
-    "lr": "Learning rate of AdamW, or its schedule over environment steps.",
+    "lr": "Learning rate of AdamW, or its schedule over environment steps, each a turn "
+    "of an agent.",
     "minibatch_size": "Episodes per optimizer step and learner; null for one step.",
     "num_epochs": "Passes over the batch of an update.",
     "num_env_runners": "Actors that hold an engine and play episodes.",

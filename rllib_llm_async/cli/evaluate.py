@@ -26,6 +26,7 @@ from rllib_llm_async.cli.errors import InputError
     metavar="DIR",
     help="Write all dialogues: DIR/index.html to read, DIR/dialogues.jsonl as data.",
 )
+@click.option("--address", help="Address of a running Ray cluster.")
 @click.option(
     "--trust-checkpoint",
     is_flag=True,
@@ -38,6 +39,7 @@ def evaluate(
     num_trials: int,
     num_tasks: int | None,
     transcripts: Path | None,
+    address: str | None,
     trust_checkpoint: bool,
 ) -> None:
     """Run every task of a split several times with the agent of CHECKPOINT.
@@ -64,7 +66,7 @@ def evaluate(
             transcripts.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--transcripts {transcripts}: {error.strerror}") from None
-    with ray_cluster():
+    with ray_cluster(address):
         click.echo("starting the engine ...", err=True)
         algorithm = config.build_algo()
         try:

@@ -3,8 +3,9 @@
 Trials that have learned something since their last checkpoint are asked to write one.
 They do so where they wait for episodes, so that a save waits for the update or the
 evaluation under way, not for a whole iteration. After `SECONDS_TO_SAVE` the run ends
-without; whoever kills it before then loses no more than that. A second signal ends it
-at once. The exit code is that of a shell: 128 and the signal's number.
+without; SIGUSR1 is sent ahead of time by a job scheduler, which itself knows when time
+is over. A second signal ends the run at once. The exit code is that of a shell: 128 and
+the signal's number.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ from rllib_llm_async.cli.stop_signals import StopSignals
 from rllib_llm_async.monitoring.status_board import Wish, start_status_board
 
 #: How long a run that is stopped waits for its checkpoints.
-SECONDS_TO_SAVE = 120.0
+SECONDS_TO_SAVE = {
+    signal.SIGINT: 120.0,
+    signal.SIGTERM: 120.0,
+    signal.SIGUSR1: 3600.0,
+}
 
 
 class SaveAndEnd(Callback):
@@ -58,17 +63,18 @@ class SaveAndEnd(Callback):
         if self._signals.received is None:
             return
         unsaved = self._unsaved(trials)
+        seconds = SECONDS_TO_SAVE[self._signals.received]
         if self._deadline is None:
-            self._deadline = time.monotonic() + SECONDS_TO_SAVE
+            self._deadline = time.monotonic() + seconds
             if unsaved:
                 self._say(
                     f"{self._signals.received.name}: saving a checkpoint, for at most "
-                    f"{SECONDS_TO_SAVE:.0f} s; a second signal ends at once"
+                    f"{seconds:.0f} s; a second signal ends at once"
                 )
         late = time.monotonic() > self._deadline
         if unsaved and late:
             self._say(
-                f"not saved within {SECONDS_TO_SAVE:.0f} s, since an update or an "
+                f"not saved within {seconds:.0f} s, since an update or an "
                 "evaluation went on; --resume goes on from the last checkpoint"
             )
         if late or not unsaved:

@@ -72,7 +72,7 @@ def lag(
 ) -> None:
     """Say how old tokens would be in the job of CONFIG_FILE, for several bounds.
 
-    A run tells both durations: learner/update and the episodes' in its report.
+    A run tells the update's: phase_seconds/driver/waiting_for_the_update.
     """
     config = open_config(config_file, only, settings)
     job = job_of(config, update_seconds, episode_seconds, spread)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rllib_llm_async.cli.errors import InputError
@@ -58,4 +58,26 @@ def _needs(config: Any) -> list[tuple[str, int, dict[str, float], str]]:
         ("learner", _get_learner_bundles(config), "num_learners"),
         ("old-logit actor", scorers, "old_logit_model.num_actors"),
     )
-    return [(name, len(all_), all_[0], key) for name, all_, key in parts if all_]
+    return [
+        *((name, len(all_), all_[0], key) for name, all_, key in parts if all_),
+        *_served_models(config.env_config),
+    ]
+
+
+def _served_models(
+    env_config: Mapping[str, Any],
+) -> Iterator[tuple[str, int, dict[str, float], str]]:
+    """Users and judges on the same cluster, beside the trial's own actors."""
+    from rllib_llm_async.envs.user_model import ServedModelSettings
+
+    seen: list[ServedModelSettings] = []
+    for key, value in env_config.items():
+        if not (isinstance(value, Mapping) and "served_model" in value):
+            continue
+        settings = ServedModelSettings(**value)
+        if settings in seen:  # the same replicas
+            continue
+        seen.append(settings)
+        need = {"CPU": settings.num_cpus, "GPU": settings.num_gpus}
+        where = f"env_config.{key}.num_replicas"
+        yield f"served {key}", settings.num_replicas, need, where

@@ -26,6 +26,7 @@ from rllib_llm_async.cli.experiment_file import (
     apply_settings,
     build_config,
 )
+from rllib_llm_async.cli.search_space import is_space
 
 if TYPE_CHECKING:
     from ray.tune import CheckpointConfig
@@ -178,6 +179,26 @@ def _find_checkpoints(
     return dict(whole[0][1]) if whole else {}
 
 
+def _say_what_is_not_used(
+    experiment: Experiment,
+    trial: Trial,
+    config: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> None:
+    """A file may have been edited since: what began goes on as it is."""
+    for option, file, run in (
+        ("--set", experiment.config, config),
+        ("--stop", experiment.stop, trial.stopping_criterion),
+    ):
+        for key, value in file.items():
+            there = run.get(key, "the default")
+            if value != there and not is_space(value):
+                say(
+                    f"{key}: {value} in the file does not count, the run has {there}; "
+                    f"{option} {key}=... would change it"
+                )
+
+
 def _change_settings(
     experiment: Experiment,
     trial: Trial,
@@ -209,6 +230,7 @@ def _change_settings(
     build_config(Experiment(experiment.name, experiment.run, env, config=plain))
     for key in changed:
         say(f"{key}: {before.get(key, 'the default')} -> {config[key]}")
+    _say_what_is_not_used(experiment, trial, config, say)
     trial.set_config(config)
     # What Tune fills values in that it could not write into its state.
     trial.__dict__["_Trial__unresolved_config"] = config

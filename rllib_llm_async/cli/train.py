@@ -141,6 +141,8 @@ def train_file(
         if address is None:
             _check_resources(configs)
         if check:
+            for experiment, config in zip(experiments, configs, strict=True):
+                _say_warnings(experiment, config)
             click.echo(f"{config_file}: valid")
             return
         freq, keep = checkpoint_freq, keep_checkpoints
@@ -219,6 +221,16 @@ def _check(experiment: Experiment) -> Any:
         raise InputError(error) from error
     tune_config(experiment)
     return config
+
+
+def _say_warnings(experiment: Experiment, config: Any) -> None:
+    """What a run would say of its settings when it starts."""
+    from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
+        config_warnings,
+    )
+
+    for warning in config_warnings(config):
+        click.echo(f"{experiment.name}: {warning}")
 
 
 def _check_that_one_has_begun(

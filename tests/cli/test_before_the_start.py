@@ -52,6 +52,19 @@ def test_valid(check, options, changes):
     assert code == 0 and said.endswith(": valid\n"), said
 
 
+def test_what_a_run_would_warn_of_is_said(check):
+    dead_clip = {"old_logprob_source": "current_recompute", "minibatch_size": None}
+    code, said = check(**with_config(**dead_clip))
+    assert code == 0 and "mine: " in said and "r_s is 1" in said, said
+    assert said.endswith(": valid\n")
+
+
+def test_home_is_found_in_a_storage_path(check, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "experiment.yaml"))
+    code, said = check("--storage-path=~/x")
+    assert code == 2 and "experiment.yaml is a file" in said
+
+
 @pytest.mark.parametrize(
     ("options", "changes", "words"),
     [

@@ -8,6 +8,7 @@ import pytest
 from ray.tune.experiment import Trial
 
 from rllib_llm_async.cli import interruption
+from rllib_llm_async.cli import interruption as module
 from rllib_llm_async.cli.interruption import SaveAndEnd
 from rllib_llm_async.cli.stop_signals import SIGNALS, StopSignals
 from rllib_llm_async.monitoring.status_board import StatusBoard, Wish
@@ -139,3 +140,21 @@ def test_handlers_are_given_back():
     with StopSignals().handled():
         assert signal.getsignal(signal.SIGTERM) != before[1]
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+@pytest.mark.parametrize(
+    ("number", "ends"), [(signal.SIGINT, True), (signal.SIGUSR1, False)]
+)
+def test_a_job_scheduler_knows_when_time_is_over(run, board, monkeypatch, number, ends):
+    """It sends SIGUSR1 ahead of time; a checkpoint of a large model takes minutes."""
+    now = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    unsaved = trial("a", iteration=3, saved=0)
+    os.kill(os.getpid(), number)
+    run.step(unsaved)
+    now = 300.0
+    run.step(unsaved)
+    assert run.ended is ends
+    now = 3700.0
+    run.step(unsaved)
+    assert run.ended and "not saved within" in run.said[-1]

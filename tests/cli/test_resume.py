@@ -209,3 +209,17 @@ def test_an_unreadable_state(run):
     (run.path / "experiment_state-2026-01-01_00-00-00.json").write_text('{"trial')
     with pytest.raises(InputError, match="cannot be read"):
         prepare_resume(run.path, run.experiment, Changes(CheckpointConfig(), 3), print)
+
+
+def test_an_edited_file_is_said_not_to_count(run):
+    run.experiment.config = {"lr": 1e-4, "eps_ti": 1.1, "eps_stale": 1.3}
+    run.experiment.stop = {"training_iteration": 99}
+    run.add(
+        Trial.PENDING, 3, checkpoints=(1, 3), config={"engine": {"dtype": "float32"}}
+    )
+    (trial,) = run.resume(settings={"eps_stale": 1.3})
+    said = "\n".join(run.said)
+    assert "eps_ti: 1.1 in the file does not count, the run has 1.2" in said
+    assert "training_iteration: 99 in the file does not count, the run has 10" in said
+    assert "lr:" not in said and "eps_stale: 1.3 in the file" not in said
+    assert trial.config["eps_ti"] == 1.2

@@ -273,7 +273,8 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             is_cap: Upper bound of that weight; None sets no bound.
             prox_alpha: Weight of mu_old in `linear_prox` and `interp_prox_loglinear`,
                 in [0, 1], or "staleness": 1/d for a token d versions old.
-            ewma_decay: Decay of the EWMA weights per version, in [0, 1), or "auto".
+            ewma_decay: Decay of the EWMA weights per version, in [0, 1), or "auto"
+                (by staleness; 0.5 with `ewma_prox`).
             ewma_reset_threshold: Share of tokens kept by the mask under which
                 `ppo_ewma_async` resets its EWMA.
             advantage_estimator: "group_relative", "rloo" (leave-one-out baseline) or
