@@ -69,10 +69,11 @@ def drawn(experiment: str, store: Store) -> str:
     ]
     if len({run["domain"] for run in runs}) > 1:
         parts.append(domains_table(runs))
+    arms = {run["arm"] for run in runs}
     parts += [
         differences_table(runs, reference)
         for reference in REFERENCES.get(experiment, ())
-        if any(run["arm"] == reference for run in runs)
+        if reference in arms and len(arms) > 1
     ]
     if experiment == "sources":
         parts.append(cost_table(runs, updates))

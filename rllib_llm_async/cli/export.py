@@ -28,8 +28,12 @@ def export(checkpoint: Path, out: Path, adapter: bool, trust_checkpoint: bool) -
     a server shows dialogues as the agent was trained on them.
     """
     trained = open_checkpoint(checkpoint, trust=trust_checkpoint)
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"--out {out}: not empty")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise InputError(f"--out {out}: not empty")
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}") from None
     from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
 
     config = trained.config()

@@ -7,13 +7,13 @@ import json
 import random
 import zlib
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field
 
 from rllib_llm_async.envs.agent_env import EpisodeError, Message, Start, Step, TaskRef
+from rllib_llm_async.envs.domains import chosen_domains
 from rllib_llm_async.envs.mini.domain import Domain, ToolError
-from rllib_llm_async.settings.names import unknown
 from rllib_llm_async.settings.reading import STRICT, read_settings
 
 SPLITS = ("train", "test")
@@ -23,13 +23,10 @@ _MAX_TOOL_ERRORS = 4
 
 
 class MiniSuiteSettings(BaseModel):
-    """What ``env_config`` may hold; meanings as in `MiniSuite`."""
+    """What ``env_config`` may hold beside ``domains``; meanings as in `MiniSuite`."""
 
     model_config = STRICT
 
-    domains: Annotated[list[str] | tuple[str, ...], Field(min_length=1)] | None = Field(
-        description="a list of one or more names of domains, or null for all"
-    )
     num_train_tasks: int = Field(ge=1, description="a whole number of 1 or more")
     num_test_tasks: int = Field(ge=1, description="a whole number of 1 or more")
     max_turns: int = Field(ge=1, description="a whole number of 1 or more turns")
@@ -67,7 +64,6 @@ class MiniSuite:
         settings = read_settings(
             MiniSuiteSettings,
             {
-                "domains": domains,
                 "num_train_tasks": num_train_tasks,
                 "num_test_tasks": num_test_tasks,
                 "max_turns": max_turns,
@@ -76,12 +72,7 @@ class MiniSuite:
             "env_config",
         )
         self._classes = {domain.name: domain for domain in self.domain_classes}
-        self.domains = list(self._classes if domains is None else domains)
-        for domain in self.domains:
-            if domain not in self._classes:
-                raise ValueError(
-                    f"env_config.domains: {unknown(domain, self._classes)}"
-                )
+        self.domains = chosen_domains(domains, self._classes)
         self._num_tasks = {
             "train": settings.num_train_tasks,
             "test": settings.num_test_tasks,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rllib_llm_async.envs.agent_env import TaskRef
 from rllib_llm_async.envs.chat_model import ChatModel, ReportsOnModels
 from rllib_llm_async.envs.chat_model_settings import make_chat_model
+from rllib_llm_async.envs.domains import chosen_domains
 from rllib_llm_async.envs.tau2.package import load_package
-from rllib_llm_async.settings.names import unknown
 
 if TYPE_CHECKING:
     from tau2.data_model.tasks import Task
@@ -149,12 +149,7 @@ class Tau2Suite(ReportsOnModels):
 def _check_names(domains: Sequence[str]) -> None:
     from tau2.registry import registry
 
-    if isinstance(domains, str) or not domains:
-        raise ValueError(f"env_config.domains: got {domains!r}, must be a list")
-    known = registry.get_domains()
-    for name in domains:
-        if name not in known:
-            raise ValueError(f"env_config.domains: {unknown(name, known)}")
+    chosen_domains(() if domains is None else domains, registry.get_domains())
 
 
 def _check_variant(variant: str | None) -> str:

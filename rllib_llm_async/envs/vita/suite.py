@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rllib_llm_async.envs.agent_env import TaskRef, ToolSchema
 from rllib_llm_async.envs.chat_model import ChatModel, ReportsOnModels
 from rllib_llm_async.envs.chat_model_settings import make_chat_model
+from rllib_llm_async.envs.domains import chosen_domains
 from rllib_llm_async.envs.vita.package import load_package
 from rllib_llm_async.settings.names import unknown
 
@@ -53,11 +54,7 @@ class VitaSuite(ReportsOnModels):
         judge: Any = None,
         max_turns: int = 150,
     ) -> None:
-        self.domains = list(DOMAINS if domains is None else domains)
-        if isinstance(domains, str) or not self.domains:
-            raise ValueError(f"env_config.domains: got {domains!r}, must be a list")
-        for domain in self.domains:
-            _check_choice("domains", domain, DOMAINS)
+        self.domains = chosen_domains(domains, DOMAINS)
         _check_choice("language", language, LANGUAGES)
         if type(max_turns) is not int or max_turns < 1:
             raise ValueError(
