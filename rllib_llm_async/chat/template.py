@@ -7,6 +7,7 @@ happens once, when a `ChatTemplate` is made.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import secrets
 from collections.abc import Mapping, Sequence
@@ -83,6 +84,7 @@ class ChatTemplate:
         self.text: str = tokenizer.chat_template
         #: Further variables of it, by name.
         self.variables = dict(template_kwargs)
+        _check_variables(tokenizer, self.variables)
         self._control_tokens = control_tokens
         #: By kinds of messages, see `_leaves_out`.
         self._left_out: dict[tuple[Any, ...], str | None] = {}
@@ -306,3 +308,14 @@ class ChatTemplate:
         message = {"role": "assistant", "content": "", "tool_calls": [call]}
         end = self.turn({"role": "assistant", "content": MARKER}).partition(MARKER)[2]
         return self.turn(message).removesuffix(end)
+
+
+def _check_variables(tokenizer: Any, variables: Mapping[str, Any]) -> None:
+    """Raises a ValueError for one that would be an argument of the rendering."""
+    taken = inspect.signature(tokenizer.apply_chat_template).parameters
+    for name in variables:
+        if name in taken and name != "documents":  # which templates show
+            raise ValueError(
+                f"chat_template_kwargs: {name}: an argument of transformers' "
+                "apply_chat_template, no variable of a template"
+            )

@@ -241,6 +241,13 @@ def test_of_several_templates_that_for_tools_is_taken(chat_format):
         ChatFormat(tokenizer)
 
 
+@pytest.mark.parametrize("name", ["tools", "padding", "return_dict", "tokenize"])
+def test_what_is_no_variable_of_a_template(chat_format, name):
+    with pytest.raises(ValueError, match=f"^chat_template_kwargs: {name}: an argument"):
+        ChatFormat(chat_format.tokenizer, {name: None})
+    ChatFormat(chat_format.tokenizer, {"documents": [], "enable_thinking": False})
+
+
 def test_the_end_of_a_text_ends_a_turn_and_is_not_said(chat_format):
     end_of_text = chat_format.tokenizer.convert_tokens_to_ids("<|endoftext|>")
     said = chat_format.tokenizer("hello")["input_ids"]
