@@ -5,7 +5,6 @@ See `Start` and `Step` for what is right. Numpy's scalars become Python's own.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,8 +27,8 @@ def checked_start(start: Any) -> Start:
     if not isinstance(start, Start):
         raise EpisodeError(f"reset of the environment gave {start!r:.100}, not a Start")
     return Start(
-        _of_type(list, "messages", start.messages),
-        _of_type(list, "tools", start.tools),
+        _list("messages", start.messages),
+        _list("tools", start.tools),
         _info(start.info),
     )
 
@@ -46,7 +45,7 @@ def checked_step(step: Any) -> Step:
     if not is_reward(step.reward):
         raise BadRewardError(f"environment gave reward {step.reward!r}")
     return Step(
-        _of_type(list, "messages", step.messages),
+        _list("messages", step.messages),
         float(step.reward),
         _truth("terminated", step.terminated),
         _truth("truncated", step.truncated),
@@ -72,12 +71,17 @@ def _of_type(kind: type, what: str, value: Any) -> Any:
     return value
 
 
+def _list(what: str, value: Any) -> list[Any]:
+    return list(value) if isinstance(value, tuple) else _of_type(list, what, value)
+
+
 def _plain(value: Any) -> Any:
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def _truth(what: str, value: Any) -> bool:
-    if (plain := _plain(value)) not in (True, False):
+    plain = _plain(value)
+    if not (isinstance(plain, int | float) and plain in (True, False)):
         raise _wrong(what, value, "true or false")
     return bool(plain)
 
@@ -97,9 +101,7 @@ def _parts(what: str, value: Any) -> dict[str, float | bool | None]:
     parts = {key: _plain(part) for key, part in _of_type(Mapping, what, value).items()}
     for key, part in parts.items():
         _text(f"a key in {what}", key)
-        if part is not None and not (
-            isinstance(part, int | float) and math.isfinite(part)
-        ):
+        if part is not None and not (isinstance(part, int | float) and is_reward(part)):
             raise _wrong(
                 f"{what}[{key!r}]", part, "a finite number, true, false or None"
             )

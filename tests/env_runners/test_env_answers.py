@@ -35,6 +35,9 @@ def last(**info):
         (last(success="no"), "success.* 'no', not true or false"),
         (last(success=0.5), r"success.* 0\.5"),
         (last(success=None), "success.* None"),
+        (last(success=np.ones(2)), "success.* not true or false"),
+        (last(reward_breakdown={"judge": 10**400}), "judge.* not a finite number"),
+        (last(reward_breakdown={"judge": np.ones(2)}), "judge.* not a finite number"),
         (last(domain=["shop"]), "domain.* not a str"),
         (last(reason=None), "reason.* None"),
         (last(reward_breakdown=None), "reward_breakdown.* None, not a mapping"),
@@ -77,6 +80,12 @@ def test_a_reward_is_a_finite_number(reward):
 def test_a_wrong_start_is_an_error_of_the_episode(start, named):
     with pytest.raises(EpisodeError, match=named):
         checked_start(start)
+
+
+def test_tuples_are_lists():
+    start = checked_start(Start(({"role": "user", "content": "hi"},), ()))
+    assert type(start.messages) is type(start.tools) is list
+    assert checked_step(Step(())).messages == []
 
 
 def test_numbers_of_numpy_and_torch_become_plain_ones():
