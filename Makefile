@@ -58,8 +58,9 @@ test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not live and not slow and not thorough" $(PARALLEL)
 
 # Everything else: faults with real signals, disks and kills; long runs; many examples.
+# Cases of one file are shared out, too: they take seconds each.
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m "slow and not live" $(PARALLEL)
+	$(BIN)/python -m pytest -m "slow and not live" $(PARALLEL:loadfile=worksteal)
 	$(BIN)/python -m pytest -m "hypothesis and not live" $(PARALLEL) \
 	  --hypothesis-profile=thorough
 	$(BIN)/python -m pytest -m "slow and live"

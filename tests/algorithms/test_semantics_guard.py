@@ -1,6 +1,10 @@
 """Each situation is told from its neighbour that is fine."""
 
+import numpy as np
 import pytest
+import torch
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_llm_async import AsyncDecoupledPPOConfig
 from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
@@ -8,6 +12,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
     result_warnings,
     source_settings,
 )
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch import loss
 
 LORA = {"r": 4, "target_modules": ["q_proj"]}
 
@@ -274,3 +279,28 @@ def test_updates_without_a_signal_and_resets_in_a_row_are_said(make_learner_conf
     assert "current_recompute in disguise" in said
     fine = {"had_signal": 1.0, "ewma_resets_in_a_row": 2.0}
     assert list(result_warnings(config, fine)) == []
+
+
+def test_the_masks_warning_outlives_an_entropy_that_no_token_has_any_more(
+    make_learner, make_episodes, monkeypatch
+):
+    """RLlib's results then hold NaN for it, which is below no bound."""
+    real, uncertain = loss.ratio_metrics_by_entropy, [True]
+
+    def by_entropy(logp, *arguments, entropy, **bounds):
+        entropy = torch.full_like(entropy, 0.5)
+        if uncertain[0]:
+            entropy[:, ::2] = 2.0
+        return real(logp, *arguments, entropy=entropy, **bounds)
+
+    monkeypatch.setattr(loss, "ratio_metrics_by_entropy", by_entropy)
+    learner = make_learner(
+        old_logprob_source="current_recompute", eps_ti=20.0, max_staleness=9
+    )
+    root, rng = MetricsLogger(root=True), np.random.default_rng(0)
+    for uncertain[0] in (True, False):
+        data = TrainingData(episodes=make_episodes(rng, [learner._version]))
+        root.aggregate([learner.update(training_data=data)])
+        results = root.compile()["default_policy"]
+        warnings = result_warnings(learner.config, results)
+        assert [w for w in warnings if "entropy over" in w]

@@ -405,3 +405,20 @@ class News(RuleBasedStateMachine):
 
 TestNews = News.TestCase
 TestNews.settings = settings(stateful_step_count=40, deadline=None)
+
+
+def test_a_group_goes_on_after_tries_that_were_lost_before_the_checkpoint():
+    ledger = Ledger()
+    ledger.start(0, 1, "retail")
+    ledger.progress({0: 30})
+    ledger.lose_tokens(0, 12, "timeout")
+    ledger.go_on(0, 8, "restored")  # of the 18 that are left
+    ledger.progress({0: 20})  # a runner counts from these 8
+    ledger.finish(0, finished(25))
+    assert totals(ledger, "tokens") == {
+        "started": 30 + 17,
+        "in_flight": 25,
+        "dropped_timeout": 12,
+        "dropped_restored": 10,
+    }
+    assert ledger.identity_error() == 0

@@ -156,11 +156,11 @@ def _warnings_of_exact(
 def _masked_decisions(
     config: Any, results: Mapping[str, float], share: float
 ) -> Iterator[str]:
-    # What no token of an entropy could tell is not among the results.
+    # What no token of an entropy could tell is not among the results, or NaN.
     found = [
-        (results[at_entropy(name, result_keys.TOKEN_SHARE)], results[key])
+        (of_bucket, results[at_entropy(name, result_keys.TRAIN_INFER_MASK)])
         for name in map(entropy_name, OF_TWO_MINDS)
-        if (key := at_entropy(name, result_keys.TRAIN_INFER_MASK)) in results
+        if (of_bucket := results.get(at_entropy(name, result_keys.TOKEN_SHARE), 0)) > 0
     ]
     tokens = sum(of_bucket for of_bucket, _ in found)
     if not tokens:
