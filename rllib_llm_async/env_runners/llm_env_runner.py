@@ -367,7 +367,10 @@ class LLMEnvRunner(EnvRunner):
         slots = asyncio.Semaphore(self.config.num_concurrent_episodes)
         decode = self._chat_format.tokenizer.decode
 
-        async def run(task: TaskRef, keep: bool) -> None:
+        dialogues: dict[int, DialogueRecord] = {}
+
+        async def run(number: int, task: TaskRef) -> None:
+            keep = number < kept
             async with slots:
                 try:
                     episode, outcome = await self._player.play(task, keep_messages=keep)
@@ -377,12 +380,14 @@ class LLMEnvRunner(EnvRunner):
             self._player.forget([outcome.key])
             result.outcomes.append(outcome)
             if keep:
-                result.dialogues.append(DialogueRecord.of(episode, outcome, decode))
+                dialogues[number] = DialogueRecord.of(episode, outcome, decode)
+                # In the order of tasks, whenever it ends.
+                result.dialogues = [dialogues[n] for n in sorted(dialogues)]
 
         episodes = [task for _ in range(num_trials) for task in tasks]
         kept = len(episodes) if num_dialogues is None else num_dialogues
         await asyncio.gather(
-            *(run(task, number < kept) for number, task in enumerate(episodes))
+            *(run(number, task) for number, task in enumerate(episodes))
         )
 
     def _count_env_failure(self, error: EpisodeError) -> None:

@@ -364,3 +364,18 @@ def test_time_in_which_something_was_down_is_given_back(monkeypatch):
     tasks = [TaskRef("suite", name, "test") for name in ("a", "hangs")]
     _, seconds = evaluate(monkeypatch, [Hangs(waited=0.8)], tasks, seconds=0.2)
     assert seconds >= 1.0
+
+
+def test_dialogues_stand_in_the_order_of_tasks_whenever_they_end(monkeypatch):
+    class Late(Player):
+        async def play(self, task, *, keep_messages):
+            await asyncio.sleep(0.3 if task.id == "a" else 0.0)
+            episode, _ = await super().play(task, keep_messages=keep_messages)
+            return episode, outcome(task.id, True)
+
+    runner = OnALoop(Late())
+    result = Evaluated()
+    tasks = [TaskRef("suite", name, "test") for name in ("a", "b", "c")]
+    asyncio.run(LLMEnvRunner._evaluate(runner, result, tasks, 1, None, serial=0))
+    assert [o.task.id for o in result.outcomes] == ["b", "c", "a"]
+    assert [dialogue.task for dialogue in result.dialogues] == ["a", "b", "c"]

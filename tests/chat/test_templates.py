@@ -12,6 +12,8 @@ from rllib_llm_async.chat import ChatFormat
 from rllib_llm_async.envs.tool_calls import parse_call
 from tests.chat.templates import TEMPLATES
 
+pytestmark = pytest.mark.thorough
+
 #: Tool parser, and the tokens with which the model ends text and calls.
 WORKING = {
     "cohere": ("hermes", "<|END_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>"),

@@ -11,6 +11,8 @@ from rllib_llm_async.coordination import dispatcher
 from rllib_llm_async.envs.agent_env import EpisodeError
 from tests.coordination.in_process import TASKS, Loop, Weights
 
+pytestmark = pytest.mark.thorough
+
 
 def run(main):
     return asyncio.run(asyncio.wait_for(main(), 30))

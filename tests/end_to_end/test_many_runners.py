@@ -17,7 +17,7 @@ def test_a_short_call_does_not_wait_behind_the_polls_of_many_runners(ray_cluster
     )
     # Each has two calls that wait at most; the polls end by themselves after a while.
     polls = [
-        coordinator.orders.remote(number, session.number, 0, -1)
+        coordinator.orders.remote(number, session, 0, -1)
         for number, session in enumerate(sessions)
         for _ in range(2)
     ]
