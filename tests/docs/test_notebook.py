@@ -68,5 +68,5 @@ def test_the_notebook_trains_plots_evaluates_and_sweeps(tmp_path):
     assert iterations == [1, 2, 3, 4]
     starts = [*tmp_path.glob("results/sweep/*/run.jsonl")]
     settings = [json.loads(path.read_text())["settings"] for path in starts]
-    assert sorted(s["eps_ti"] for s in settings) == [1.01, 1.2]
+    assert sorted(s["eps_ti"] for s in settings) == [1.01, 1.5]
     assert 'class="plotly-graph-div"' in (tmp_path / "report.html").read_text()
