@@ -9,6 +9,7 @@ weights never wait for one.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import concurrent.futures
 import contextlib
 import logging
@@ -366,8 +367,7 @@ class LLMEnvRunner(EnvRunner):
         await self._service.has_installed(serial)
         slots = asyncio.Semaphore(self.config.num_concurrent_episodes)
         decode = self._chat_format.tokenizer.decode
-
-        dialogues: dict[int, DialogueRecord] = {}
+        recorded: list[int] = []  # ascending, as the dialogues stand
 
         async def run(number: int, task: TaskRef) -> None:
             keep = number < kept
@@ -380,9 +380,10 @@ class LLMEnvRunner(EnvRunner):
             self._player.forget([outcome.key])
             result.outcomes.append(outcome)
             if keep:
-                dialogues[number] = DialogueRecord.of(episode, outcome, decode)
-                # In the order of tasks, whenever it ends.
-                result.dialogues = [dialogues[n] for n in sorted(dialogues)]
+                place = bisect.bisect(recorded, number)
+                recorded.insert(place, number)
+                record = DialogueRecord.of(episode, outcome, decode)
+                result.dialogues.insert(place, record)
 
         episodes = [task for _ in range(num_trials) for task in tasks]
         kept = len(episodes) if num_dialogues is None else num_dialogues

@@ -58,6 +58,6 @@ def _path(model: str) -> Path | None:
     """The directory, None for what can only be a hub name."""
     try:
         path = Path(model).expanduser()
-        return path if model.startswith((".", "/", "~")) or path.exists() else None
+        return path if path.exists() or model.startswith((".", "/", "~")) else None
     except (OSError, RuntimeError, ValueError):  # no such user, a NUL, a long name
         return None
