@@ -19,6 +19,17 @@ from tests.env_runners.test_one_episode import TASK, Engine, Env, ends, goes_on,
 from tests.env_runners.test_runner_metrics import runner  # noqa: F401
 
 
+def player_of(make, engine):
+    return EpisodePlayer(
+        SimpleNamespace(make=make),
+        engine,
+        to_tokens,
+        from_output,
+        lambda *_: None,
+        lambda _: None,
+    )
+
+
 def test_each_try_and_each_episode_samples_with_a_seed_of_its_own():
     said = []
 
@@ -28,14 +39,7 @@ def test_each_try_and_each_episode_samples_with_a_seed_of_its_own():
             return await super().generate(context, on_piece)
 
     envs = iter([Env([RuntimeError("down")]), Env([ends()])])
-    player = EpisodePlayer(
-        SimpleNamespace(make=lambda: next(envs)),
-        Seeds(),
-        to_tokens,
-        from_output,
-        lambda *_: None,
-        lambda _: None,
-    )
+    player = player_of(lambda: next(envs), Seeds())
     asyncio.run(player.play(TASK, seed=70))
     assert said == [70, 71]
 
@@ -116,14 +120,7 @@ def test_an_engine_is_told_of_how_many_tokens_the_experts_are_known():
             on_piece(output)
             return output
 
-    player = EpisodePlayer(
-        SimpleNamespace(make=lambda: Env([goes_on(), ends()])),
-        Routing(),
-        to_tokens,
-        from_output,
-        lambda *_: None,
-        lambda _: None,
-    )
+    player = player_of(lambda: Env([goes_on(), ends()]), Routing())
     asyncio.run(player.play(TASK))
     (transcript,) = player.transcripts.values()
     assert told == [0, 4]  # 3 of the prompt and the first of two said
@@ -143,14 +140,7 @@ def test_tokens_of_every_lost_try_are_counted_once():
         [goes_on(), ends()],
     ]
     envs = iter([Env(steps) for steps in tries])
-    player = EpisodePlayer(
-        SimpleNamespace(make=lambda: next(envs)),
-        Engine(),
-        to_tokens,
-        from_output,
-        lambda *_: None,
-        lambda _: None,
-    )
+    player = player_of(lambda: next(envs), Engine())
     progress = Progress()
     asyncio.run(player.play(TASK, progress=progress))
     assert progress.lost_tries == [(6, "env_failure"), (2, "env_failure")]
