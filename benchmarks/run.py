@@ -56,6 +56,7 @@ ROWS = {
     "publish_lora_bytes_vs_full": publishing.lora_bytes_vs_full,
     "sharded_vs_single_memory": sharded_vs_single_memory.run,
     "sharded_loading_vs_model_memory": sharded_vs_single_memory.loading,
+    "learner_memory_vs_size": sharded_vs_single_memory.predicted,
     "admission_staleness": admission.run,
     "attention_packed_vs_rows": attention.time_packed_vs_rows,
     "attention_packed_vs_rows_memory": attention.memory_packed_vs_rows,

@@ -30,6 +30,7 @@ from rllib_llm_async import AsyncDecoupledPPOConfig
 from rllib_llm_async.batch import columns
 from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
 from rllib_llm_async.models.small_agent import small_agent_dir
+from rllib_llm_async.sizing.memory import size_of
 
 NUM_UPDATES = 2
 NUM_GROUPS, GROUP_SIZE = 2, 2
@@ -60,6 +61,17 @@ def loading() -> Row:
         (file,) = Path(model).glob("*.safetensors")
         whole = file.stat().st_size / 1e6
     return Row("sharded_loading_vs_model_memory", shared, "MB", whole, shared / whole)
+
+
+def predicted() -> Row:
+    """What a learner of two takes, against what `rllib size` says of it."""
+    with _model() as model:
+        # One update more, which finds all the versions there that it may use.
+        shared = max(peaks(model, 2, NUM_UPDATES + 1))
+        said, beside = size_of(_config(2, model, NUM_UPDATES)).places[:2]
+    versions = sum(p.nbytes for p in beside.parts if p.what.startswith("old versions"))
+    told = (said.nbytes + versions) / 1e6
+    return Row("learner_memory_vs_size", shared, "MB", told, shared / told)
 
 
 @contextlib.contextmanager
@@ -104,7 +116,23 @@ def _learn(
 
 
 def _train(rank: int, num_learners: int, model: str, num_updates: int) -> None:
-    config = (
+    config = _config(num_learners, model, num_updates)
+    episodes = demonstrated_episodes()[: NUM_GROUPS * GROUP_SIZE]
+    for number, episode in enumerate(episodes):
+        episode.custom_data[columns.GROUP_ID] = number // GROUP_SIZE
+        episode.rewards.data[-1] = float(number % 2)  # for a gradient
+    share = episodes[rank * GROUP_SIZE :][: len(episodes) // num_learners]
+    learner = config.build_learner(
+        spaces={DEFAULT_MODULE_ID: (TOKENS_SPACE, TOKENS_SPACE)}
+    )
+    for _ in range(num_updates):
+        learner.update(training_data=TrainingData(episodes=share))
+    if learner._version != num_updates:
+        raise RuntimeError("an update had no signal: no moments, no old versions")
+
+
+def _config(num_learners: int, model: str, num_updates: int) -> AsyncDecoupledPPOConfig:
+    return (
         AsyncDecoupledPPOConfig()
         .environment("mini_tau2", env_config={"domains": ["airline"]})
         .learners(num_learners=num_learners)
@@ -123,18 +151,6 @@ def _train(rank: int, num_learners: int, model: str, num_updates: int) -> None:
             engine={"dtype": "float32"},
         )
     )
-    episodes = demonstrated_episodes()[: NUM_GROUPS * GROUP_SIZE]
-    for number, episode in enumerate(episodes):
-        episode.custom_data[columns.GROUP_ID] = number // GROUP_SIZE
-        episode.rewards.data[-1] = float(number % 2)  # for a gradient
-    share = episodes[rank * GROUP_SIZE :][: len(episodes) // num_learners]
-    learner = config.build_learner(
-        spaces={DEFAULT_MODULE_ID: (TOKENS_SPACE, TOKENS_SPACE)}
-    )
-    for _ in range(num_updates):
-        learner.update(training_data=TrainingData(episodes=share))
-    if learner._version != num_updates:
-        raise RuntimeError("an update had no signal: no moments, no old versions")
 
 
 def max_resident_bytes() -> int:

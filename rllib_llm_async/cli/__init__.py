@@ -12,9 +12,9 @@ from rllib_llm_async.cli.errors import OneLineErrors
 from rllib_llm_async.cli.evaluate import evaluate
 from rllib_llm_async.cli.example import example
 from rllib_llm_async.cli.export import export
-from rllib_llm_async.cli.lag import lag
 from rllib_llm_async.cli.numerics import numerics
 from rllib_llm_async.cli.report import report
+from rllib_llm_async.cli.size import size
 from rllib_llm_async.cli.train import train
 
 
@@ -32,5 +32,5 @@ main.add_command(example)
 main.add_command(report)
 main.add_command(export)
 main.add_command(dashboard)
-main.add_command(lag)
+main.add_command(size)
 main.add_command(numerics)

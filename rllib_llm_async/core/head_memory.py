@@ -8,14 +8,12 @@ makes, on any device.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from rllib_llm_async.core.live_bytes import LiveBytes
 
 #: Of the two passes that are compared.
 _TOKENS = (2, 4)
@@ -36,38 +34,8 @@ def peak_bytes_per_token(run: Callable[[Tensor], Tensor], hidden: Tensor) -> int
 
 def _peak_bytes(run: Callable[[Tensor], Tensor], hidden: Tensor, count: int) -> int:
     states = hidden.new_zeros(count, hidden.shape[-1], requires_grad=True)
-    with torch.enable_grad(), _LiveBytes() as live:
+    with torch.enable_grad(), LiveBytes() as live:
         total = run(states).sum()
         if total.requires_grad:  # of a constant there is no way back
             torch.autograd.grad(total, states)
     return live.peak
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Follows the storages of what operations return, for as long as they live."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._live: dict[int, int] = {}
-        self._sum = self.peak = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, Tensor):
-                self._see(value.untyped_storage())
-        return result
-
-    def _see(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._live:
-            return
-        self._live[key] = storage.nbytes()
-        self._sum += storage.nbytes()
-        self.peak = max(self.peak, self._sum)
-        weakref.finalize(storage, self._forget, key)
-
-    def _forget(self, key: int) -> None:
-        self._sum -= self._live.pop(key)

@@ -119,18 +119,12 @@ class CausalLMPolicy(nn.Module):
 
     @classmethod
     def from_config(cls, model_config: Mapping[str, Any]) -> CausalLMPolicy:
-        """Loads what a ``model_config`` of `HFCausalLM` describes.
-
-        With LoRA the frozen weights are in the compute dtype: master weights are for
-        what trains.
-        """
-        name = model_config.get("compute_dtype")
-        compute_dtype = getattr(torch, name) if name else None
-        lora = model_config.get("lora")
+        """Loads what a ``model_config`` of `HFCausalLM` describes."""
+        compute_dtype, dtype = dtypes_of(model_config)
         lm = load_causal_lm(
             model_config["model"],
-            lora=lora,
-            dtype=(compute_dtype if lora else None) or torch.float32,
+            lora=model_config.get("lora"),
+            dtype=dtype,
             gradient_checkpointing=model_config.get("gradient_checkpointing", False),
             trust_remote_code=model_config.get("trust_remote_code", False),
             load_weights=model_config.get("load_weights", True),
@@ -378,6 +372,20 @@ class CausalLMPolicy(nn.Module):
     def adapter_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yields what an engine loads beside it, see `models.served_adapters`."""
         return served_adapters.adapter_weights(self.causal_lm)
+
+
+def dtypes_of(
+    model_config: Mapping[str, Any],
+) -> tuple[torch.dtype | None, torch.dtype]:
+    """The compute dtype of a policy, and the dtype of the weights that it loads.
+
+    With LoRA the frozen weights are in the compute dtype: master weights are for what
+    trains.
+    """
+    name = model_config.get("compute_dtype")
+    compute_dtype = getattr(torch, name) if name else None
+    frozen = compute_dtype if model_config.get("lora") else None
+    return compute_dtype, frozen or torch.float32
 
 
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:

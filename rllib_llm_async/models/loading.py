@@ -54,6 +54,13 @@ def load_causal_lm(
             f"model: cannot load {str(model)!r} ({shorten(str(error), 500)}); give a "
             "directory with config.json and weights, or a hub name"
         ) from error
+    return equipped(lm, lora=lora, gradient_checkpointing=gradient_checkpointing)
+
+
+def equipped(
+    lm: nn.Module, *, lora: Mapping[str, Any] | None, gradient_checkpointing: bool
+) -> nn.Module:
+    """A causal LM of transformers as it is trained; see `load_causal_lm`."""
     if lora is not None:
         lm = _with_lora(lm, lora)
     if gradient_checkpointing:

@@ -1,4 +1,4 @@
-"""`rllib lag`: the job of a file on the simulated clock."""
+"""`rllib size`: memory of a file's job, and its tokens' age on the simulated clock."""
 
 import random
 
@@ -8,15 +8,15 @@ from click.testing import CliRunner
 from rllib_llm_async import PPOEWMAAsyncConfig
 from rllib_llm_async.cli import main
 from rllib_llm_async.cli.example import EXAMPLES_DIR
-from rllib_llm_async.cli.lag import job_of, simulated
+from rllib_llm_async.sizing.staleness import job_of, simulated
 
 pytestmark = pytest.mark.thorough
 
 YAML = EXAMPLES_DIR / "mini_tau2_ppo_ewma_async.yaml"
 
 
-def lag(*options):
-    return CliRunner().invoke(main, ["lag", str(YAML), *options])
+def size(*options):
+    return CliRunner().invoke(main, ["size", str(YAML), *options])
 
 
 def outcome(update=10.0, episode=5.0, spread=0.3, **training):
@@ -37,16 +37,55 @@ def outcome(update=10.0, episode=5.0, spread=0.3, **training):
 
 
 def test_a_table_over_the_bound_with_that_of_the_file():
-    done = lag("--update-seconds", "8", "--episode-seconds", "4")
+    done = size("--update-seconds", "8", "--episode-seconds", "4")
     assert done.exit_code == 0, done.output
-    assert done.output.startswith("64 of 256 places are busy")
-    bounds = [line.split()[1] for line in done.output.splitlines() if "│" in line]
+    _, _, staleness = done.output.partition("64 of 256 places are busy")
+    bounds = [line.split()[1] for line in staleness.splitlines() if "│" in line]
     assert bounds == ["0", "1", "2", "4", "8"]
     assert "1 (file)" in done.output
 
 
+def test_without_durations_a_table_over_their_ratio():
+    done = size("--set", "max_staleness=0")
+    assert done.exit_code == 0, done.output
+    _, _, staleness = done.output.partition("an episode takes")
+    rows = [line.split("│")[1:3] for line in staleness.splitlines() if "│" in line]
+    assert [row[0].split()[0] for row in rows] == ["0.25", "0.5", "1", "2", "4"]
+    assert {float(row[1]) for row in rows} == {0.0}
+
+
+def test_memory_fits_a_narrow_terminal():
+    done = size()
+    assert "1.13 million parameters; trained are all of them" in done.output
+    assert "the learner: memory, training" in done.output
+    assert "together" in done.output
+    assert max(map(len, done.output.splitlines())) <= 80
+
+
+def test_adapters_are_told_apart():
+    done = size("--set", "lora.r=4", "--set", "lora.target_modules=all-linear")
+    assert done.exit_code == 0, done.output
+    assert "1.13 million parameters; trained are 45,056 of adapters" in done.output
+
+
+def test_a_model_that_is_nowhere_is_one_line(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    done = size("--set", "model=nobody/has-this")
+    assert done.exit_code == 2
+    *_, last = done.output.splitlines()
+    assert last.startswith("Error: model: cannot read the config of 'nobody/has-this'")
+    assert "traceback" not in last
+
+
+@pytest.mark.parametrize("one", ["--update-seconds", "--episode-seconds"])
+def test_one_duration_alone_says_nothing(one):
+    done = size(one, "8")
+    assert done.exit_code == 2
+    assert "give --update-seconds and --episode-seconds, or neither" in done.output
+
+
 def test_settings_of_the_command_count():
-    done = lag(
+    done = size(
         *("--update-seconds", "8", "--episode-seconds", "4"),
         *("--set", "num_concurrent_episodes=32", "--set", "max_staleness=3"),
     )
@@ -82,12 +121,12 @@ def test_durations_have_the_mean_that_was_given():
 def test_a_file_of_several_needs_a_name():
     several = EXAMPLES_DIR / "tau2_retail_qwen3_4b.yaml"
     options = ["--update-seconds", "8", "--episode-seconds", "4"]
-    done = CliRunner().invoke(main, ["lag", str(several), *options])
+    done = CliRunner().invoke(main, ["size", str(several), *options])
     assert done.exit_code == 2
     assert "--experiment is needed, one of tau2_retail_qwen3_4b_snap" in done.output
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "x", "nan", "inf"])
 def test_durations_are_positive(value):
-    done = lag("--update-seconds", value, "--episode-seconds", "4")
+    done = size("--update-seconds", value, "--episode-seconds", "4")
     assert done.exit_code == 2 and "--update-seconds" in done.output
