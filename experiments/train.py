@@ -76,7 +76,7 @@ def config_of(run: Run) -> Any:
     (experiment,) = load_experiments(EXAMPLES_DIR / FILES[run.domain])
     settings = dict(run.settings)
     if settings.get("model") == SMALL_MIXTURE:
-        settings["model"] = small_mixture().name
+        settings["model"] = str(small_mixture())
     apply_settings(
         experiment.config,
         {

@@ -138,7 +138,7 @@ def real_engines():
 
 @pytest.fixture(scope="session")
 def small_moe_dir(tmp_path_factory):
-    """The bundled agent as a Qwen3-MoE of 4 experts, 2 active; it plays as well."""
+    """The bundled agent as a Qwen3-MoE of 4 experts, 2 active, and much noise."""
     from experiments.mixture import write_mixture
 
     directory = tmp_path_factory.mktemp("small_moe")

@@ -7,6 +7,8 @@ import os
 import re
 from pathlib import Path
 
+from rllib_llm_async.settings.names import did_you_mean
+
 #: What a directory's weights may be in.
 _WEIGHTS = ("*.safetensors", "*.bin")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -46,6 +48,39 @@ def resolve_model(model: str) -> str:
     if not any(any(path.glob(pattern)) for pattern in _WEIGHTS):
         raise ValueError(f"model: {path} holds no weights ({', '.join(_WEIGHTS)})")
     return str(path.resolve())
+
+
+def check_architecture(model_path: str, trust_remote_code: bool = False) -> None:
+    """Refuses a directory whose model transformers cannot train.
+
+    Of a hub name nothing is known before it is loaded.
+
+    Args:
+        model_path: As `resolve_model` gives it.
+        trust_remote_code: Whether the model may be code that comes with it.
+
+    Raises:
+        ValueError: Names the kind of model, and the nearest that there is.
+    """
+    if not os.path.isdir(model_path):
+        return
+    config = json.loads(Path(model_path, "config.json").read_text())
+    if trust_remote_code and "auto_map" in config:
+        return
+    try:
+        from transformers import __version__
+        from transformers.models.auto.modeling_auto import (
+            MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN,
+        )
+    except ImportError:
+        return
+    kind = config["model_type"]
+    if kind not in KNOWN:
+        remedy = "; set trust_remote_code: true" if "auto_map" in config else ""
+        raise ValueError(
+            f"model: {model_path}: transformers {__version__} has no causal LM of "
+            f"model_type {kind!r}{remedy or did_you_mean(kind, KNOWN)}"
+        )
 
 
 def absolute_model(model: str) -> str:

@@ -145,6 +145,14 @@ def test_a_model_directory_without_a_config_of_a_model(make_config, tmp_path):
         refused("^model: .* max_position_embeddings: got")
     (tmp_path / "config.json").write_text(json.dumps(config))
     make_config(model=str(tmp_path)).validate()
+    own_code = {"auto_map": {"AutoModelForCausalLM": "own.Model"}}
+    for odd, words in (
+        ({"model_type": "qwen33"}, "no causal LM of model_type 'qwen33', did you mean"),
+        ({"model_type": "vit"}, "no causal LM of model_type 'vit'"),
+        ({"model_type": "own", **own_code}, ".* 'own'; set trust_remote_code: true"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**config, **odd}))
+        refused(f"^model: .*transformers .* has {words}")
 
 
 def test_a_directory_of_a_model_does_not_hang_on_the_current_one(

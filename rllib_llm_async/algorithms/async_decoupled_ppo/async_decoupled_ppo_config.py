@@ -10,7 +10,11 @@ from ray.util.debug import log_once
 
 from rllib_llm_async.chat.check import check_chat_format
 from rllib_llm_async.envs.registry import check_suite
-from rllib_llm_async.models.resolve import absolute_model, resolve_model
+from rllib_llm_async.models.resolve import (
+    absolute_model,
+    check_architecture,
+    resolve_model,
+)
 from rllib_llm_async.settings.arguments import check_arguments, explained
 from rllib_llm_async.settings.check import SETTINGS, check_settings, check_value
 from rllib_llm_async.settings.names import explain
@@ -375,6 +379,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
     def validate(self) -> None:
         # Before RLlib, which stumbles over wrong types.
         check_settings(self)
+        check_architecture(self.model_path, self.trust_remote_code)
         check_chat_format(
             self.model_path,
             self.chat_template_kwargs,
