@@ -20,6 +20,7 @@ from rllib_llm_async.core import head_logprobs
 from rllib_llm_async.core.live_bytes import LiveBytes
 from rllib_llm_async.core.logprobs import logit_chunk_tokens
 from rllib_llm_async.models.attention import set_attention
+from rllib_llm_async.models.causal_attention import forget_masks
 from rllib_llm_async.models.causal_lm_policy import dtypes_of
 from rllib_llm_async.models.layered_loading import empty_causal_lm
 from rllib_llm_async.models.lm_head import decoder_name, head_of
@@ -144,9 +145,13 @@ def weightless(model_config: Mapping[str, Any]) -> Iterator[WeightlessPolicy]:
         raise ValueError(
             f"model: cannot read the config of {model_config['model']!r} ({error})"
         ) from error
-    with FakeTensorMode():
-        policy.forget_data()
-        yield policy
+    forget_masks()
+    try:
+        with FakeTensorMode():
+            policy.forget_data()
+            yield policy
+    finally:
+        forget_masks()
 
 
 def _fake(tensor: torch.Tensor) -> torch.Tensor:
