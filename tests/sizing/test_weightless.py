@@ -46,6 +46,6 @@ def test_a_pass_takes_what_a_real_one_takes(family, tmp_path):
     real = real_peak(policy)
     with weightless({**SETTINGS, "model": str(tmp_path)}) as counted:
         said = counted.pass_bytes(TOKENS, backward=True, keeps_casts=True)
-    assert said == pytest.approx(real, rel=0.1)
+    assert said == pytest.approx(real, rel=0.15)
     # What was kept between passes is not left for real ones.
     assert real_peak(policy) == real
