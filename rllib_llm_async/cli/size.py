@@ -74,9 +74,11 @@ def size(
     """
     if (update_seconds is None) != (episode_seconds is None):
         raise InputError("give --update-seconds and --episode-seconds, or neither")
-    config = open_config(config_file, only, settings)
     console = Console()
-    _show_memory(console, config)
+    with Console(stderr=True).status("reading the file; loading RLlib") as status:
+        config = open_config(config_file, only, settings)
+        status.update("building the model without its weights, counting its passes")
+        _show_memory(console, config)
     click.echo()
     if update_seconds is None or episode_seconds is None:
         console.print(_by_ratio(config, spread))
@@ -98,10 +100,10 @@ def _show_memory(console: Console, config: Any) -> None:
         size = size_of(config)
     except ValueError as error:
         raise InputError(str(error)) from error
-    trained = "all of them" if config.lora is None else f"{_count(size.num_trained)} of"
+    trained = f"{_count(size.num_trained)} trained in adapters"
     click.echo(
-        f"{config.model_name_or_path}: {_count(size.num_parameters)} parameters; "
-        f"trained are {trained}{'' if config.lora is None else ' adapters'}"
+        f"{config.model_name_or_path}: {_count(size.num_parameters)} parameters, "
+        f"{'all trained' if config.lora is None else trained}"
     )
     console.print(_memory(size.places))
 

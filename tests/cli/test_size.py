@@ -56,7 +56,7 @@ def test_without_durations_a_table_over_their_ratio():
 
 def test_memory_fits_a_narrow_terminal():
     done = size()
-    assert "1.13 million parameters; trained are all of them" in done.output
+    assert "1.13 million parameters, all trained" in done.output
     assert "the learner: memory, training" in done.output
     assert "together" in done.output
     assert max(map(len, done.output.splitlines())) <= 80
@@ -65,7 +65,7 @@ def test_memory_fits_a_narrow_terminal():
 def test_adapters_are_told_apart():
     done = size("--set", "lora.r=4", "--set", "lora.target_modules=all-linear")
     assert done.exit_code == 0, done.output
-    assert "1.13 million parameters; trained are 45,056 of adapters" in done.output
+    assert "1.13 million parameters, 45,056 trained in adapters" in done.output
 
 
 def test_a_model_that_is_nowhere_is_one_line(monkeypatch):
