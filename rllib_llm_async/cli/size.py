@@ -17,6 +17,7 @@ from rllib_llm_async.cli.experiment_file import open_config
 
 if TYPE_CHECKING:
     from rllib_llm_async.coordination.simulator import Job
+    from rllib_llm_async.sizing.memory import JobSize
     from rllib_llm_async.sizing.place import Place
 
 #: Bounds that are compared with that of the file.
@@ -78,7 +79,8 @@ def size(
     with Console(stderr=True).status("reading the file; loading RLlib") as status:
         config = open_config(config_file, only, settings)
         status.update("building the model without its weights, counting its passes")
-        _show_memory(console, config)
+        taken = _size_of(config)
+    _show_memory(console, config, taken)
     click.echo()
     if update_seconds is None or episode_seconds is None:
         console.print(_by_ratio(config, spread))
@@ -93,19 +95,22 @@ def size(
 # --- Memory -----------------------------------------------------------------------
 
 
-def _show_memory(console: Console, config: Any) -> None:
+def _size_of(config: Any) -> JobSize:
     from rllib_llm_async.sizing.memory import size_of
 
     try:
-        size = size_of(config)
+        return size_of(config)
     except ValueError as error:
         raise InputError(str(error)) from error
-    trained = f"{_count(size.num_trained)} trained in adapters"
+
+
+def _show_memory(console: Console, config: Any, taken: JobSize) -> None:
+    in_adapters = f"{_count(taken.num_trained)} trained in adapters"
     click.echo(
-        f"{config.model_name_or_path}: {_count(size.num_parameters)} parameters, "
-        f"{'all trained' if config.lora is None else trained}"
+        f"{config.model_name_or_path}: {_count(taken.num_parameters)} parameters, "
+        f"{'all trained' if config.lora is None else in_adapters}"
     )
-    console.print(_memory(size.places))
+    console.print(_memory(taken.places))
 
 
 def _memory(found: list[Place]) -> Table:
