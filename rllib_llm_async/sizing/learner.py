@@ -62,14 +62,12 @@ def learner_places(config: Any, policy: WeightlessPolicy) -> Iterator[Place]:
         Part("reference weights", trained if config.kl_coeff else 0),
         *([moments] * (not offload)),
     ]
-    gradients = [
-        Part("gradients", trained),
-        # torch adds them up in memory of its own (DistributedDataParallel).
-        Part(
-            "gradients between learners",
-            trained if count > 1 and not is_sharded else 0,
-        ),
-    ]
+    gradients = [Part("gradients", trained)]
+    if count > 1 and not (
+        is_sharded or config.torch_ddp_kwargs.get("gradient_as_bucket_view")
+    ):
+        # DistributedDataParallel adds them up in memory of its own.
+        gradients.append(Part("gradients between learners", trained))
     gathered = [Part("layers gathered", _gathered_bytes(policy))] * is_sharded
     phases = {
         "training": [

@@ -53,12 +53,15 @@ def directory_of(config, tmp_path):
     return str(tmp_path)
 
 
-def size(model="small_agent", num_learners=0, gpus=0, runners=None, **training):
+def size(
+    model="small_agent", num_learners=0, gpus=0, runners=None, ddp=None, **training
+):
     config = (
         AsyncDecoupledPPOConfig()
         .environment("mini_tau2", env_config={"domains": ["airline"]})
         .learners(num_learners=num_learners, num_gpus_per_learner=gpus)
         .env_runners(**(runners or {}))
+        .framework(torch_ddp_kwargs=ddp or {})
         .training(
             **{
                 "model": model,
@@ -117,6 +120,13 @@ def test_settings_count(plain, change, where):
     now = parts(size(**change))
     differing = [key for key, nbytes in now.items() ^ plain.items()]
     assert any(where in " ".join(key) for key in differing), differing
+
+
+@pytest.mark.parametrize("views", [False, True])
+def test_gradients_of_several_learners_lie_twice_unless_they_are_views(views):
+    said = size(num_learners=2, ddp={"gradient_as_bucket_view": views}).places[0]
+    between = [part for part in said.parts if part.what == "gradients between learners"]
+    assert len(between) == (not views)
 
 
 def test_gpus_name_the_places(plain):
