@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -132,8 +133,17 @@ def _plain(value: Any) -> Any:
 
 def _check_what_does_nothing(config: Any) -> None:
     """RLlib's plain settings that were changed and that nothing here looks at."""
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
     defaults = vars(type(config)())
-    for key in (*ABSENT, *ELSEWHERE["RLlib"]):
+    # Of what these methods set, what is no setting here is read by nobody.
+    idle = [
+        name
+        for method in (AlgorithmConfig.offline_data, AlgorithmConfig.evaluation)
+        for name in inspect.signature(method).parameters
+        if name not in SETTINGS
+    ]
+    for key in dict.fromkeys((*ABSENT, *ELSEWHERE["RLlib"], *idle)):
         for name in (key, f"_{key}"):
             default = defaults.get(name, ...)
             is_plain = default is None or isinstance(default, bool | int | float | str)

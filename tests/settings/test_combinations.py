@@ -121,6 +121,23 @@ def test_what_can_be_together(make_config, settings):
     make_config(**settings).validate()
 
 
+@pytest.mark.parametrize(
+    ("method", "key", "value"),
+    [
+        ("evaluation", "num_offline_eval_runners", 2),
+        ("evaluation", "evaluation_force_reset_envs_before_iteration", False),
+        ("evaluation", "custom_evaluation_function", print),
+        ("offline_data", "input_", "somewhere"),
+        ("offline_data", "output", "somewhere"),
+    ],
+)
+def test_what_rllibs_methods_set_and_nobody_reads(make_config, method, key, value):
+    config = make_config()
+    getattr(config, method)(**{key: value})
+    with pytest.raises(ValueError, match=f"^{key}: "):
+        config.validate()
+
+
 def test_a_model_directory_without_a_config_of_a_model(make_config, tmp_path):
     def refused(words):
         with pytest.raises(ValueError, match=words):
