@@ -58,14 +58,13 @@ test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not live and not slow and not thorough" $(PARALLEL)
 
 # Everything else: faults with real signals, disks and kills; long runs; many examples.
-# Cases of one file are shared out, too: they take seconds each. What is live waits for
-# processes to start, to die and to be missed: two files at a time, each process with a
-# cluster of its own, whatever cluster was started last on this machine.
+# Cases of one file are shared out, too: they take seconds each. What is live goes alone:
+# beside another file, on two cores, a seventh of it misses its deadlines.
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not live" $(PARALLEL:loadfile=worksteal)
 	$(BIN)/python -m pytest -m "hypothesis and not live" $(PARALLEL) \
 	  --hypothesis-profile=thorough
-	RAY_ADDRESS=local $(BIN)/python -m pytest -m "slow and live" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "slow and live"
 
 # What reached new code is kept in .fuzz; so is the input of a finding.
 fuzz: $(STAMP)
