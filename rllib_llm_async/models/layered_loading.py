@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from rllib_llm_async.models.published_weights import layer_of
@@ -63,22 +63,22 @@ def seemingly_in_memory(lm: nn.Module) -> Iterator[None]:
         nn.Parameter(p.new_zeros((), device="cpu").expand(p.shape), p.requires_grad)
         for p in waiting
     ]
-    _exchange(lm, waiting, stand_ins)
+    exchange(lm, waiting, stand_ins)
     try:
         yield
     finally:
         for parameter, stand_in in zip(waiting, stand_ins, strict=True):
             parameter.requires_grad_(stand_in.requires_grad)
-        _exchange(lm, stand_ins, waiting)
+        exchange(lm, stand_ins, waiting)
 
 
-def _exchange(
-    module: nn.Module, old: list[nn.Parameter], new: list[nn.Parameter]
-) -> None:
+def exchange(module: nn.Module, old: Iterable[Tensor], new: Iterable[Tensor]) -> None:
+    """Puts tensors in the place of others, wherever a model has them; ties stay."""
     instead = dict(zip(map(id, old), new, strict=True))
     for each in module.modules():
-        for name, parameter in each._parameters.items():
-            each._parameters[name] = instead.get(id(parameter), parameter)
+        for tensors in (each._parameters, each._buffers):
+            for name, tensor in tensors.items():
+                tensors[name] = instead.get(id(tensor), tensor)
 
 
 def is_empty(module: nn.Module) -> bool:

@@ -22,7 +22,7 @@ from rllib_llm_async.core.logprobs import logit_chunk_tokens
 from rllib_llm_async.models.attention import set_attention
 from rllib_llm_async.models.causal_attention import forget_masks
 from rllib_llm_async.models.causal_lm_policy import dtypes_of
-from rllib_llm_async.models.layered_loading import empty_causal_lm
+from rllib_llm_async.models.layered_loading import empty_causal_lm, exchange
 from rllib_llm_async.models.lm_head import decoder_name, head_of
 from rllib_llm_async.models.loading import equipped, recomputed_layers
 from rllib_llm_async.models.rounding import round_under_autocast
@@ -62,14 +62,8 @@ class WeightlessPolicy:
 
     def forget_data(self) -> None:
         """Has fake tensors in the place of all parameters and buffers."""
-        fakes: dict[int, torch.Tensor] = {}  # a tied one stays the same
-        for module in self.lm.modules():
-            for tensors in (module._parameters, module._buffers):
-                for name, tensor in tensors.items():
-                    if tensor is not None:
-                        if id(tensor) not in fakes:
-                            fakes[id(tensor)] = _fake(tensor)
-                        tensors[name] = fakes[id(tensor)]
+        own = [*self.lm.parameters(), *self.lm.buffers()]
+        exchange(self.lm, own, [_fake(tensor) for tensor in own])
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """By name, as sources of log pi_old see them."""
