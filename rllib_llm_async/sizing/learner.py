@@ -29,6 +29,10 @@ class _OldWeights(NamedTuple):
     #: One of them, which takes the place of the learner's own weights in a pass.
     version: float
 
+    def times(self, share: float) -> _OldWeights:
+        """Of a learner that holds a share of each."""
+        return _OldWeights(*(share * nbytes for nbytes in self))
+
 
 def learner_places(config: Any, policy: WeightlessPolicy) -> Iterator[Place]:
     """Where the model computes, in the heaviest phase of an update, and beside it.
@@ -38,38 +42,68 @@ def learner_places(config: Any, policy: WeightlessPolicy) -> Iterator[Place]:
         policy: Its model.
     """
     count = max(1, config.num_learners)
-    is_sharded, offload = config.shards_weights, config.optimizer_offload
-    share = 1 / count if is_sharded else 1.0
+    share = 1 / count if config.shards_weights else 1.0
+    sources = SourcesInUse(
+        config.old_logprob_source, config.compare_sources, _settings(config)
+    )
+    old = _old_weights(sources, config, policy.trainable()).times(share)
     trained = share * nbytes_of(policy.trainable().values())
-    old = _old_weights(
-        SourcesInUse(
-            config.old_logprob_source, config.compare_sources, _settings(config)
-        ),
-        config,
-        policy.trainable(),
+    phases = _phases(config, policy, share, trained, old)
+    phase = max(phases, key=lambda name: nbytes_of(phases[name]))
+    name = f"each of {count} learners" if count > 1 else "the learner"
+    device, beside = (
+        ("GPU", "host memory")
+        if config.num_gpus_per_learner
+        else ("memory", "beside it")
     )
-    weights = Part(
-        f"weights, 1 / {count} of them" if is_sharded else "weights",
-        share * nbytes_of(policy.lm.parameters()),
+    yield Place(f"{name}: {device}, {phase}", phases[phase])
+    yield Place(
+        f"{name}: {beside}",
+        [
+            Part(f"old versions, {_num_versions(config)} at most", old.versions),
+            *([_moments(trained)] * config.optimizer_offload),
+            Part(
+                "a checkpoint, while it is written",
+                3 * trained + old.on_device + old.versions,
+            ),
+        ],
     )
-    moments = Part("Adam's moments", 2 * trained)
-    versions = Part(
-        f"old versions, {_num_versions(config)} at most", share * old.versions
-    )
+
+
+def _phases(
+    config: Any,
+    policy: WeightlessPolicy,
+    share: float,
+    trained: float,
+    old: _OldWeights,
+) -> dict[str, list[Part]]:
+    """What is where a learner computes, by the phase of an update.
+
+    Args:
+        config: An `AsyncDecoupledPPOConfig`.
+        policy: Its model.
+        share: Of all that is as large as the weights, held by this learner.
+        trained: Bytes of its share of what trains.
+        old: Its share.
+    """
+    is_sharded, offload = config.shards_weights, config.optimizer_offload
     always = [
-        weights,
-        Part("EWMA, and what else sources hold", share * old.on_device),
+        Part(
+            f"weights, 1 / {config.num_learners} of them" if is_sharded else "weights",
+            share * nbytes_of(policy.lm.parameters()),
+        ),
+        Part("EWMA, and what else sources hold", old.on_device),
         Part("reference weights", trained if config.kl_coeff else 0),
-        *([moments] * (not offload)),
+        *([_moments(trained)] * (not offload)),
     ]
     gradients = [Part("gradients", trained)]
-    if count > 1 and not (
+    if config.num_learners > 1 and not (
         is_sharded or config.torch_ddp_kwargs.get("gradient_as_bucket_view")
     ):
         # DistributedDataParallel adds them up in memory of its own.
         gradients.append(Part("gradients between learners", trained))
     gathered = [Part("layers gathered", _gathered_bytes(policy))] * is_sharded
-    phases = {
+    return {
         "training": [
             *always,
             *gradients,
@@ -78,28 +112,17 @@ def learner_places(config: Any, policy: WeightlessPolicy) -> Iterator[Place]:
         ],
         "scoring": [
             *always,
-            Part("an old version", share * old.version),
+            Part("an old version", old.version),
             Part("own weights, set aside", trained if is_sharded else 0),
             *gathered,
             _pass(config, policy, backward=False, keeps_casts=not is_sharded),
         ],
-        "stepping": [*always, *gradients, *([moments] * offload)],
+        "stepping": [*always, *gradients, *([_moments(trained)] * offload)],
     }
-    phase = max(phases, key=lambda name: nbytes_of(phases[name]))
-    name = f"each of {count} learners" if count > 1 else "the learner"
-    on_gpu = config.num_gpus_per_learner > 0
-    yield Place(f"{name}: {'GPU' if on_gpu else 'memory'}, {phase}", phases[phase])
-    yield Place(
-        f"{name}: {'host memory' if on_gpu else 'beside it'}",
-        [
-            versions,
-            *([moments] * offload),
-            Part(
-                "a checkpoint, while it is written",
-                3 * trained + share * (old.on_device + old.versions),
-            ),
-        ],
-    )
+
+
+def _moments(trained: float) -> Part:
+    return Part("Adam's moments", 2 * trained)
 
 
 def old_logit_actor_places(config: Any, policy: WeightlessPolicy) -> Iterator[Place]:
