@@ -25,7 +25,12 @@ LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 def test_training_goes_on_with_another_engine(
     ray_cluster, make_config, learner_results, fault, settings
 ):
-    config = make_config(max_staleness=2, engine_timeout_s=10.0, **settings)
+    config = make_config(
+        old_logprob_source="snapshot_old",
+        max_staleness=2,
+        engine_timeout_s=10.0,
+        **settings,
+    )
     algorithm = config.build_algo()
     try:
         for _ in range(2):
@@ -53,7 +58,8 @@ def test_training_goes_on_with_another_engine(
             result = algorithm.train()
         assert result["env_runners"]["num_engine_failures"] == 1
         assert result["ledger/identity_error"] == 0
-        assert learner_results(result)["discrepancy_log_ratio_abs_mean"] < 1e-3
+        # The other engine serves the versions that its tokens say.
+        assert learner_results(result)["discrepancy_log_ratio_abs_mean"] < 1e-4
         assert learner_results(result)["policy_version"] > before + 2
         assert not os.path.exists(f"/proc/{core}")
     finally:
