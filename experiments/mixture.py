@@ -39,12 +39,14 @@ def small_mixture() -> Path:
     if not directory.exists():
         with tempfile.TemporaryDirectory(dir=directory.parent) as unfinished:
             made = Path(unfinished, "model")
-            write_mixture(made, HEALING_STEPS)
+            write_mixture(made, healing_steps=HEALING_STEPS)
             os.rename(made, directory)
     return directory
 
 
-def write_mixture(directory: Path, healing_steps: int = 0) -> None:
+def write_mixture(
+    directory: Path, *, noise: float = NOISE, healing_steps: int = 0
+) -> None:
     """Writes a Qwen3-MoE, and its tokenizer, to a directory.
 
     Each expert is the agent's MLP with noise, the router is random, and the weights of
@@ -52,6 +54,7 @@ def write_mixture(directory: Path, healing_steps: int = 0) -> None:
 
     Args:
         directory: Where.
+        noise: Of each expert's matrices, see `NOISE`.
         healing_steps: In which the demonstrator of the airline is cloned then.
     """
     torch.manual_seed(0)
@@ -80,7 +83,7 @@ def write_mixture(directory: Path, healing_steps: int = 0) -> None:
         else:
             weight.copy_(weights[name])
             continue
-        weight.copy_(one + NOISE * one.std() * torch.randn_like(weight))
+        weight.copy_(one + noise * one.std() * torch.randn_like(weight))
     tokenizer = AutoTokenizer.from_pretrained(small_agent_dir())
     _heal(mixture, ChatFormat(tokenizer), healing_steps)
     mixture.save_pretrained(directory)

@@ -138,9 +138,9 @@ def real_engines():
 
 @pytest.fixture(scope="session")
 def small_moe_dir(tmp_path_factory):
-    """The bundled agent as a Qwen3-MoE of 4 experts, 2 active, and much noise."""
+    """The bundled agent as a Qwen3-MoE of 4 experts, 2 active: it still plays."""
     from experiments.mixture import write_mixture
 
     directory = tmp_path_factory.mktemp("small_moe")
-    write_mixture(directory)
+    write_mixture(directory, noise=0.3)
     return directory

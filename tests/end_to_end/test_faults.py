@@ -42,6 +42,9 @@ class Loop:
                     "max_staleness": MAX_STALENESS,
                     "num_concurrent_episodes": CONCURRENT,
                     "turn_timeout_s": 5.0,
+                    # Over all these updates success stays where it was: groups in
+                    # which all succeed have no signal, and make no version.
+                    "lr": 1e-5,
                     **training,
                 }
             )

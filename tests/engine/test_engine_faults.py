@@ -57,9 +57,8 @@ def test_an_engine_that_hangs_fails_every_call(arguments):
         await engine.interrupt()
         await asyncio.sleep(4.0)
         await engine.install(*arguments)
-        turns = [asyncio.ensure_future(engine.generate(PROMPT)) for _ in range(4)]
-        await asyncio.sleep(0.05)
-        os.kill(core_of(engine), signal.SIGSTOP)
+        os.kill(core_of(engine), signal.SIGSTOP)  # before a turn can end
+        turns = [engine.generate(PROMPT) for _ in range(4)]
         errors = await told(
             *turns, engine.install(*arguments), engine.interrupt(), engine.failed()
         )
