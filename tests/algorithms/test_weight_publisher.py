@@ -211,6 +211,19 @@ def test_old_logit_actors_get_the_weights_while_a_pass_is_under_others(
     assert all(torch.equal(published[name], expected[name]) for name in expected)
 
 
+def test_a_version_on_its_way_starts_no_ray_that_was_shut_down(
+    learner, coordinator, monkeypatch, slow_probe
+):
+    learner._publisher._has_old_logit_actors = True
+    learner._publisher.publish(1)
+    monkeypatch.setattr(InPlace, "is_initialized", lambda: False)
+    monkeypatch.setattr(InPlace, "put", None)  # to call it would fail
+    slow_probe.set()
+    learner.finish_publishing()
+    assert [one.version for one in coordinator.taken] == [0]
+    assert coordinator.failures == []
+
+
 def test_a_learner_that_ends_leaves_nothing_in_shared_memory(learner, coordinator):
     path = Path(coordinator.taken[0].weights.path)
     assert path.exists()

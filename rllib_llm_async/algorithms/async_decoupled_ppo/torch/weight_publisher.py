@@ -157,7 +157,7 @@ class WeightPublisher:
                 self._transport,
                 self._dtype,
                 ray.get_runtime_context().get_node_id(),
-                self._coordinator.fail.remote,
+                partial(self._tell, "fail"),
             )
         if self._weights.is_sharded:  # learners do it together
             read = self._read(self._weights.policy, self._weights.whole())
@@ -210,14 +210,22 @@ class WeightPublisher:
                 trainer_weights=taken.trainer_weights,
                 serial=serial,
             )
-            with contextlib.suppress(ActorDiedError):
-                ray.get(self._coordinator.publish.remote([published]))
+            self._tell("publish", [published])
         except Exception as error:
             # The driver may be waiting for episodes that only these weights bring.
-            with contextlib.suppress(ActorDiedError):
-                ray.get(self._coordinator.fail.remote(f"publishing: {error!r}"))
+            self._tell("fail", f"publishing: {error!r}")
             raise
         self._is_out = True
+
+    def _tell(self, method: str, what: Any) -> None:
+        """Calls the coordinator from a thread that may outlive Ray.
+
+        After `ray.shutdown()` a call would connect anew: with a cluster that is gone,
+        which ends the process, or with one that it starts.
+        """
+        if ray.is_initialized():
+            with contextlib.suppress(ActorDiedError):
+                ray.get(getattr(self._coordinator, method).remote(what))
 
     def _describe(self, read: Read, check: Callable[[], None]) -> ExpectedArrival:
         assert self._outbox is not None
@@ -241,7 +249,7 @@ class WeightPublisher:
         self, trained: Iterable[tuple[str, Tensor]]
     ) -> ray.ObjectRef | None:
         """The trained weights as they are, for `OldLogitActor`; None if unused."""
-        if not self._has_old_logit_actors:
+        if not (self._has_old_logit_actors and ray.is_initialized()):  # see `_tell`
             return None
         return ray.put({name: tensor.detach().cpu() for name, tensor in trained})
 
