@@ -1,0 +1,75 @@
+"""A Learner on another device takes the steps of one on the CPU."""
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+import torch
+from ray.rllib.core.learner.torch import torch_learner
+
+from tests.algorithms.two_learners import FIGURES, SOURCES, train
+
+pytestmark = pytest.mark.thorough
+
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+CASES = {
+    **{source: {"old_logprob_source": source} for source in SOURCES},
+    "gae": {"old_logprob_source": "current_recompute", "advantage_estimator": "gae"},
+    "compared": {
+        "old_logprob_source": "snapshot_old",
+        "compare_sources": ["rollout", "linear_prox", "ppo_ewma_async"],
+    },
+    "auto": {"old_logprob_source": "auto", "kl_coeff": 0.1},
+    "levels": {
+        "ratio_level": "turn",
+        "mask_level": "sequence",
+        "discrepancy_weight": "ratio",
+        "old_logprob_source": "current_recompute",
+    },
+    "adapters": {"old_logprob_source": "snapshot_old", "lora": LORA},
+}
+
+
+def train_there():
+    """What `train` returns of each case, on a device that there is not."""
+    from tests.algorithms.another_device import DEVICE, MadeHere
+
+    torch.set_num_threads(1)
+    torch_learner.get_device = lambda *_: DEVICE
+    found = {}
+    with MadeHere():
+        for name, settings in CASES.items():
+            weights, version, figures = train(0, 1, settings)
+            found[name] = str(weights.device), weights.cpu(), version, figures
+    return found
+
+
+@pytest.fixture(scope="module")
+def there():
+    # In a process of its own: torch has such a device once and for all.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        return processes.submit(train_there).result()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_ends_where_one_on_the_cpu_does(there, name):
+    device, weights, version, figures = there[name]
+    assert device == "elsewhere:0"
+    on_cpu, version_on_cpu, figures_on_cpu = train(0, 1, CASES[name])
+    assert version == version_on_cpu == 2
+    torch.testing.assert_close(weights, on_cpu, atol=2e-6, rtol=0)
+    assert figures == pytest.approx(figures_on_cpu, rel=1e-4, abs=1e-6)
+    assert figures.keys() <= {*FIGURES} and figures["staleness_max"] == 1.0
+
+
+def test_tensors_of_both_devices_do_not_meet():
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        assert "tensors of both devices" in processes.submit(add_both).result()
+
+
+def add_both():
+    from tests.algorithms.another_device import DEVICE
+
+    with pytest.raises(RuntimeError) as error:
+        torch.ones(2, device=DEVICE) + torch.ones(2)
+    return str(error.value)
