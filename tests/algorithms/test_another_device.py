@@ -9,8 +9,6 @@ from ray.rllib.core.learner.torch import torch_learner
 
 from tests.algorithms.two_learners import FIGURES, SOURCES, train
 
-pytestmark = pytest.mark.thorough
-
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 CASES = {
     **{source: {"old_logprob_source": source} for source in SOURCES},

@@ -11,7 +11,8 @@ import pytest
 from tests.core.logits_memory import MEMORY_ENVIRONMENT
 from tests.models import logits_memory
 
-pytestmark = pytest.mark.thorough
+# In substance: tests/core/test_logprobs.py.
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
