@@ -203,6 +203,7 @@ class AsyncDecoupledPPO(Algorithm):
 
     def _try_one_update(self) -> bool:
         """One update; False if its groups were lost on the way, or the coordinator."""
+        has_updated = False
         try:
             with self._phase("waiting for episodes"):
                 groups = self._collector.collect(self._coordination.coordinator)
@@ -210,13 +211,16 @@ class AsyncDecoupledPPO(Algorithm):
             with self._phase("waiting for the update"):
                 learner_results = self._update(groups)
             self.metrics.aggregate(learner_results, key=LEARNER_RESULTS)
-            self._log_accounts(self._coordination.end_update())
+            has_updated = True
+            self._coordination.end_update()
         except ActorDiedError as error:
             if not self._coordination.has_died():
                 raise
             self._coordination.replace(error)
-            return False
-        return bool(
+        self._log_accounts(self._coordination.accounts)
+        # One that a coordinator died after was one: with a second in its iteration, the
+        # results would be means of both.
+        return has_updated and bool(
             self.metrics.peek(
                 (LEARNER_RESULTS, DEFAULT_MODULE_ID, result_keys.NUM_AGENT_TOKENS),
                 default=0,

@@ -38,6 +38,8 @@ class Coordination:
         self._env_runners = env_runners
         #: What a successor goes on from, `UpdateEnded.will` of the last update.
         self._will: dict[str, Any] | None = None
+        #: Of the last update that a coordinator knew the end of.
+        self.accounts: dict[str, float] = {}
         self._start()
 
     def _start(self) -> None:
@@ -81,15 +83,14 @@ class Coordination:
             return True
         return False
 
-    def end_update(self) -> dict[str, float]:
-        """Tells that the update of the last batch has ended; returns its accounts.
+    def end_update(self) -> None:
+        """Tells that the update of the last batch has ended; takes its `accounts`.
 
         Raises:
             ActorDiedError: If the coordinator has died.
         """
         ended: UpdateEnded = ray.get(self.coordinator.consumed.remote())
-        self._will = ended.will
-        return ended.accounts
+        self._will, self.accounts = ended.will, ended.accounts
 
     def publish_weights(self) -> None:
         """Lets the learners publish what they hold, at their current version."""
