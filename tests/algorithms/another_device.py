@@ -57,10 +57,6 @@ class Elsewhere(Tensor):
     def tolist(self) -> Any:
         return self.here.tolist()
 
-    def backward(self, *args: Any, **kwargs: Any) -> None:
-        # `Tensor.backward` would leave `__torch_function__` out of all that it calls.
-        torch.autograd.backward(self, *args, **kwargs)
-
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -143,6 +139,5 @@ _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
 # A module that travels keeps its parameters, and which of them are tied.
 torch.__future__.set_swap_module_params_on_conversion(True)
 DEVICE = torch.device(NAME, 0)
-_FALLBACKS = torch.library.Library("_", "IMPL")
-_FALLBACKS.fallback(computed, "PrivateUse1")
-_FALLBACKS.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+_FALLBACK = torch.library.Library("_", "IMPL")
+_FALLBACK.fallback(computed, "PrivateUse1")
