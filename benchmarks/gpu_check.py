@@ -5,9 +5,10 @@ A model of random weights in the shape of Qwen3-0.6B trains for a few updates ov
 published for Qwen3-4B (arXiv 2605.12070). Rewards are drawn by chance: those of a model
 that says nothing would all be the same, and no version would follow.
 
-    python -m benchmarks.gpu_check [--tiny] [--updates N]
+    python -m benchmarks.gpu_check [--tiny] [--updates N] [--eager]
 
-``--tiny`` is the same on CPU with next to no model, over `shared_file` alone.
+``--tiny`` is the same on CPU with next to no model, over `shared_file` alone. With
+``--eager`` engines compile nothing and start a minute sooner.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import random
 import statistics
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.old_logprob_sources import EXACT, measure, others
+from benchmarks.random_models import write_model
 from rllib_llm_async import AsyncDecoupledPPOConfig, result_keys
 from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.envs.agent_env import Message, Step
 from rllib_llm_async.envs.mini.suite import MiniEnv
 from rllib_llm_async.envs.mini_tau2 import MiniTau2Suite
 from rllib_llm_async.envs.registry import register_suite, suite_names
-from rllib_llm_async.models.small_agent import small_agent_dir
 
 TRANSPORTS = ("shared_file", "nccl", "ipc")
 #: FLOP/s in bfloat16 without sparsity, by what a GPU's name contains.
@@ -47,24 +48,16 @@ PUBLISHED = {"snapshot_old": "40 GB, 25 s", "ppo_ewma_async": "7.9 GB, 8 s"}
 
 @dataclass(frozen=True)
 class Size:
-    """What is trained, and where; the shape is the arguments of a `Qwen3Config`."""
+    """What is trained, and where; the shape is one of `random_models.SHAPES`."""
 
-    shape: Mapping[str, Any]
+    shape: str
     dtype: str
     engine: Mapping[str, Any]
     training: Mapping[str, Any]
 
 
 WHOLE = Size(
-    shape={
-        "vocab_size": 151936,
-        "hidden_size": 1024,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-    },
+    shape="Qwen3-0.6B",
     dtype="bfloat16",
     engine={"max_model_len": 2048, "max_num_seqs": 64, "gpu_memory_utilization": 0.4},
     training={
@@ -76,15 +69,7 @@ WHOLE = Size(
     },
 )
 TINY = Size(
-    shape={
-        "vocab_size": 1536,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 32,
-    },
+    shape="tiny",
     dtype="float32",
     engine={
         "max_model_len": 512,
@@ -129,30 +114,6 @@ def missing(transport: str, num_gpus: int) -> str | None:
     if transport == "nccl" and num_gpus < 2:
         return "needs 2 GPUs: NCCL refuses two ranks on one, and here is one"
     return None
-
-
-def write_model(shape: Mapping[str, Any], directory: Path) -> int:
-    """Saves random weights of a shape with the bundled agent's tokenizer.
-
-    Returns:
-        How many parameters they are.
-    """
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
-
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(small_agent_dir())
-    config = Qwen3Config(
-        **shape,
-        max_position_embeddings=32768,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    model = Qwen3ForCausalLM(config)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def make_config(
@@ -232,7 +193,7 @@ def train(
         "log_r_d_at_lag_0": _median(learners, at_lag_0),
         "memory_bytes": memory,
         "train_tokens_per_s": tokens_per_s,
-        "mfu": 6 * num_parameters * tokens_per_s / _peak_flops(),
+        "mfu": 6 * num_parameters * tokens_per_s / peak_flops(),
     }
 
 
@@ -249,7 +210,7 @@ def _memory(learner: Any) -> int:
     return psutil.Process().memory_info().rss
 
 
-def _peak_flops() -> float:
+def peak_flops() -> float:
     """Of the GPU; infinite where that is not known, which makes a share of it 0."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     return next((f for part, f in PEAK_FLOPS.items() if part in name), float("inf"))
@@ -297,15 +258,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--updates", type=int, default=5)
+    parser.add_argument("--eager", action="store_true")
     arguments = parser.parse_args()
     size = TINY if arguments.tiny else WHOLE
+    if arguments.eager:
+        size = replace(size, engine={**size.engine, "enforce_eager": True})
     num_gpus = 0 if arguments.tiny else torch.cuda.device_count()
     if num_gpus == 0 and not arguments.tiny:
         parser.error("no GPU is here; --tiny runs on CPU")
     reasons = {name: missing(name, num_gpus) for name in TRANSPORTS}
     with tempfile.TemporaryDirectory() as directory, ray_cluster():
         model = Path(directory)
-        num_parameters = write_model(size.shape, model)
+        num_parameters = write_model(size.shape, model, getattr(torch, size.dtype))
         runs = [
             train(
                 make_config(size, model, t, num_gpus), num_parameters, arguments.updates

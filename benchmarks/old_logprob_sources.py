@@ -71,10 +71,10 @@ def measure(config: Any, iterations: int) -> list[dict[str, float | str]]:
                 results.append(learner)
     finally:
         algorithm.stop()
-    return [_row(name, results) for name in [EXACT, *config.compare_sources]]
+    return [row_of(name, results) for name in [EXACT, *config.compare_sources]]
 
 
-def _row(name: str, results: list[dict[str, Any]]) -> dict[str, float | str]:
+def row_of(name: str, results: list[dict[str, Any]]) -> dict[str, float | str]:
     prefix = f"compare/{name}"
     seconds = "old_logprob_seconds" if name == EXACT else f"{prefix}/seconds"
     nbytes = "snapshot_bytes" if name == EXACT else f"{prefix}/nbytes"

@@ -21,6 +21,7 @@ import torch
 from ray.exceptions import RayActorError
 from torch import Tensor
 
+from rllib_llm_async.transport.devices import wait_for
 from rllib_llm_async.transport.exchange import Answer, Kind, Request, start_exchange
 from rllib_llm_async.transport.sides import Weights
 
@@ -143,7 +144,7 @@ class DeviceOutbox:
                         memory_format=torch.contiguous_format,
                     )
                 self._staged[name].copy_(tensor.detach())
-            self._synchronize()
+            wait_for(self._device())
 
     @property
     def staged(self) -> dict[str, Tensor]:
@@ -165,10 +166,6 @@ class DeviceOutbox:
 
     def _device(self) -> torch.device:
         return next(iter(self._staged.values())).device
-
-    def _synchronize(self) -> None:
-        if self._device().type == "cuda":
-            torch.cuda.synchronize(self._device())
 
     # --- In its thread ------------------------------------------------------------
 

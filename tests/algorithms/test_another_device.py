@@ -1,5 +1,6 @@
 """A Learner on another device takes the steps of one on the CPU."""
 
+import contextlib
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -28,31 +29,38 @@ CASES = {
 }
 
 
-def train_there():
-    """What `train` returns of each case, on a device that there is not."""
-    from tests.algorithms.another_device import DEVICE, MadeHere
+#: One that there is not, and a GPU where there is one.
+DEVICES = ["elsewhere:0", *(["cuda:0"] if torch.cuda.is_available() else [])]
 
+
+def train_there(device):
+    """What `train` returns of each case, on another device."""
     torch.set_num_threads(1)
-    torch_learner.get_device = lambda *_: DEVICE
+    made_here = contextlib.nullcontext()
+    if device == "elsewhere:0":
+        from tests.algorithms.another_device import MadeHere
+
+        made_here = MadeHere()
+    torch_learner.get_device = lambda *_: torch.device(device)
     found = {}
-    with MadeHere():
+    with made_here:
         for name, settings in CASES.items():
             weights, version, figures = train(0, 1, settings)
             found[name] = str(weights.device), weights.cpu(), version, figures
     return found
 
 
-@pytest.fixture(scope="module")
-def there():
+@pytest.fixture(scope="module", params=DEVICES)
+def there(request):
     # In a process of its own: torch has such a device once and for all.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
-        return processes.submit(train_there).result()
+        return request.param, processes.submit(train_there, request.param).result()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_ends_where_one_on_the_cpu_does(there, name):
-    device, weights, version, figures = there[name]
-    assert device == "elsewhere:0"
+    device, weights, version, figures = there[1][name]
+    assert device == there[0]
     on_cpu, version_on_cpu, figures_on_cpu = train(0, 1, CASES[name])
     assert version == version_on_cpu == 2
     torch.testing.assert_close(weights, on_cpu, atol=2e-6, rtol=0)

@@ -4,6 +4,8 @@ Every answer would let the device run dry. What asks is told by operation here, 
 there may be no device: those whose result's value or size the host has to know.
 """
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,14 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rllib_llm_async import result_keys
+from rllib_llm_async.algorithms.async_decoupled_ppo.torch import (
+    async_decoupled_ppo_torch_learner,
+)
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.update_metrics import (
     UpdateMetrics,
 )
+from rllib_llm_async.monitoring.timeline import seconds_by_phase
 
 ASKING = (
     "local_scalar_dense",
@@ -111,6 +118,32 @@ def test_values_are_computed_without_the_vocabulary(
     batch = learner._build_batch(TrainingData(episodes=episodes))
     torch.testing.assert_close(policy.values(batch), expected)
     assert expected.any()
+
+
+def test_figures_of_time_are_of_what_the_device_has_done(
+    make_learner, make_episodes, monkeypatch
+):
+    """On a GPU a call returns before anything is computed."""
+    waited = []
+    monkeypatch.setattr(
+        async_decoupled_ppo_torch_learner,
+        "wait_for",
+        lambda device: waited.append(device) or time.sleep(0.1),
+    )
+    learner = make_learner(compare_sources=["current_recompute"])
+    episodes = make_episodes(np.random.default_rng(0), [0])
+    results = learner.update(training_data=TrainingData(episodes=episodes))
+    figures = results[DEFAULT_MODULE_ID]
+    for key in (
+        result_keys.OLD_LOGPROB_SECONDS,
+        result_keys.COMPARE_ONE_PASS_SECONDS,
+        result_keys.compared("current_recompute", result_keys.COMPARED_SECONDS),
+    ):
+        assert figures[key].peek() >= 0.1
+    phases = seconds_by_phase(figures[result_keys.TIMELINE].peek())["learner"]
+    for phase in ("old logits", "comparing sources", "training"):
+        assert phases[phase] >= 0.1
+    assert {*waited} == {torch.device("cpu")}
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ from rllib_llm_async.old_logprobs import (
     SourcesInUse,
 )
 from rllib_llm_async.settings.saved import saved_settings
+from rllib_llm_async.transport.devices import wait_for
 
 Batch = dict[str, Tensor]
 
@@ -172,6 +173,7 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
                 num_per_epoch=self.config.steps_per_epoch(minibatch_size),
                 shuffle=shuffle_batch_per_epoch,
             )
+            wait_for(self._device)
         self._settle_episodes()
         self._log_steps(steps)
         self._log_update(batch, metrics, compared, seconds=time.monotonic() - start)
@@ -260,7 +262,9 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
         self, batch: Mapping[str, Tensor], parameters: Mapping[str, Tensor] | None
     ) -> Tensor:
         """log pi ``[rows, length]`` without gradient; None means current weights."""
-        return self._weights.score(batch, parameters, self.config.micro_batch_tokens)
+        logp = self._weights.score(batch, parameters, self.config.micro_batch_tokens)
+        wait_for(self._device)  # what a source costs is read off a clock
+        return logp
 
     def _take_steps(
         self,
