@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -28,6 +29,7 @@ def test_the_shipped_weights_come_from_the_default_recipe_and_leave_room_to_lear
     assert all(0.2 < rate < 0.8 for rate in success.values())
 
 
+@pytest.mark.slow
 def test_the_warm_start_rebuilds_the_agent(ray_cluster, tmp_path):
     recipe = WarmStartRecipe(steps=30, erring_steps=10, dialogues_per_step=4)
     metrics = warm_start(recipe, tmp_path / "agent")

@@ -139,6 +139,7 @@ def test_gpus_name_the_places(plain):
     ]
 
 
+@pytest.mark.slow  # 36 layers, operation by operation
 def test_a_large_model_takes_what_it_takes_and_this_process_nothing(tmp_path):
     """Beside figures that were reckoned by hand for the tuned file of Qwen3-4B."""
     said = size(
@@ -166,7 +167,8 @@ def test_a_large_model_takes_what_it_takes_and_this_process_nothing(tmp_path):
 
 
 def test_experts_of_a_mixture_travel_with_episodes(tmp_path):
-    few_layers = Qwen3MoeConfig(**{**QWEN3_30B_A3B.to_dict(), "num_hidden_layers": 3})
+    smaller = {"num_hidden_layers": 3, "num_experts": 16, "vocab_size": 1000}
+    few_layers = Qwen3MoeConfig(**{**QWEN3_30B_A3B.to_dict(), **smaller})
     model = directory_of(few_layers, tmp_path)
     small = {"compute_dtype": "bfloat16", "max_staleness": 0, "model": model}
     with_experts, without = (

@@ -9,6 +9,8 @@ from rllib_llm_async.transport.node_weights import BUCKET_BYTES, NodeWeights
 from rllib_llm_async.transport.outbox import Outbox
 from rllib_llm_async.transport.shipment import SupersededError
 
+pytestmark = pytest.mark.slow
+
 
 @ray.remote(num_cpus=0, resources={"afar": 1})
 class Runner:
