@@ -9,6 +9,8 @@ from rllib_llm_async import AsyncDecoupledPPOConfig
 from rllib_llm_async.batch import columns
 from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
 
+#: Adapters of a few layers.
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 SPACES = {DEFAULT_MODULE_ID: (TOKENS_SPACE, TOKENS_SPACE)}
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from ray.rllib.core.learner.torch import torch_learner
 
+from tests.algorithms.conftest import LORA
 from tests.algorithms.two_learners import FIGURES, SOURCES, train
 
-LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 CASES = {
     **{source: {"old_logprob_source": source} for source in SOURCES},
     "gae": {"old_logprob_source": "current_recompute", "advantage_estimator": "gae"},

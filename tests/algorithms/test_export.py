@@ -11,10 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rllib_llm_async.cli import main
 from rllib_llm_async.models.small_agent import small_agent_dir
+from tests.algorithms.conftest import LORA
 from tests.chat.templates import TEMPLATES
 from tests.chat.test_served_template import POLICY, TOOLS, TWO_CALLS, played
-
-LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 
 
 def run(*arguments):

@@ -16,9 +16,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.minibatches import (
 )
 from rllib_llm_async.batch import columns
 from rllib_llm_async.models.small_agent import small_agent_dir
-from tests.algorithms.conftest import SPACES, Publisher
-
-LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+from tests.algorithms.conftest import LORA, SPACES, Publisher
 
 
 def saved_weights(learner):

@@ -13,8 +13,7 @@ from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 from rllib_llm_async.batch import columns
 from rllib_llm_async.connectors.learner import PackEpisodes
 from rllib_llm_async.old_logprobs import source_names
-from tests.algorithms.conftest import Publisher
-from tests.algorithms.test_learner import LORA
+from tests.algorithms.conftest import LORA, Publisher
 
 NUM_UPDATES, STOP_AFTER = 5, 3
 #: What a short run shows best: many steps, momentum, decay, a moving learning rate.

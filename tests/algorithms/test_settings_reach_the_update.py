@@ -14,7 +14,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 
 from rllib_llm_async import AsyncDecoupledPPOConfig
 from rllib_llm_async.batch import columns
-from tests.algorithms.conftest import SPACES, random_episodes
+from tests.algorithms.conftest import LORA, SPACES, random_episodes
 
 BASE = {
     "old_logprob_source": "current_recompute",
@@ -31,7 +31,6 @@ GAE = {"advantage_estimator": "gae"}
 #: Lest all tokens of later updates are masked.
 SMALL_STEPS = {"lr": 1e-4}
 LIKE_SGD = {"lr": 1.0, "optimizer": {"eps": 1.0}}
-LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 #: Setting -> what it needs beside it, and two values that have to make a difference.
 ROWS = {
     "eps_ti": ({}, 1.02, 1.5),
