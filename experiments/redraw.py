@@ -187,7 +187,8 @@ def strata_table(rows: Sequence[Row], column: str) -> str:
     for arm, own in arms.items():
         for stratum, of_stratum in rows_by(own, column).items():
             shown = (_mean(of_stratum, key) for key in OF_STRATA)
-            cells.append([arm, stratum.replace("_", " to "), *shown])
+            name = stratum.replace("_plus", " or more").replace("_", " to ")
+            cells.append([arm, name, *shown])
     titles = {"lag": "lag", "entropy": "entropy from, nats"}
     return table(["arm", titles[column], *OF_STRATA.values()], cells)
 

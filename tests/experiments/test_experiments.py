@@ -262,6 +262,7 @@ def test_few_pairs_are_no_verdict():
     "rows_of, column, stratum, shown",
     [
         (lags, "lag", "lag_3_4", "3 to 4"),
+        (lags, "lag", "lag_9_plus", "9 or more"),
         (entropies, "entropy", "entropy_1e-1", "1e-1"),
     ],
 )
