@@ -184,7 +184,7 @@ def _ewma() -> Experiment:
             "old_logprob_source": "ppo_ewma_async" if reset else "ewma_prox",
             "ewma_decay": decay,
         }
-        for decay in (0.4, 0.5, 0.75, 0.9, "auto")
+        for decay in (0.4, 0.5, 0.75, 0.9, 0.97, "auto")
         for reset in (True, False)
     }
     bounds = {
