@@ -51,16 +51,21 @@ def train_there(device):
 
 
 @pytest.fixture(scope="module", params=DEVICES)
-def there(request):
+def device(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def there(device):
     # In a process of its own: torch has such a device once and for all.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
-        return request.param, processes.submit(train_there, request.param).result()
+        return processes.submit(train_there, device).result()
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_ends_where_one_on_the_cpu_does(there, name):
-    device, weights, version, figures = there[1][name]
-    assert device == there[0]
+def test_it_ends_where_one_on_the_cpu_does(device, there, name):
+    found_on, weights, version, figures = there[name]
+    assert found_on == device
     on_cpu, version_on_cpu, figures_on_cpu = train(0, 1, CASES[name])
     assert version == version_on_cpu == 2
     torch.testing.assert_close(weights, on_cpu, atol=2e-6, rtol=0)
