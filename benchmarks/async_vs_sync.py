@@ -15,7 +15,6 @@ import asyncio
 import functools
 import json
 import random
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.figures import write_figure
-from benchmarks.row import Row
+from benchmarks.row import Row, say
 from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.cli.example import EXAMPLES_DIR
 from rllib_llm_async.cli.experiment_file import build_config, load_experiments
@@ -194,7 +193,7 @@ def main() -> None:
     with ray_cluster():
         for source in SOURCES:
             for bound in BOUNDS:
-                print(f"{source}, bound {bound} ...", file=sys.stderr, flush=True)
+                say(f"{source}, bound {bound}")
                 outcomes.append(train(source, bound, arguments.updates))
                 print(json.dumps(asdict(outcomes[-1])), flush=True)
     write_figure(figure(outcomes), arguments.out)

@@ -32,6 +32,7 @@ from rich.table import Table
 
 from benchmarks.old_logprob_sources import EXACT, measure, others
 from benchmarks.random_models import write_model
+from benchmarks.row import say
 from rllib_llm_async import AsyncDecoupledPPOConfig, result_keys
 from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.envs.agent_env import Message, Step
@@ -170,9 +171,13 @@ def train(
     config: AsyncDecoupledPPOConfig, num_parameters: int, updates: int
 ) -> dict[str, float | str]:
     """Figures of a run, medians over its updates."""
+    say(f"{config.chosen_transport}: engine and learner start")
     algorithm = config.build_algo()
+    results = []
     try:
-        results = [algorithm.train() for _ in range(updates)]
+        for update in range(updates):
+            say(f"{config.chosen_transport}: update {update + 1} of {updates}")
+            results.append(algorithm.train())
         (memory,) = (
             result.get() for result in algorithm.learner_group.foreach_learner(_memory)
         )

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+
+
+def say(what: str) -> None:
+    """Tells who waits what is being done now."""
+    print(f"{what} ...", file=sys.stderr, flush=True)
 
 
 class MissingPackageError(Exception):

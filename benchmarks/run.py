@@ -6,7 +6,6 @@ python -m benchmarks.run [ROW ...]
 from __future__ import annotations
 
 import argparse
-import sys
 
 from rich.console import Console
 from rich.table import Table
@@ -27,7 +26,7 @@ from benchmarks import (
     snapshot_old_vs_recompute,
     weights,
 )
-from benchmarks.row import MissingPackageError
+from benchmarks.row import MissingPackageError, say
 from rllib_llm_async.cli.cluster import ray_cluster
 
 ROWS = {
@@ -76,7 +75,7 @@ def main() -> None:
     missing: dict[str, MissingPackageError] = {}
     with ray_cluster():
         for name in names:
-            print(f"{name} ...", file=sys.stderr, flush=True)
+            say(name)
             try:
                 rows.append(ROWS[name]())
             except MissingPackageError as error:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -29,6 +28,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from benchmarks.gpu_check import peak_flops, print_sources
 from benchmarks.old_logprob_sources import EXACT, row_of
 from benchmarks.random_models import SHAPES, write_model
+from benchmarks.row import say
 from rllib_llm_async import AsyncDecoupledPPOConfig, result_keys
 from rllib_llm_async.batch import columns
 from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
@@ -116,16 +116,16 @@ def measure(
     vocab_size = SHAPES[shape]["vocab_size"]
     with tempfile.TemporaryDirectory() as directory:
         model = Path(directory)
-        _say("drawing weights")
+        say("drawing weights")
         num_parameters = write_model(shape, model, torch.bfloat16)
         config = make_config(model, window)
         size = size_of(config)
-        _say("loading the learner")
+        say("loading the learner")
         learner = config.build_learner(
             spaces={DEFAULT_MODULE_ID: (TOKENS_SPACE, TOKENS_SPACE)}
         )
         for version in range(window):
-            _say(f"version {version + 1}")
+            say(f"version {version + 1}")
             few = random_episodes(GROUP_SIZE, 256, [[version]], vocab_size)
             learner.update(training_data=TrainingData(episodes=few))
         # The last update, whose weights are the newest, has made version `window`.
@@ -135,7 +135,7 @@ def measure(
         episodes = random_episodes(num_episodes, num_tokens, ages, vocab_size)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        _say("the whole batch")
+        say("the whole batch")
         start = time.monotonic()
         results = learner.update(training_data=TrainingData(episodes=episodes))
         seconds = time.monotonic() - start
@@ -171,10 +171,6 @@ def _device() -> str:
 
 def _memory() -> float:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else np.nan
-
-
-def _say(what: str) -> None:
-    print(f"{what} ...", file=sys.stderr, flush=True)
 
 
 def main() -> None:
