@@ -195,9 +195,16 @@ def _ewma() -> Experiment:
         }
         for bound in (1, 2, 4)
     }
+    # The default of 0.9 resets nothing here, not even the largest decay.
+    early = {
+        "decay 0.97, reset under 0.98": {
+            **arms["decay 0.97, reset"],
+            "ewma_reset_threshold": 0.98,
+        }
+    }
     return Experiment(
         "How large a decay, and what does the automatic reset prevent?",
-        _runs(arms | bounds, ["airline"], range(3), num_updates=40),
+        _runs(arms | early | bounds, ["airline"], range(3), num_updates=40),
     )
 
 
