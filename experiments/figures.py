@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from itertools import cycle
+from itertools import cycle, pairwise
 from statistics import fmean
 from typing import Any
 
@@ -29,8 +29,8 @@ Drawing = Callable[[Sequence[Row], Sequence[Row]], Any]
 
 
 def curves(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
-    """Success of training episodes over updates: a line per arm, its runs' mean, and a
-    panel per domain."""
+    """Success of training episodes over updates: a line per arm, its runs' mean, with
+    a cross where one of them reset its EWMA, and a panel per domain."""
     domains = list(rows_by(runs, "domain"))
     of_run = rows_by(updates, "name")
     plot = make_subplots(rows=1, cols=len(domains), subplot_titles=domains)
@@ -48,8 +48,26 @@ def curves(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
                 row=1,
                 col=column,
             )
+            if not (resets := sorted(set().union(*map(_resets, of_arm)))):
+                continue
+            plot.add_scatter(
+                x=[index + 1 for index in resets if index < len(points)],
+                y=[points[index] for index in resets if index < len(points)],
+                name=f"{arm}: EWMA reset",
+                mode="markers",
+                marker={"color": color, "symbol": "x", "size": 10},
+                legendgroup=arm,
+                row=1,
+                col=column,
+            )
     plot.update_xaxes(title_text="update").update_yaxes(range=[0, 1])
     return _laid_out(plot, len(domains), PANEL)
+
+
+def _resets(updates: Sequence[Row]) -> set[int]:
+    """Which of a run's updates had one more reset behind it than the one before."""
+    counts = [0.0, *(float(row.get("ewma_resets") or 0) for row in updates)]
+    return {index for index, (a, b) in enumerate(pairwise(counts)) if b > a}
 
 
 def ends(runs: Sequence[Row], updates: Sequence[Row]) -> Any:

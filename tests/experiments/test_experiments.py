@@ -165,6 +165,24 @@ def test_figures_show_every_run_and_the_mean_of_each_arm(store):
     assert "lines" not in figures_of("sources")
 
 
+def test_a_cross_is_where_a_run_of_an_arm_reset_its_ewma():
+    resets = {"0": "01122", "1": "00001", "2": ["", "", "", "", ""]}
+    runs = [
+        {"arm": "decay 0.9", "domain": "airline", "name": f"decay 0.9/airline/{seed}"}
+        for seed in resets
+    ]
+    updates = [
+        {"name": run["name"], "success": "0.5", "ewma_resets": count}
+        for run, counts in zip(runs, resets.values(), strict=True)
+        for count in counts
+    ]
+    line, crosses = curves(runs, updates).data
+    assert len(line.x) == 5
+    assert list(crosses.x) == [2, 4, 5] and list(crosses.y) == [0.5] * 3
+    assert crosses.marker.symbol == "x"
+    (line,) = curves(runs[2:], updates[10:]).data
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_page_shows_what_the_rows_say(name):
     page = (DOCS / "evidence.md").read_text("utf-8")
