@@ -15,8 +15,8 @@ from experiments.plan import EXPERIMENTS, HARD, SOURCES
 from experiments.store import Row, rows_by
 
 #: Pixels; of a panel, of the names of arms beside the panels, of an arm's line in
-#: `ends` and of what is above and below these lines.
-PANEL, LABELS, LINE, MARGINS = 420, 260, 30, 110
+#: `ends` and in a legend, and of what is above and below these lines.
+PANEL, LABELS, LINE, LEGEND_LINE, MARGINS = 420, 260, 30, 20, 110
 GRID = "#ddd"
 _COLORS = qualitative.Safe + qualitative.Vivid
 _NUMBERED = re.compile(r"(?P<source>.+), (?P<what>[a-z]+) (?P<number>[0-9.]+)$")
@@ -61,7 +61,10 @@ def curves(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
                 col=column,
             )
     plot.update_xaxes(title_text="update").update_yaxes(range=[0, 1])
-    return _laid_out(plot, len(domains), PANEL)
+    # A legend that is higher than the plot would be cut.
+    named = sum(trace.showlegend is not False for trace in plot.data)
+    height = max(PANEL, LEGEND_LINE * named + MARGINS)
+    return _laid_out(plot, len(domains), height).update_layout(legend_tracegroupgap=0)
 
 
 def _resets(updates: Sequence[Row]) -> set[int]:

@@ -183,6 +183,19 @@ def test_a_cross_is_where_a_run_of_an_arm_reset_its_ewma():
     (line,) = curves(runs[2:], updates[10:]).data
 
 
+@pytest.mark.parametrize("num_arms, grows", [(3, False), (40, True)])
+def test_the_names_of_all_arms_fit_beside_the_curves(num_arms, grows):
+    runs = [
+        {"arm": f"arm {n}", "domain": domain, "name": f"arm {n}/{domain}/0"}
+        for n in range(num_arms)
+        for domain in ("airline", "retail")
+    ]
+    updates = [{"name": run["name"], "success": "0.5"} for run in runs]
+    layout = curves(runs, updates).layout
+    assert layout.height >= 20 * num_arms and (layout.height > 420) == grows
+    assert layout.legend.tracegroupgap == 0
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_page_shows_what_the_rows_say(name):
     page = (DOCS / "evidence.md").read_text("utf-8")
