@@ -24,13 +24,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.old_logprob_sources import EXACT, measure, others
+from benchmarks.gpu import peak_flops, peak_memory
+from benchmarks.old_logprob_sources import EXACT, measure, others, print_costs
 from benchmarks.random_models import write_model
 from benchmarks.row import say
 from rllib_llm_async import AsyncDecoupledPPOConfig, result_keys
@@ -41,10 +41,6 @@ from rllib_llm_async.envs.mini_tau2 import MiniTau2Suite
 from rllib_llm_async.envs.registry import register_suite, suite_names
 
 TRANSPORTS = ("shared_file", "nccl", "ipc")
-#: FLOP/s in bfloat16 without sparsity, by what a GPU's name contains.
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
-#: Of a window of five versions of Qwen3-4B.
-PUBLISHED = {"snapshot_old": "40 GB, 25 s", "ppo_ewma_async": "7.9 GB, 8 s"}
 
 
 @dataclass(frozen=True)
@@ -179,7 +175,10 @@ def train(
             say(f"{config.chosen_transport}: update {update + 1} of {updates}")
             results.append(algorithm.train())
         (memory,) = (
-            result.get() for result in algorithm.learner_group.foreach_learner(_memory)
+            result.get()
+            for result in algorithm.learner_group.foreach_learner(
+                lambda _: peak_memory()
+            )
         )
     finally:
         algorithm.stop()
@@ -208,19 +207,6 @@ def _median(results: list[dict[str, Any]], key: str) -> float:
     return statistics.median(value for value in values if not math.isnan(value))
 
 
-def _memory(learner: Any) -> int:
-    """The most that it had allocated on its GPU; on CPU what it has in memory."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return psutil.Process().memory_info().rss
-
-
-def peak_flops() -> float:
-    """Of the GPU; infinite where that is not known, which makes a share of it 0."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return next((f for part, f in PEAK_FLOPS.items() if part in name), float("inf"))
-
-
 def print_runs(rows: list[dict[str, float | str]], left_out: Mapping[str, str]) -> None:
     """A line for each transport."""
     table = Table(
@@ -242,21 +228,6 @@ def print_runs(rows: list[dict[str, float | str]], left_out: Mapping[str, str]) 
     Console(width=140).print(table)
     for transport, reason in left_out.items():
         print(f"{transport}: {reason}")
-
-
-def print_sources(rows: list[dict[str, float | str]]) -> None:
-    """What each source of pi_old costs in an update."""
-    table = Table("source", "seconds", "passes", "memory", "published for Qwen3-4B")
-    for row in rows:
-        name = str(row["name"]).partition("/")[2]
-        table.add_row(
-            name,
-            f"{row['seconds']:.3f}",
-            f"{row['passes']:.2f}",
-            f"{float(row['nbytes']) / 1e9:.3f} GB",
-            PUBLISHED.get(name, ""),
-        )
-    Console(width=140).print(table)
 
 
 def main() -> None:
@@ -285,7 +256,7 @@ def main() -> None:
         print_runs(runs, {name: why for name, why in reasons.items() if why})
         config = make_config(size, model, "shared_file", num_gpus)
         sources = measure(compare_all(config, num_gpus), arguments.updates)
-    print_sources(sources)
+    print_costs(sources)
     for row in [*runs, *sources]:
         print(json.dumps(row))
 

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import rllib_llm_async
+from rllib_llm_async import result_keys
 from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.cli.experiment_file import build_config, load_experiments
 from rllib_llm_async.old_logprobs import source_names
@@ -31,6 +32,8 @@ TUNED = (
     / "mini_tau2_ppo_ewma_async.yaml"
 )
 EXACT = "snapshot_old"
+#: Of a window of five versions of Qwen3-4B.
+PUBLISHED = {"snapshot_old": "40 GB, 25 s", "ppo_ewma_async": "7.9 GB, 8 s"}
 FIELDS = (
     "log_ratio_abs_error_mean",
     "mask_disagreement",
@@ -76,8 +79,8 @@ def measure(config: Any, iterations: int) -> list[dict[str, float | str]]:
 
 def row_of(name: str, results: list[dict[str, Any]]) -> dict[str, float | str]:
     prefix = f"compare/{name}"
-    seconds = "old_logprob_seconds" if name == EXACT else f"{prefix}/seconds"
-    nbytes = "snapshot_bytes" if name == EXACT else f"{prefix}/nbytes"
+    seconds = result_keys.OLD_LOGPROB_SECONDS if name == EXACT else f"{prefix}/seconds"
+    nbytes = result_keys.SNAPSHOT_BYTES if name == EXACT else f"{prefix}/nbytes"
 
     def median(key: str) -> float:
         return statistics.median(result[key] for result in results)
@@ -87,10 +90,30 @@ def row_of(name: str, results: list[dict[str, Any]]) -> dict[str, float | str]:
         **{field: median(f"{prefix}/{field}") for field in FIELDS},
         "seconds": median(seconds),
         "passes": statistics.median(
-            result[seconds] / result["compare_one_pass_seconds"] for result in results
+            result[seconds] / result[result_keys.COMPARE_ONE_PASS_SECONDS]
+            for result in results
         ),
         "nbytes": median(nbytes),
     }
+
+
+def print_costs(rows: list[dict[str, float | str]]) -> None:
+    """What each source of pi_old costs in an update."""
+    table = Table("source", "seconds", "passes", "memory", "published for Qwen3-4B")
+    for row in rows:
+        name = _source(row)
+        table.add_row(
+            name,
+            f"{row['seconds']:.3f}",
+            f"{row['passes']:.2f}",
+            f"{float(row['nbytes']) / 1e9:.3f} GB",
+            PUBLISHED.get(name, ""),
+        )
+    Console(width=140).print(table)
+
+
+def _source(row: dict[str, float | str]) -> str:
+    return str(row["name"]).partition("/")[2]
 
 
 def _num_weights(config) -> int:
@@ -116,7 +139,7 @@ def main() -> None:
     )
     for row in rows:
         table.add_row(
-            str(row["name"]).partition("/")[2],
+            _source(row),
             f"{row['log_ratio_abs_error_mean']:.2e}",
             f"{row['mask_disagreement']:.2%}",
             f"{row['r_d_r_s_correlation']:+.2f}",

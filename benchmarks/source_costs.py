@@ -25,8 +25,8 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from benchmarks.gpu_check import peak_flops, print_sources
-from benchmarks.old_logprob_sources import EXACT, row_of
+from benchmarks.gpu import device_name, peak_flops, peak_memory
+from benchmarks.old_logprob_sources import EXACT, print_costs, row_of
 from benchmarks.random_models import SHAPES, write_model
 from benchmarks.row import say
 from rllib_llm_async import AsyncDecoupledPPOConfig, result_keys
@@ -143,34 +143,27 @@ def measure(
         key: value.peek() if hasattr(value, "peek") else value
         for key, value in results[DEFAULT_MODULE_ID].items()
     }
-    in_steps = seconds - figures["old_logprob_seconds"] - figures["compare_seconds"]
+    in_steps = (
+        seconds
+        - figures[result_keys.OLD_LOGPROB_SECONDS]
+        - figures[result_keys.COMPARE_SECONDS]
+    )
+    one_pass = figures[result_keys.COMPARE_ONE_PASS_SECONDS]
     computed = num_tokens * num_episodes
     update = {
         "shape": shape,
-        "device": _device(),
+        "device": device_name(),
         "parameters": num_parameters,
         "tokens": computed,
         "versions": figures[result_keys.SNAPSHOT_NUM_VERSIONS],
         "update_s": seconds,
         "steps_s": in_steps,
-        "one_pass_s": figures["compare_one_pass_seconds"],
-        "mfu_of_a_pass": 2
-        * num_parameters
-        * computed
-        / figures["compare_one_pass_seconds"]
-        / peak_flops(),
-        "memory_gb": _memory() / 1e9,
+        "one_pass_s": one_pass,
+        "mfu_of_a_pass": 2 * num_parameters * computed / one_pass / peak_flops(),
+        "memory_gb": peak_memory() / 1e9,
         "said_by_size_gb": size.places[0].nbytes / 1e9,
     }
     return update, [row_of(name, [figures]) for name in [EXACT, *COMPARED]]
-
-
-def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-
-
-def _memory() -> float:
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else np.nan
 
 
 def main() -> None:
@@ -188,7 +181,7 @@ def main() -> None:
         arguments.window,
         arguments.versions_per_episode,
     )
-    print_sources(rows)
+    print_costs(rows)
     for row in [update, *rows]:
         print(json.dumps(row))
 

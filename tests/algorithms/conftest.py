@@ -14,6 +14,15 @@ LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 SPACES = {DEFAULT_MODULE_ID: (TOKENS_SPACE, TOKENS_SPACE)}
 
 
+def quick_and_slow(names, quick):
+    """Parameters of a test: those that are not among the quick ones are slow."""
+    assert {*quick} <= {*names}
+    return [
+        name if name in quick else pytest.param(name, marks=pytest.mark.slow)
+        for name in names
+    ]
+
+
 @pytest.fixture
 def make_learner_config():
     def make(num_learners=0, **training):

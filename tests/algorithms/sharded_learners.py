@@ -71,6 +71,18 @@ CASES = {
         "optimizer": {"eps": 1e-3, "weight_decay": 0.1, "amsgrad": True},
     },
 }
+#: One of each kind: whole weights beside shares, a head, adapters, a clip, experts.
+QUICK = (
+    "snapshot_old",
+    "ewma_prox",
+    "gae",
+    "micro_batches",
+    "lora_bfloat16",
+    "compared",
+    "clip_by_norm",
+    "adam",
+    "mixture",
+)
 
 
 def scored_episodes(update):
@@ -130,16 +142,15 @@ def trained(rank, num_learners, settings):
     return whole_weights(learner), figures
 
 
-class Cases:
-    """All `CASES`, and one of a mixture of experts.
+class Sharded:
+    """`trained` of each of some cases, by learners that share the weights.
 
     Args:
-        moe: Directory of its model.
+        settings: By name.
     """
 
-    def __init__(self, moe):
-        mixture = {"old_logprob_source": "snapshot_old", "model": str(moe)}
-        self.settings = {**CASES, "mixture": mixture}
+    def __init__(self, settings):
+        self.settings = settings
 
     def __call__(self, rank, num_learners):
         return {

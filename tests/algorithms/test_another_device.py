@@ -2,13 +2,14 @@
 
 import contextlib
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 
 import pytest
 import torch
 from ray.rllib.core.learner.torch import torch_learner
 
-from tests.algorithms.conftest import LORA
+from tests.algorithms.conftest import LORA, quick_and_slow
 from tests.algorithms.two_learners import FIGURES, SOURCES, train
 
 CASES = {
@@ -27,13 +28,14 @@ CASES = {
     },
     "adapters": {"old_logprob_source": "snapshot_old", "lora": LORA},
 }
-
+#: One of each kind: whole weights beside the policy's, a head, levels, adapters.
+QUICK = ("snapshot_old", "ewma_prox", "gae", "levels", "adapters")
 
 #: One that there is not, and a GPU where there is one.
 DEVICES = ["elsewhere:0", *(["cuda:0"] if torch.cuda.is_available() else [])]
 
 
-def train_there(device):
+def train_there(device, cases):
     """What `train` returns of each case, on another device."""
     torch.set_num_threads(1)
     made_here = contextlib.nullcontext()
@@ -44,7 +46,7 @@ def train_there(device):
     torch_learner.get_device = lambda *_: torch.device(device)
     found = {}
     with made_here:
-        for name, settings in CASES.items():
+        for name, settings in cases.items():
             weights, version, figures = train(0, 1, settings)
             found[name] = str(weights.device), weights.cpu(), version, figures
     return found
@@ -57,14 +59,21 @@ def device(request):
 
 @pytest.fixture(scope="module")
 def there(device):
-    # In a process of its own: torch has such a device once and for all.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
-        return processes.submit(train_there, device).result()
+    """``there(name)``: what `train` returns of a case."""
+
+    @cache
+    def run(quick):
+        cases = {n: s for n, s in CASES.items() if (n in QUICK) == quick}
+        # In a process of its own: torch has such a device once and for all.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+            return processes.submit(train_there, device, cases).result()
+
+    return lambda name: run(name in QUICK)[name]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", quick_and_slow(CASES, QUICK))
 def test_it_ends_where_one_on_the_cpu_does(device, there, name):
-    found_on, weights, version, figures = there[name]
+    found_on, weights, version, figures = there(name)
     assert found_on == device
     on_cpu, version_on_cpu, figures_on_cpu = train(0, 1, CASES[name])
     assert version == version_on_cpu == 2

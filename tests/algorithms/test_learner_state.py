@@ -13,7 +13,7 @@ from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 from rllib_llm_async.batch import columns
 from rllib_llm_async.connectors.learner import PackEpisodes
 from rllib_llm_async.old_logprobs import source_names
-from tests.algorithms.conftest import LORA, Publisher
+from tests.algorithms.conftest import LORA, Publisher, quick_and_slow
 
 NUM_UPDATES, STOP_AFTER = 5, 3
 #: What a short run shows best: many steps, momentum, decay, a moving learning rate.
@@ -131,13 +131,7 @@ def build(make_learner):
     return build_one
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-        for name in CASES
-    ],
-)
+@pytest.mark.parametrize("name", quick_and_slow(CASES, QUICK))
 def test_a_run_in_two_parts_is_the_run_in_one_go(build, batches, name):
     settings = CASES[name]
     whole = train(build(settings, seed=0), batches, 0, NUM_UPDATES)

@@ -1,31 +1,48 @@
 """Learners that share the weights take the updates of one that holds them all."""
 
+from functools import cache
+
 import pytest
 import torch
 
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.sharding import shard_policy
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 from rllib_llm_async.models.sequence_layout import Layout
-from tests.algorithms.sharded_learners import CASES, Cases, look_inside, trained
+from tests.algorithms.conftest import quick_and_slow
+from tests.algorithms.sharded_learners import (
+    CASES,
+    QUICK,
+    Sharded,
+    look_inside,
+    trained,
+)
 from tests.algorithms.two_learners import run_together
 from tests.models.families import tiny_lm
 
 
 @pytest.fixture(scope="module")
 def cases(small_moe_dir):
-    return Cases(small_moe_dir)
+    mixture = {"old_logprob_source": "snapshot_old", "model": str(small_moe_dir)}
+    return {**CASES, "mixture": mixture}
 
 
 @pytest.fixture(scope="module")
 def two(cases, tmp_path_factory):
-    return run_together(tmp_path_factory.mktemp("sharded"), cases)
+    """``two(name)``: what each of two learners has of a case."""
+
+    @cache
+    def run(quick):
+        chosen = {n: s for n, s in cases.items() if (n in QUICK) == quick}
+        return run_together(tmp_path_factory.mktemp("sharded"), Sharded(chosen))
+
+    return lambda name: [of_one[name] for of_one in run(name in QUICK)]
 
 
-@pytest.mark.parametrize("name", [*CASES, "mixture"])
+@pytest.mark.parametrize("name", quick_and_slow([*CASES, "mixture"], QUICK))
 def test_two_sharded_learners_end_where_one_does(two, cases, name):
     """Of three groups one learner gets two, then all; the other one, then none."""
-    alone, figures = trained(0, 1, cases.settings[name])
-    (first, figures_of_first), (second, figures_of_second) = (r[name] for r in two)
+    alone, figures = trained(0, 1, cases[name])
+    (first, figures_of_first), (second, figures_of_second) = two(name)
     assert torch.equal(first, second)
     # Sums in bfloat16 depend on what lies in a micro-batch.
     narrow = "bfloat16" in name
@@ -34,10 +51,10 @@ def test_two_sharded_learners_end_where_one_does(two, cases, name):
     assert figures_of_first == pytest.approx(figures, rel=1e-1 if narrow else 1e-4)
 
 
-def test_the_cases_moved_the_weights(two, cases):
-    start = trained(0, 1, {**CASES["kl"], "lr": 0.0})[0]
-    for name in ("kl", "snapshot_old", "adam", "clip_by_value"):
-        assert (two[0][name][0] - start).abs().max() > 1e-4, name
+def test_the_cases_moved_the_weights(two):
+    start = trained(0, 1, {**CASES["snapshot_old"], "lr": 0.0})[0]
+    for name in ("snapshot_old", "ewma_prox", "adam", "clip_by_norm"):
+        assert (two(name)[0][0] - start).abs().max() > 1e-4, name
 
 
 @pytest.fixture(scope="module")
