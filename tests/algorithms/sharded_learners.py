@@ -71,15 +71,18 @@ CASES = {
         "optimizer": {"eps": 1e-3, "weight_decay": 0.1, "amsgrad": True},
     },
 }
-#: One of each kind: whole weights beside shares, a head, adapters, a clip, experts.
+#: One of each kind: whole weights beside shares, a head, adapters, a clip, moments
+#: elsewhere, experts.
 QUICK = (
     "snapshot_old",
     "ewma_prox",
     "gae",
     "micro_batches",
     "lora_bfloat16",
+    "kl",
     "compared",
     "clip_by_norm",
+    "optimizer_offload",
     "adam",
     "mixture",
 )
