@@ -10,6 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from rllib_llm_async.models.adapter_names import (
+    adaptable,
+    check_placed,
+    check_wholes,
+)
 from rllib_llm_async.models.layered_loading import (
     empty_causal_lm,
     seemingly_in_memory,
@@ -70,12 +75,19 @@ def equipped(
 
 def _with_lora(lm: Any, lora: Mapping[str, Any]) -> nn.Module:
     from peft import LoraConfig, get_peft_model
+    from peft.utils.error import NoMatchingPeftModuleError
 
+    check_wholes(lm, lora)
+    layers, valid = [path for path, _ in lm.named_modules()], adaptable(lm)
     try:
         with seemingly_in_memory(lm):
             lm = get_peft_model(lm, LoraConfig(task_type="CAUSAL_LM", **lora))
+    except NoMatchingPeftModuleError as error:
+        names = f"layers of the model are {', '.join(valid)}"
+        raise ValueError(f"lora: {shorten(str(error), 500)} ({names})") from error
     except (ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise ValueError(f"lora: {shorten(str(error), 500)}") from error
+    check_placed(lm, lora, layers, valid)
     for parameter in lm.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

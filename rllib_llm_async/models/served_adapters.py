@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -22,7 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from rllib_llm_async.models.published_weights import is_adapter, outermost
 from rllib_llm_async.settings.installed import source_of
-from rllib_llm_async.settings.lora import STARTS_AT_WEIGHTS
+from rllib_llm_async.settings.lora import STARTS_AT_WEIGHTS, is_made_of_weights
 
 #: Ranks that vLLM makes room for (`vllm.config.lora.MaxLoRARanks`).
 MAX_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -86,20 +87,51 @@ def served_adapters(
     )
 
 
+def check_adapters(
+    model: str, lora: Mapping[str, Any] | None, *, trust_remote_code: bool
+) -> None:
+    """Refuses adapters that a model cannot have, before anything starts.
+
+    Of a hub's model that is not in the cache nothing is known before it is loaded.
+    """
+    if lora is None:
+        return
+    try:
+        directory = model if os.path.isdir(model) else _in_cache(model)
+        # Code of a hub's model lies elsewhere in the cache.
+        if directory == model or (directory and not trust_remote_code):
+            served_adapters(directory, lora, trust_remote_code=trust_remote_code)
+    except ImportError:  # without transformers or PEFT, which learners have
+        return
+
+
+def _in_cache(model: str) -> str | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(model, "config.json")
+    return os.path.dirname(config) if isinstance(config, str) else None
+
+
 @cache
 def _served(model: str, lora: str, trust_remote_code: bool) -> ServedAdapters:
-    from rllib_llm_async.models.loading import load_causal_lm
+    from rllib_llm_async.models.adapter_names import PLACING, check_wholes
+    from rllib_llm_async.models.loading import equipped, load_causal_lm
 
     settings = json.loads(lora)
-    reason = _unserved_setting(settings)
-    if reason is not None:  # some of these need the weights
-        return ServedAdapters(0, (), reason)
     lm: Any = load_causal_lm(
-        model,
-        lora=settings,
-        trust_remote_code=trust_remote_code,
-        load_weights=False,
+        model, trust_remote_code=trust_remote_code, load_weights=False
     )
+    check_wholes(lm, settings)
+    if is_made_of_weights(settings):
+        # Without them it can still be told whether the layers are there.
+        placed = {key: settings[key] for key in PLACING if key in settings}
+        if "target_modules" in placed:
+            equipped(lm, lora=placed, gradient_checkpointing=False)
+    else:
+        lm = equipped(lm, lora=settings, gradient_checkpointing=False)
+    reason = _unserved_setting(settings)
+    if reason is not None:
+        return ServedAdapters(0, (), reason)
     adapted = dict(_adapted(lm.get_base_model()))
     rank = max(rank for layer in adapted.values() for rank in layer.r.values())
     return ServedAdapters(

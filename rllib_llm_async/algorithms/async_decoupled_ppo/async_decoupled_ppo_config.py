@@ -15,6 +15,11 @@ from rllib_llm_async.models.resolve import (
     check_architecture,
     resolve_model,
 )
+from rllib_llm_async.models.served_adapters import (
+    ServedAdapters,
+    check_adapters,
+    served_adapters,
+)
 from rllib_llm_async.settings.arguments import check_arguments, explained
 from rllib_llm_async.settings.check import SETTINGS, check_settings, check_value
 from rllib_llm_async.settings.names import explain
@@ -23,7 +28,6 @@ from rllib_llm_async.settings.transport import READS, chosen_transport
 
 if TYPE_CHECKING:
     from rllib_llm_async.chat import ChatFormat
-    from rllib_llm_async.models.served_adapters import ServedAdapters
 
 
 class AsyncDecoupledPPOConfig(AlgorithmConfig):
@@ -387,6 +391,9 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             self.reasoning_parser,
             self.trust_remote_code,
         )
+        check_adapters(
+            self.model_path, self.lora, trust_remote_code=self.trust_remote_code
+        )
         if isinstance(self.env, str):
             check_suite(self.env, self.env_config)
         # RLlib would print a migration notice about its old API stack, once.
@@ -412,8 +419,6 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         """
         if self.lora is None or self.lora_sync == "merged":
             return None
-        from rllib_llm_async.models.served_adapters import served_adapters
-
         served = served_adapters(
             self.model_path, self.lora, trust_remote_code=self.trust_remote_code
         )
