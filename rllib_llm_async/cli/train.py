@@ -208,8 +208,13 @@ def _check(experiment: Experiment) -> Any:
     """Checks an experiment as a whole; returns its `AlgorithmConfig`."""
     from rllib_llm_async.cli.sweep import tune_config
     from rllib_llm_async.envs.registry import make_suite
+    from rllib_llm_async.models.loading import check_weights
 
     config = build_config(experiment)
+    try:
+        check_weights(config.model_path, trust_remote_code=config.trust_remote_code)
+    except ValueError as error:
+        raise InputError(f"config: {error}") from error
     for key in experiment.stop if config.evaluation_interval is None else ():
         if key.startswith("evaluation/"):
             raise InputError(

@@ -9,7 +9,7 @@ beginning: they are small, and no checkpoint of the model holds them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -107,13 +107,19 @@ def read_layers(causal_lm: Any, model: str | Path) -> Iterator[None]:
         _read(causal_lm, {name: files[name] for name in layer}, conversions, model)
         yield
     causal_lm.tie_weights()
-    missing = [name for name, p in causal_lm.named_parameters() if p.is_meta]
-    if missing:
-        raise ValueError(
-            f"model: {str(model)!r} lacks {len(missing)} of the model's tensors, the "
-            f"first is {missing[0]}"
-        )
+    refuse_missing(
+        model, [name for name, p in causal_lm.named_parameters() if p.is_meta]
+    )
     yield
+
+
+def refuse_missing(model: str | Path, names: Collection[str]) -> None:
+    """Refuses a checkpoint without tensors of these names, if there are any."""
+    if names:
+        raise ValueError(
+            f"model: {str(model)!r} lacks {len(names)} of the model's tensors, the "
+            f"first is {min(names)}"
+        )
 
 
 def _files_of_tensors(model: str | Path) -> dict[str, str]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from rllib_llm_async.models.adapter_names import (
@@ -17,9 +22,20 @@ from rllib_llm_async.models.adapter_names import (
 )
 from rllib_llm_async.models.layered_loading import (
     empty_causal_lm,
+    refuse_missing,
     seemingly_in_memory,
 )
+from rllib_llm_async.models.resolve import refuse_quantized
 from rllib_llm_async.settings.lora import check_lora, is_made_of_weights
+
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+)
 
 
 def load_causal_lm(
@@ -47,19 +63,95 @@ def load_causal_lm(
     Raises:
         ValueError: If the model cannot be read, or a setting cannot be done right.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
     check_lora(lora)
     load_weights = load_weights or is_made_of_weights(lora)
+    with _unreadable_in_one_line(model):
+        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    refuse_quantized(str(model), config.to_dict())
+    load = _with_all_weights if load_weights else empty_causal_lm
+    lm = load(model, dtype=dtype, trust_remote_code=trust_remote_code)
+    return equipped(lm, lora=lora, gradient_checkpointing=gradient_checkpointing)
+
+
+@cache
+def check_weights(model: str, *, trust_remote_code: bool) -> None:
+    """Refuses a directory that does not hold the whole model; reads headers alone.
+
+    Of a hub's model nothing is known before it is loaded.
+
+    Args:
+        model: Directory or hub name.
+        trust_remote_code: Run code that comes with the model.
+
+    Raises:
+        ValueError: Names the first tensor that is not there, or of another shape.
+    """
+    if os.path.isdir(model):
+        with _without_a_report():
+            _with_all_weights(
+                model,
+                dtype=torch.float32,
+                trust_remote_code=trust_remote_code,
+                device_map="meta",
+            )
+
+
+@contextlib.contextmanager
+def _without_a_report() -> Iterator[None]:
+    """Has transformers say nothing of what it loads, since nothing is."""
+    from transformers.utils.logging import (
+        disable_progress_bar,
+        enable_progress_bar,
+        is_progress_bar_enabled,
+    )
+
+    reports = logging.getLogger("transformers.modeling_utils")
+    level, shows_bars = reports.level, is_progress_bar_enabled()
+    reports.setLevel(logging.ERROR)
+    disable_progress_bar()
     try:
-        load = AutoModelForCausalLM.from_pretrained if load_weights else empty_causal_lm
-        lm = load(model, dtype=dtype, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        yield
+    finally:
+        reports.setLevel(level)
+        if shows_bars:
+            enable_progress_bar()
+
+
+def _with_all_weights(
+    model: str | Path, *, dtype: torch.dtype, trust_remote_code: bool, **kwargs: Any
+) -> nn.Module:
+    """Transformers would draw by chance what the checkpoint does not have."""
+    from transformers import AutoModelForCausalLM
+
+    with _unreadable_in_one_line(model):
+        lm, found = AutoModelForCausalLM.from_pretrained(
+            model,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            **kwargs,
+        )
+    refuse_missing(model, found["missing_keys"])
+    for name, here, of_model in sorted(found["mismatched_keys"]):
+        raise ValueError(
+            f"model: {str(model)!r} has {name} of shape {tuple(here)}, by its config "
+            f"it would be {tuple(of_model)}"
+        )
+    return lm
+
+
+@contextlib.contextmanager
+def _unreadable_in_one_line(model: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except _UNREADABLE as error:
         raise ValueError(
             f"model: cannot load {str(model)!r} ({shorten(str(error), 500)}); give a "
             "directory with config.json and weights, or a hub name"
         ) from error
-    return equipped(lm, lora=lora, gradient_checkpointing=gradient_checkpointing)
 
 
 def equipped(

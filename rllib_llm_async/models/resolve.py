@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rllib_llm_async.settings.names import did_you_mean
 
@@ -50,10 +52,10 @@ def resolve_model(model: str) -> str:
     return str(path.resolve())
 
 
-def check_architecture(model_path: str, trust_remote_code: bool = False) -> None:
-    """Refuses a directory whose model transformers cannot train.
+def check_model(model_path: str, trust_remote_code: bool = False) -> None:
+    """Refuses a model that transformers cannot train, as far as its config tells.
 
-    Of a hub name nothing is known before it is loaded.
+    Of a hub's model that is not in the cache nothing is known before it is loaded.
 
     Args:
         model_path: As `resolve_model` gives it.
@@ -62,9 +64,11 @@ def check_architecture(model_path: str, trust_remote_code: bool = False) -> None
     Raises:
         ValueError: Names the kind of model, and the nearest that there is.
     """
-    if not os.path.isdir(model_path):
+    directory = local_copy(model_path)
+    if directory is None:
         return
-    config = json.loads(Path(model_path, "config.json").read_text())
+    config = json.loads(Path(directory, "config.json").read_text())
+    refuse_quantized(model_path, config)
     if trust_remote_code and "auto_map" in config:
         return
     try:
@@ -74,13 +78,45 @@ def check_architecture(model_path: str, trust_remote_code: bool = False) -> None
         )
     except ImportError:
         return
-    kind = config["model_type"]
+    kind = config.get("model_type")
     if kind not in KNOWN:
         remedy = "; set trust_remote_code: true" if "auto_map" in config else ""
         raise ValueError(
             f"model: {model_path}: transformers {__version__} has no causal LM of "
             f"model_type {kind!r}{remedy or did_you_mean(kind, KNOWN)}"
         )
+
+
+def refuse_quantized(model: str, config: Mapping[str, Any]) -> None:
+    """Refuses weights that are made to be read: no gradient step can change them.
+
+    Args:
+        model: Directory or hub name.
+        config: What its config.json holds.
+
+    Raises:
+        ValueError: Names the way in which they are quantized.
+    """
+    settings = config.get("quantization_config") or config.get("compression_config")
+    if settings:
+        method = settings.get("quant_method", "in a way that its config does not name")
+        raise ValueError(
+            f"model: {model} is quantized ({method}), which cannot be trained; give "
+            "the model that it was made from"
+        )
+
+
+def local_copy(model_path: str) -> str | None:
+    """The directory of a model's config: its own, or that of a hub's model in the
+    cache; None where there is none."""
+    if os.path.isdir(model_path):
+        return model_path
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    config = try_to_load_from_cache(model_path, "config.json")
+    return os.path.dirname(config) if isinstance(config, str) else None
 
 
 def absolute_model(model: str) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -85,31 +84,6 @@ def served_adapters(
     return _served(
         model, json.dumps(lora, sort_keys=True, default=sorted), trust_remote_code
     )
-
-
-def check_adapters(
-    model: str, lora: Mapping[str, Any] | None, *, trust_remote_code: bool
-) -> None:
-    """Refuses adapters that a model cannot have, before anything starts.
-
-    Of a hub's model that is not in the cache nothing is known before it is loaded.
-    """
-    if lora is None:
-        return
-    try:
-        directory = model if os.path.isdir(model) else _in_cache(model)
-        # Code of a hub's model lies elsewhere in the cache.
-        if directory == model or (directory and not trust_remote_code):
-            served_adapters(directory, lora, trust_remote_code=trust_remote_code)
-    except ImportError:  # without transformers or PEFT, which learners have
-        return
-
-
-def _in_cache(model: str) -> str | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(model, "config.json")
-    return os.path.dirname(config) if isinstance(config, str) else None
 
 
 @cache

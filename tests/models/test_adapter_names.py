@@ -1,13 +1,11 @@
 """Layers that `lora` names and the model does not have are refused, not passed over."""
 
 import pytest
-from huggingface_hub import constants
 
+from rllib_llm_async import AsyncDecoupledPPOConfig
 from rllib_llm_async.models.loading import equipped, load_causal_lm
-from rllib_llm_async.models.served_adapters import check_adapters
 from rllib_llm_async.models.small_agent import small_agent_dir
 from tests.models.families import tiny_lm
-from tests.models.test_adapters import saved
 
 Q = {"r": 2, "target_modules": ["q_proj"]}
 DORA = {"use_dora": True}
@@ -31,8 +29,8 @@ WRONG = {
         f"lora.exclude_modules: unknown 'o_prj', did you mean 'o_proj'. {LAYERS}",
     ),
     "layer": (
-        {"layers_to_transform": [0, 2]},
-        r"lora.layers_to_transform: got \[0, 2\], must be numbers of layers, 0 to 1",
+        {"layers_to_transform": [0, 4]},
+        r"lora.layers_to_transform: got \[0, 4\], must be numbers of layers, 0 to 3",
     ),
     "layer_alone": (
         {"layers_to_transform": -1},
@@ -62,18 +60,30 @@ WRONG = {
 }
 
 
-def check(directory, lora):
-    check_adapters(str(directory), {**Q, **lora}, trust_remote_code=False)
+def check(model, lora, **training):
+    config = AsyncDecoupledPPOConfig().environment("mini_tau2")
+    config.training(model=model, lora={**Q, **lora}, **training).validate()
+
+
+@pytest.mark.parametrize("lora_sync", ["auto", "merged"])
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_not_there_is_refused_before_anything_starts(kind, lora_sync):
+    lora, words = WRONG[kind]
+    with pytest.raises(ValueError, match=words):
+        check("small_agent", lora, lora_sync=lora_sync)
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_is_not_there_is_refused_with_and_without_weights(kind, tmp_path):
+def test_what_is_not_there_is_refused_where_weights_are_loaded(kind):
     lora, words = WRONG[kind]
-    saved("qwen3", tmp_path)
     with pytest.raises(ValueError, match=words):
-        check(tmp_path, lora)
-    with pytest.raises(ValueError, match=words):
-        load_causal_lm(tmp_path, lora={**Q, **lora})
+        load_causal_lm(small_agent_dir(), lora={**Q, **lora})
+
+
+def test_what_vllm_cannot_serve_is_refused_before_anything_starts():
+    with pytest.raises(ValueError, match="lora_sync: got 'adapter', must be auto or"):
+        check("small_agent", DORA, lora_sync="adapter")
+    check("small_agent", DORA)
 
 
 @pytest.mark.parametrize(
@@ -94,17 +104,10 @@ def test_names_of_single_experts_are_those_that_peft_knows(family, wrong, right)
     assert adapted(right).base_model.targeted_parameter_names
 
 
-def test_a_hubs_model_is_looked_at_where_it_is_in_the_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+def test_a_hubs_model_is_looked_at_where_it_is_in_the_cache(put_in_cache):
     name, wrong = "somebody/agent", {"target_modules": ["q_prj"]}
     check(name, wrong)
-    snapshot = tmp_path / "models--somebody--agent" / "snapshots" / "0"
-    snapshot.mkdir(parents=True)
-    (tmp_path / "models--somebody--agent" / "refs").mkdir()
-    (tmp_path / "models--somebody--agent" / "refs" / "main").write_text("0")
-    (snapshot / "config.json").write_bytes(
-        (small_agent_dir() / "config.json").read_bytes()
-    )
+    put_in_cache(name, small_agent_dir())
     with pytest.raises(ValueError, match=r"lora: Target modules .'q_prj'"):
         check(name, wrong)
     check(name, {})

@@ -58,6 +58,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
     result_warnings,
 )
 from rllib_llm_async.coordination.messages import FinishedGroup
+from rllib_llm_async.models.loading import check_weights
 from rllib_llm_async.monitoring import dialogues
 from rllib_llm_async.monitoring.status_board import find_status_board
 from rllib_llm_async.monitoring.timeline import (
@@ -97,7 +98,9 @@ class AsyncDecoupledPPO(Algorithm):
         self._timeline = Timeline("driver")
         self._status_board = find_status_board()
         self._say("loading the model, starting engines")
-        _ = config.served_adapters  # what cannot be is said before anything starts
+        # What cannot be is said before anything starts.
+        check_weights(config.model_path, trust_remote_code=config.trust_remote_code)
+        _ = config.served_adapters
         super().setup(config)
         self._trained_in = 0  # newest iteration with an update
         self._warned_of: set[str] = set()

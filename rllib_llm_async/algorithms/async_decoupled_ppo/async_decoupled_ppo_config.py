@@ -12,14 +12,11 @@ from rllib_llm_async.chat.check import check_chat_format
 from rllib_llm_async.envs.registry import check_suite
 from rllib_llm_async.models.resolve import (
     absolute_model,
-    check_architecture,
+    check_model,
+    local_copy,
     resolve_model,
 )
-from rllib_llm_async.models.served_adapters import (
-    ServedAdapters,
-    check_adapters,
-    served_adapters,
-)
+from rllib_llm_async.models.served_adapters import ServedAdapters, served_adapters
 from rllib_llm_async.settings.arguments import check_arguments, explained
 from rllib_llm_async.settings.check import SETTINGS, check_settings, check_value
 from rllib_llm_async.settings.names import explain
@@ -383,7 +380,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
     def validate(self) -> None:
         # Before RLlib, which stumbles over wrong types.
         check_settings(self)
-        check_architecture(self.model_path, self.trust_remote_code)
+        check_model(self.model_path, self.trust_remote_code)
         check_chat_format(
             self.model_path,
             self.chat_template_kwargs,
@@ -391,9 +388,10 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             self.reasoning_parser,
             self.trust_remote_code,
         )
-        check_adapters(
-            self.model_path, self.lora, trust_remote_code=self.trust_remote_code
-        )
+        directory = local_copy(self.model_path)
+        # Code of a hub's model lies elsewhere in the cache.
+        if directory == self.model_path or (directory and not self.trust_remote_code):
+            self._served_adapters(directory)
         if isinstance(self.env, str):
             check_suite(self.env, self.env_config)
         # RLlib would print a migration notice about its old API stack, once.
@@ -415,18 +413,22 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         """What engines load of each version; None if that is all weights.
 
         Raises:
-            ValueError: If ``lora_sync`` asks for what vLLM cannot serve.
+            ValueError: If the model cannot be adapted like that, or ``lora_sync`` asks
+                for what vLLM cannot serve.
         """
-        if self.lora is None or self.lora_sync == "merged":
+        return self._served_adapters(self.model_path)
+
+    def _served_adapters(self, model: str) -> ServedAdapters | None:
+        if self.lora is None:
             return None
         served = served_adapters(
-            self.model_path, self.lora, trust_remote_code=self.trust_remote_code
+            model, self.lora, trust_remote_code=self.trust_remote_code
         )
         reason = served.merged_because
-        if reason and self.lora_sync != "auto":
+        if reason and self.lora_sync not in ("auto", "merged"):
             words = f"auto or merged: vLLM cannot serve {reason} as an adapter"
             raise refused("lora_sync", self.lora_sync, words)
-        return None if reason else served
+        return None if reason or self.lora_sync == "merged" else served
 
     @property
     def replays_routers(self) -> bool:
