@@ -121,6 +121,10 @@ class ChatFormat:
             end_token_ids=[ends] if isinstance(ends, int) else ends,
         )
 
+    def unread_variables(self) -> list[tuple[str, str]]:
+        """Those of ``template_kwargs`` that do nothing, each with what may be meant."""
+        return [*self._template.unread()]
+
     def start(self, messages: list[Message], tools: list[ToolSchema]) -> list[int]:
         """Token ids of a dialogue, up to where the agent speaks next.
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from rllib_llm_async.chat.control_tokens import ControlTokens
@@ -24,6 +25,7 @@ from rllib_llm_async.chat.messages import (
 )
 from rllib_llm_async.chat.tools_as_text import calls_as_text, describe_tools
 from rllib_llm_async.envs.agent_env import Message, ToolSchema
+from rllib_llm_async.settings.names import did_you_mean
 
 #: Stands where only its surroundings matter; digits pass through templates unchanged.
 MARKER = f"{secrets.randbelow(9 * 10**17) + 10**17}"
@@ -116,6 +118,13 @@ class ChatTemplate:
             )
         #: Key of a message under which it shows the last thought, None if it does not.
         self.thought_key = self._find_thought_key()
+
+    def unread(self) -> Iterator[tuple[str, str]]:
+        """Further variables that it does not mention, each with what may be meant."""
+        mentioned = set(re.findall(r"[^\W\d]\w*", self.text))
+        for name in self.variables:
+            if name not in mentioned:
+                yield name, did_you_mean(name, mentioned)
 
     def render(
         self,

@@ -107,7 +107,7 @@ def _without_a_report() -> Iterator[None]:
         is_progress_bar_enabled,
     )
 
-    reports = logging.getLogger("transformers.modeling_utils")
+    reports = logging.getLogger("transformers")
     level, shows_bars = reports.level, is_progress_bar_enabled()
     reports.setLevel(logging.ERROR)
     disable_progress_bar()

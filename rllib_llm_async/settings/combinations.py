@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,15 @@ def check_combinations(values: Mapping[str, Any]) -> None:
         _objective,
         _sizes,
         _gpus,
+        _engine_of_model,
         _sources,
         _adapters,
         check_transport,
     ):
         for key, valid in check(values):
-            raise refused(key, values[key], valid)
+            setting, _, argument = key.partition(".")
+            value = values[setting]
+            raise refused(key, value[argument] if argument else value, valid)
 
 
 def _objective(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -87,19 +91,38 @@ def _context(values: Mapping[str, Any]) -> tuple[int | None, str]:
     length = values["engine"].get("max_model_len")
     if length not in (None, -1):
         return length, "engine.max_model_len"
-    path = Path(resolve_model(values["model"]), "config.json")
-    if not path.exists():  # on a hub
+    path, config = _config_of(values["model"])
+    if "max_position_embeddings" not in config:
         return None, ""
-    try:
-        length = json.loads(path.read_text())["max_position_embeddings"]
-    except KeyError:
-        return None, ""
+    length = config["max_position_embeddings"]
     if type(length) is not int or length < 1:
         raise ValueError(
             f"model: {path}: max_position_embeddings: got {length!r}, must be a number "
             "of tokens"
         )
     return length, "the model's max_position_embeddings"
+
+
+def _engine_of_model(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What vLLM says of an engine's arguments when it reads the model's config."""
+    engine, (_, config) = values["engine"], _config_of(values["model"])
+    heads = config.get("num_attention_heads")
+    if isinstance(heads, int) and heads % engine.get("tensor_parallel_size", 1):
+        yield "engine.tensor_parallel_size", f"a divisor of the model's {heads} heads"
+    limit, length = config.get("max_position_embeddings"), engine.get("max_model_len")
+    rope = config.get("rope_scaling") or config.get("rope_parameters")
+    stretched = "factor" in str(rope) or engine.get("hf_overrides")
+    if not isinstance(limit, int) or not isinstance(length, int) or stretched:
+        return
+    limit = max(limit, config.get("model_max_length") or 0)
+    if length > limit and not os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN"):
+        yield "engine.max_model_len", f"at most the model's {limit} positions"
+
+
+def _config_of(model: str) -> tuple[Path, dict[str, Any]]:
+    """Where a model's config.json is and what it holds; nothing of a hub's model."""
+    path = Path(resolve_model(model), "config.json")
+    return path, json.loads(path.read_text()) if path.exists() else {}
 
 
 def _sources(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

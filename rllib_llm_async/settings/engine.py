@@ -35,6 +35,7 @@ _REFUSED = {
     "max_tokens": "set max_response_tokens, beside engine",
     "trust_remote_code": "it is a setting of its own, beside engine",
     "model": "it is a setting of its own, beside engine",
+    "tokenizer": "engines take and give tokens, which are those of `model`",
     "hf_token": "settings are kept with the results; set the variable HF_TOKEN",
     "logprobs_mode": "it has to be that of the distribution sampled from",
     "worker_extension_cls": "weights arrive through it",

@@ -133,6 +133,12 @@ LORA = {"r": 4, "target_modules": ["q_proj"]}
             {"lora": {**LORA, "use_dora": True}, "lora_sync": "merged"},
             "with the adapters merged into them: vLLM cannot serve lora.use_dora",
         ),
+        (
+            {"chat_template_kwargs": {"mesages": 1}},
+            {"chat_template_kwargs": {"tool_call": 1}},
+            "chat_template_kwargs.mesages does nothing with the template of "
+            "small_agent, did you mean 'messages'?",
+        ),
     ],
 )
 def test_configurations(make_learner_config, bad, good, words):

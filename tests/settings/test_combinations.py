@@ -30,6 +30,14 @@ from rllib_llm_async.models.small_agent import small_agent_dir
             "torch_ddp_kwargs: .* must be empty with learner_sharding",
         ),
         (
+            {"engine": {"tensor_parallel_size": 3}},
+            "engine.tensor_parallel_size: got 3, must be a divisor of the model's 4",
+        ),
+        (
+            {"engine": {"max_model_len": 40000}},
+            "engine.max_model_len: got 40000, must be at most the model's 32768 pos",
+        ),
+        (
             {"lora_sync": "per_version", "old_logprob_source": "interrupt_sync"},
             "lora_sync: got 'per_version', must be adapter or merged with interrupt",
         ),
@@ -106,6 +114,8 @@ def test_what_cannot_be_together(make_config, settings, words):
         {"episodes_per_update": 32, "group_size": 8, "num_learners": 2},
         {"num_concurrent_episodes": 8},
         {"engine": {"tensor_parallel_size": 2}},  # on CPU
+        {"engine": {"max_model_len": 40000, "hf_overrides": {"rope_theta": 1e6}}},
+        {"engine": {"max_model_len": 40000}, "model": "Qwen/Qwen3-4B"},
         {"num_gpus_per_env_runner": 2, "engine": {"tensor_parallel_size": 2}},
         {"num_engines_per_env_runner": 2},  # on CPU
         {"max_response_tokens": 511, "engine": {"max_model_len": 512}},

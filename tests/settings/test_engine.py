@@ -29,6 +29,7 @@ def test_takes(engine):
     [
         ({"max_model_len": "long"}, "engine.max_model_len: got 'long', must be a who"),
         ({"enable_lora": True}, "engine.enable_lora: lora and lora_sync decide it"),
+        ({"tokenizer": "x"}, "engine.tokenizer: .*those of `model`"),
         ({"hf_token": "hf_secret"}, "engine.hf_token: .*set the variable HF_TOKEN"),
         ({"max_model_len": -2}, "engine.max_model_len: got -2, .*at least -1"),
         ({"max_model_len": 512.0}, r"engine.max_model_len: got 512\.0"),

@@ -51,6 +51,7 @@ def config_warnings(config: Any) -> Iterator[str]:
     yield from source_class(config.old_logprob_source).config_warnings(config)
     yield from _merged_adapters(config)
     yield from _routing(config)
+    yield from _unread_variables(config)
     for setting, because in sorted(_without_effect(config).items()):
         yield f"{setting} does nothing with {because}: leave it out"
 
@@ -78,6 +79,19 @@ def _routing(config: Any) -> Iterator[str]:
             "engines and learners route each by themselves, and r_d is that of other "
             f"experts where they disagree: {reason}"
         )
+
+
+def _unread_variables(config: Any) -> Iterator[str]:
+    if config.chat_template_kwargs:
+        try:
+            unread = config.build_chat_format().unread_variables()
+        except OSError:  # of a hub that is out of reach
+            return
+        for name, near in unread:
+            yield (
+                f"chat_template_kwargs.{name} does nothing with the template of "
+                f"{config.model_name_or_path}{near or ': leave it out'}"
+            )
 
 
 def _without_effect(config: Any) -> dict[str, str]:
