@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rllib_llm_async.models.resolve import resolve_model
+from rllib_llm_async.models.resolve import local_copy, resolve_model
 from rllib_llm_async.settings.names import did_you_mean
 from rllib_llm_async.settings.reading import refused
 from rllib_llm_async.settings.transport import check_transport
@@ -120,8 +120,9 @@ def _engine_of_model(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _config_of(model: str) -> tuple[Path, dict[str, Any]]:
-    """Where a model's config.json is and what it holds; nothing of a hub's model."""
-    path = Path(resolve_model(model), "config.json")
+    """Where a model's config.json is and what it holds, as far as it is here."""
+    name = resolve_model(model)
+    path = Path(local_copy(name) or name, "config.json")
     return path, json.loads(path.read_text()) if path.exists() else {}
 
 

@@ -106,3 +106,7 @@ def test_a_hubs_model_is_looked_at_where_it_is_in_the_cache(agent, put_in_cache)
     put_in_cache("somebody/agent", agent)
     with pytest.raises(ValueError, match=r"somebody/agent is quantized \(awq\)"):
         check_model("somebody/agent")
+    with pytest.raises(ValueError, match=r"tensor_parallel_size: got 3, .* 4 heads"):
+        AsyncDecoupledPPOConfig().environment("mini_tau2").training(
+            model="somebody/agent", engine={"tensor_parallel_size": 3}
+        ).validate()
