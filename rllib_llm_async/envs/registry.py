@@ -79,14 +79,19 @@ def make_suite(name: str, env_config: Mapping[str, Any] | None = None) -> TaskSu
         raise ValueError(f"env_config of {name!r}: {error}") from error
 
 
-def check_suite(name: str, env_config: Mapping[str, Any] | None = None) -> None:
+def check_suite(name: Any, env_config: Mapping[str, Any] | None = None) -> None:
     """Checks what `make_suite` would take, where the benchmark is installed or not.
 
     Without it only the keys can be checked.
 
     Raises:
-        ValueError: As `make_suite`.
+        ValueError: As `make_suite`, and for what is no name.
     """
+    if not isinstance(name, str):
+        raise ValueError(
+            f"env: got {name!r}, must be one of {', '.join(suite_names())}, "
+            "my_package.my_module:MySuite, or a name that register_suite was given"
+        )
     package = _PACKAGES.get(name)
     if name not in _SUITES or package is None or find_spec(package) is not None:
         make_suite(name, env_config)

@@ -229,8 +229,16 @@ ABSENT: dict[str, str] = {
     "num_samples": _BESIDE,
     "observation_filter": _ENVIRONMENT,
     "output_dir": _STORAGE,
-    "policies": "there is one policy, the language model under `model`",
-    "policies_to_train": "there is one policy, the language model under `model`",
+    **dict.fromkeys(
+        (
+            "policies",
+            "policies_to_train",
+            "model_config",
+            "rl_module_spec",
+            "algorithm_config_overrides_per_module",
+        ),
+        "there is one policy, the language model under `model`",
+    ),
     "policy_mapping_fn": "there is one policy, the language model under `model`",
     "report_to": "`rllib train` takes --wandb PROJECT",
     "resources_per_trial": "what a trial takes follows from config",

@@ -737,6 +737,9 @@ debugging(sed=1) => sed; seed
 reporting(metrics_num_episodes_for_smoothing=0) => metrics_num_episodes_for_smoothing
 fault_tolerance(max_num_env_runner_restarts=-1) => max_num_env_runner_restarts
 multi_agent(policies={"a", "b"}) => policies
+rl_module(model_config={"fcnet_hiddens": [4]}) => model_config; `model`
+rl_module(rl_module_spec=None) => rl_module_spec; `model`
+environment(lambda config: None) => env; mini_tau2; register_suite
 update_from_dict({"eps_tii": 1.2}) => eps_tii; eps_ti
 update_from_dict({"eps_ti": "1.2"}) => eps_ti
 update_from_dict({"learning_rate": 1e-4}) => lr

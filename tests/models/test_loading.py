@@ -68,11 +68,16 @@ def test_a_checkpoint_of_which_a_part_is_missing(agent):
     refused(agent, "model: cannot load .*; give a directory with config.json and .*")
 
 
-def test_an_algorithm_is_not_built_on_it(ray_cluster, agent):
+def test_no_algorithm_is_built_on_what_cannot_be(ray_cluster, agent):
     change(agent, lambda tensors: tensors.pop(DOWN))
     config = AsyncDecoupledPPOConfig().environment("mini_tau2")
     with pytest.raises(ValueError, match=r"^model: .* lacks 1 of the"):
         config.training(model=str(agent)).build_algo()
+    for env in (None, print):
+        with pytest.raises(
+            ValueError, match=r"^env: got .*, must be one of mini, mini_"
+        ):
+            AsyncDecoupledPPOConfig().environment(env).build_algo()
     assert ray.util.list_named_actors(all_namespaces=True) == []
 
 

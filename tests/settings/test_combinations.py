@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,11 +189,11 @@ def test_a_directory_of_a_model_does_not_hang_on_the_current_one(
     """Trials of Tune run in folders of their own."""
     shutil.copytree(small_agent_dir(), tmp_path / "mine" / "agent")
     monkeypatch.chdir(tmp_path)
-    for name in ("mine/agent", "./mine/agent"):
+    for name in ("mine/agent", "./mine/agent", Path("mine", "agent")):
         config = make_config(model=name)
         experiment = {
-            "model": {"grid_search": [name, "small_agent", "Qwen/Qwen3-4B"]},
-            "env_config": {"user": {"served_model": name}},
+            "model": {"grid_search": [str(name), "small_agent", "Qwen/Qwen3-4B"]},
+            "env_config": {"user": {"served_model": str(name)}},
         }
         whole = str(tmp_path / "mine" / "agent")
         assert with_absolute_models(experiment) == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
@@ -155,7 +156,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
     def training(
         self,
         *,
-        model: str | dict | None = NotProvided,
+        model: str | os.PathLike | dict | None = NotProvided,
         trust_remote_code: bool | None = NotProvided,
         lora: dict[str, Any] | None = NotProvided,
         lora_sync: str = NotProvided,
@@ -342,8 +343,9 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         # A config as a dict has RLlib's own network settings under `model`.
         if model is not NotProvided and model != self.model:
             # What else it may be is checked later.
-            text = absolute_model(model) if isinstance(model, str) else model
-            self.model_name_or_path = text  # type: ignore[assignment]
+            if isinstance(model, str | os.PathLike):
+                model = absolute_model(os.fspath(model))
+            self.model_name_or_path = model  # type: ignore[assignment]
         for key, value in values.items():
             if value is not NotProvided:
                 setattr(self, key, value)
@@ -377,6 +379,13 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         return self
 
     @override(AlgorithmConfig)
+    def rl_module(self, **kwargs: Any) -> AsyncDecoupledPPOConfig:
+        """The module is the model under ``model``: raises for all arguments."""
+        for key in kwargs:
+            raise ValueError(f"rl_module(): {explain(key, SETTINGS)}")
+        return self
+
+    @override(AlgorithmConfig)
     def validate(self) -> None:
         # Before RLlib, which stumbles over wrong types.
         check_settings(self)
@@ -392,7 +401,7 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
         # Code of a hub's model lies elsewhere in the cache.
         if directory == self.model_path or (directory and not self.trust_remote_code):
             self._served_adapters(directory)
-        if isinstance(self.env, str):
+        if self.env is not None:  # as for a learner alone
             check_suite(self.env, self.env_config)
         # RLlib would print a migration notice about its old API stack, once.
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")
