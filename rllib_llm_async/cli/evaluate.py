@@ -56,9 +56,10 @@ def evaluate(
     config = _evaluation_config(trained, env)
     weights = trained.weights()
     from rllib_llm_async.envs.registry import make_suite
+    from rllib_llm_async.envs.tasks import tasks_of
 
     try:
-        make_suite(config.env, config.env_config).tasks(split)
+        tasks_of(make_suite(config.env, config.env_config), split)
     except ValueError as error:
         raise InputError(error) from error
     if transcripts is not None:

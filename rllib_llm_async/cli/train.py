@@ -208,6 +208,7 @@ def _check(experiment: Experiment) -> Any:
     """Checks an experiment as a whole; returns its `AlgorithmConfig`."""
     from rllib_llm_async.cli.sweep import tune_config
     from rllib_llm_async.envs.registry import make_suite
+    from rllib_llm_async.envs.tasks import tasks_of
     from rllib_llm_async.models.loading import check_weights
 
     config = build_config(experiment)
@@ -220,9 +221,12 @@ def _check(experiment: Experiment) -> Any:
             raise InputError(
                 f"stop: {key}: there is none with evaluation_interval: null"
             )
+    splits = ["train", *(["test"] if config.evaluation_interval else [])]
     try:
-        make_suite(config.env, config.env_config)
-    except ValueError as error:  # a benchmark that is not installed
+        suite = make_suite(config.env, config.env_config)
+        for split in splits:
+            tasks_of(suite, split)
+    except ValueError as error:  # such as a benchmark that is not installed
         raise InputError(error) from error
     tune_config(experiment)
     return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -70,7 +71,13 @@ async def _guarded(ask: Callable[[], Awaitable[T]]) -> T:
     cancels would pass for one of the episode: the group would wait for it for ever.
     """
     try:
-        return await ask()
+        answer = ask()
+        if not inspect.isawaitable(answer):
+            raise EpisodeError(
+                f"environment answered {answer!r:.200} at once; reset(), step() and "
+                "aclose() have to be `async def`"
+            )
+        return await answer
     except EpisodeError:
         raise
     except asyncio.CancelledError as error:

@@ -38,6 +38,7 @@ from rllib_llm_async.env_runners.episodes import EpisodePlayer
 from rllib_llm_async.env_runners.runner_metrics import RunnerMetrics
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
 from rllib_llm_async.envs.registry import make_suite
+from rllib_llm_async.envs.tasks import tasks_of
 from rllib_llm_async.monitoring.dialogues import DialogueRecord
 from rllib_llm_async.transport.choice import engine_side
 
@@ -55,6 +56,10 @@ RECORDS_SECONDS = 5.0
 MAX_FAILURES_AT_START = 64
 #: RLlib wants spaces; observations and actions are token sequences of any length.
 TOKENS_SPACE = gym.spaces.Sequence(gym.spaces.Discrete(2**31 - 1), stack=True)
+
+
+class BrokenEnvironmentError(RuntimeError):
+    """No episode can be played: the environment is wrong, or wrongly set up."""
 
 
 def _adapters(config: Any) -> Adapters | None:
@@ -82,7 +87,7 @@ class LLMEnvRunner(EnvRunner):
         super().__init__(config=config, **kwargs)
         index = self.worker_index or 0
         self.suite = make_suite(config.env, config.env_config)
-        self._train_tasks = list(self.suite.tasks("train"))
+        self._train_tasks = tasks_of(self.suite, "train")
         spaces = self.get_spaces()
         self.env_to_module = config.build_env_to_module_connector(spaces=spaces)
         self.module_to_env = config.build_module_to_env_connector(spaces=spaces)
@@ -298,8 +303,11 @@ class LLMEnvRunner(EnvRunner):
     def get_metrics(self) -> Any:
         return self._counters.take(self.engine.each, self.suite)
 
-    def healthy_metrics(self, coordinator: ray.actor.ActorHandle) -> tuple[Any, str]:
-        """Metrics since the last call; after a failure once more, with what it was.
+    def healthy_metrics(
+        self, coordinator: ray.actor.ActorHandle
+    ) -> tuple[Any, str, bool]:
+        """Metrics since the last call; after a failure once more, with what it was, and
+        whether another start of the same would not mend it.
 
         Args:
             coordinator: To be followed: a runner that was restarted between two calls
@@ -312,7 +320,9 @@ class LLMEnvRunner(EnvRunner):
             self.assert_healthy()
         self.connect(coordinator)
         self._failure_is_reported = self._failure is not None
-        return self.get_metrics(), repr(self._failure) if self._failure else ""
+        is_broken = isinstance(self._failure, BrokenEnvironmentError)
+        failure = str(self._failure) if is_broken else repr(self._failure)
+        return self.get_metrics(), failure if self._failure else "", is_broken
 
     @override(EnvRunner)
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
@@ -401,4 +411,9 @@ class LLMEnvRunner(EnvRunner):
             self._num_env_failures == MAX_FAILURES_AT_START
             and not self._player.num_played
         ):
-            self._fail(error)
+            self._fail(
+                BrokenEnvironmentError(
+                    f"the environment has failed {self._num_env_failures} times and "
+                    f"played no episode to its end: {error}"
+                )
+            )

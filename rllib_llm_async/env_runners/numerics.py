@@ -30,6 +30,7 @@ from rllib_llm_async.engine.vllm_engine import VLLMEngine
 from rllib_llm_async.env_runners.episodes import EpisodePlayer
 from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
 from rllib_llm_async.envs.registry import make_suite
+from rllib_llm_async.envs.tasks import tasks_of
 from rllib_llm_async.models.causal_lm_policy import CausalLMPolicy
 
 #: Arguments of an engine that its numerics depend on, in no row but their own.
@@ -176,7 +177,7 @@ async def _play(
             turn_timeout_s=config.turn_timeout_s,
             episode_timeout_s=config.episode_timeout_s,
         )
-        tasks = suite.tasks("train")
+        tasks = tasks_of(suite, "train")
         seats = asyncio.Semaphore(config.num_concurrent_episodes)
 
         async def episode(number: int) -> SingleAgentEpisode:

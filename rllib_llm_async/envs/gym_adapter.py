@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 
 from rllib_llm_async.envs.agent_env import Message, TaskSuite
+from rllib_llm_async.envs.tasks import tasks_of
 
 _MAX_CHARS = 1 << 16
 
@@ -47,7 +48,7 @@ class AgentGym(gym.Env[str, str]):
             _MAX_CHARS, min_length=0, charset=string.printable
         )
         self.suite = suite
-        self._tasks = list(suite.tasks(split))
+        self._tasks = tasks_of(suite, split)
         self._agent_env = suite.make()
         self._loop = asyncio.Runner()
         self._is_closed = False

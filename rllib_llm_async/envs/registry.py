@@ -74,9 +74,17 @@ def make_suite(name: str, env_config: Mapping[str, Any] | None = None) -> TaskSu
         )
     _check_keys(factory, name, env_config or {})
     try:
-        return factory(**(env_config or {}))
+        suite = factory(**(env_config or {}))
+    except ValueError:
+        raise
     except TypeError as error:
         raise ValueError(f"env_config of {name!r}: {error}") from error
+    except Exception as error:  # whatever a class of somebody else's raises
+        raise ValueError(f"env: {name!r} cannot be made ({error!r})") from error
+    for method in ("tasks", "make"):
+        if not callable(getattr(suite, method, None)):
+            raise ValueError(f"env: {name!r} has no method {method}(), see TaskSuite")
+    return suite
 
 
 def check_suite(name: Any, env_config: Mapping[str, Any] | None = None) -> None:

@@ -191,6 +191,29 @@ def test_what_the_driver_counts_of_a_batch():
     assert [*found.values()] == [3, 9, 3, 2, 4]
 
 
+@pytest.mark.parametrize("num_runners", [1, 3])
+@pytest.mark.parametrize("has_worked", [False, True])
+def test_an_environment_that_works_nowhere_ends_the_run(num_runners, has_worked):
+    """One that a single node cannot play is a matter of that node."""
+    broken = [(MetricsLogger().reduce(), "the environment has failed", True)]
+    runners = SimpleNamespace(
+        num_remote_env_runners=lambda: num_runners,
+        foreach_env_runner_async_fetch_ready=lambda *args, **kwargs: broken,
+    )
+    collector = GroupCollector(
+        AsyncDecoupledPPOConfig(), runners, MetricsLogger(), print, lambda: None
+    )
+    if has_worked:
+        collector._count(NextBatch(None, [outcome("a", True)], {}, 0, ""))
+    for _ in range(num_runners - 1):
+        collector._take_metrics(None, 0.0)
+    if has_worked:
+        collector._take_metrics(None, 0.0)
+    else:
+        with pytest.raises(RuntimeError, match=r"^the environment has failed$"):
+            collector._take_metrics(None, 0.0)
+
+
 def test_a_group_that_went_down_with_its_node_is_counted_by_its_episodes(monkeypatch):
     def get(reference):
         if reference == "gone":

@@ -116,7 +116,7 @@ async def awaits_what_is_cancelled():
         (raises(KeyboardInterrupt()), "KeyboardInterrupt"),
         (raises(asyncio.CancelledError()), "cancelled its own call"),
         (awaits_what_is_cancelled, "cancelled its own call"),
-        (NotAsync().answer, "await"),
+        (NotAsync().answer, "at once; .*have to be `async def`"),
         (lambda: None.reset(), "'NoneType' object has no attribute 'reset'"),
     ],
 )

@@ -97,6 +97,7 @@ def test_an_environment_that_never_works_ends_the_run(runner, caplog):
     with pytest.raises(RuntimeError) as error:
         runner.assert_healthy()
     assert "refused" in str(error.value)
+    assert isinstance(error.value.__cause__, llm_env_runner.BrokenEnvironmentError)
     assert len(caplog.records) == 7  # the 1st, 2nd, 4th, ..., 64th
 
 

@@ -6,6 +6,8 @@ import pytest
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_llm_async.envs import registry
+from rllib_llm_async.envs.agent_env import TaskRef
+from rllib_llm_async.envs.tasks import tasks_of
 
 
 class Suite:
@@ -45,6 +47,20 @@ class Suite:
     def __init__(self, word="hello"):
         self.word = word
 
+    def tasks(self, split):
+        return {"train": []}[split]
+
+    def make(self):
+        return None
+
+class Unmade(Suite):
+    def __init__(self):
+        raise RuntimeError("no licence")
+
+class Idle:
+    def tasks(self, split):
+        return []
+
 number = 3
 """
 
@@ -69,6 +85,8 @@ def test_a_suite_of_ones_own_is_found_where_it_is_imported_from(tmp_path, monkey
         ),
         ("own_suites:Suit", "AttributeError: .* has no attribute 'Suit'"),
         ("own_suites:number", "is no class or function, but 3"),
+        ("own_suites:Unmade", r"cannot be made \(RuntimeError\('no licence'\)\)"),
+        ("own_suites:Idle", r"has no method make\(\), see TaskSuite"),
         ("own_broken:Suite", "cannot be imported .ZeroDivisionError"),
         (":Suite", "cannot be imported"),
         ("own_suites:", "cannot be imported"),
@@ -92,3 +110,23 @@ def test_a_file_beside_the_yaml_is_never_taken_for_an_installed_package(
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
     with pytest.raises(ValueError, match="has no attribute 'Suite'"):
         registry.make_suite("colorsys:Suite")
+
+
+class Tasks:
+    def __init__(self, *tasks):
+        self._tasks = tasks
+
+    def tasks(self, split):
+        return (task for task in {"train": self._tasks}[split])
+
+
+def test_tasks_are_there_and_are_tasks():
+    task = TaskRef("own", "1", "train")
+    assert tasks_of(Tasks(task, task), "train") == [task, task]
+    for suite, split, said in (
+        (Tasks(), "train", r"Tasks.tasks\('train'\) gives none"),
+        (Tasks(task, "2"), "train", "gives '2', which is no TaskRef"),
+        (Tasks(task), "test", r"tasks\('test'\) fails \(KeyError\('test'\)\)"),
+    ):
+        with pytest.raises(ValueError, match=f"^env: .*{said}"):
+            tasks_of(suite, split)

@@ -68,6 +68,16 @@ def test_a_checkpoint_of_which_a_part_is_missing(agent):
     refused(agent, "model: cannot load .*; give a directory with config.json and .*")
 
 
+class NoTasks:
+    name = "no_tasks"
+
+    def tasks(self, split):
+        return []
+
+    def make(self):
+        return None
+
+
 def test_no_algorithm_is_built_on_what_cannot_be(ray_cluster, agent):
     change(agent, lambda tensors: tensors.pop(DOWN))
     config = AsyncDecoupledPPOConfig().environment("mini_tau2")
@@ -78,6 +88,9 @@ def test_no_algorithm_is_built_on_what_cannot_be(ray_cluster, agent):
             ValueError, match=r"^env: got .*, must be one of mini, mini_"
         ):
             AsyncDecoupledPPOConfig().environment(env).build_algo()
+    config = AsyncDecoupledPPOConfig().environment(f"{__name__}:NoTasks")
+    with pytest.raises(ValueError, match=r"^env: NoTasks.tasks\('train'\) gives none"):
+        config.build_algo()
     assert ray.util.list_named_actors(all_namespaces=True) == []
 
 

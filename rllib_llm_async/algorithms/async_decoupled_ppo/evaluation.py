@@ -25,6 +25,7 @@ from rllib_llm_async.env_runners.episode_outcome import (
 from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 from rllib_llm_async.envs.agent_env import TaskRef
 from rllib_llm_async.envs.registry import make_suite
+from rllib_llm_async.envs.tasks import tasks_of
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,8 @@ def evaluate_on_runners(
     Raises:
         NoEpisodesError: If no episode came to an end.
     """
-    tasks = list(make_suite(config.env, config.env_config).tasks(split))[:num_tasks]
+    suite = make_suite(config.env, config.env_config)
+    tasks = tasks_of(suite, split)[:num_tasks]
     num_shares = max(1, len(env_runner_group.healthy_env_runner_ids()))
     shares: list[Callable[..., Any]] = [
         partial(

@@ -67,6 +67,8 @@ class GroupCollector:
         self._between = between
         self._dead: set[int] = set()
         self._num_deaths_in_vain = 0
+        self._num_broken_environments = 0
+        self._has_outcomes = False
         self._last_failure = "their processes have ended"
         self._asked_at = 0.0
         self._recent: deque[EpisodeOutcome] = deque(
@@ -110,6 +112,7 @@ class GroupCollector:
         self._recent.extend(batch.outcomes)
         if batch.outcomes:
             self._num_deaths_in_vain = 0
+            self._has_outcomes = True
         totals = {
             NUM_EPISODES_LIFETIME: len(batch.outcomes),
             NUM_ENV_STEPS_SAMPLED_LIFETIME: sum(o.num_turns for o in batch.outcomes),
@@ -152,13 +155,16 @@ class GroupCollector:
         """Of the runners that answer within this time; the others the next time."""
         self._asked_at = time.monotonic()
         # A function, not its name: a runner that raises in it ends, and is restarted.
-        for metrics, failure in self._runners.foreach_env_runner_async_fetch_ready(
+        answers = self._runners.foreach_env_runner_async_fetch_ready(
             partial(LLMEnvRunner.healthy_metrics, coordinator=coordinator),
             tag="metrics",
             timeout_seconds=seconds,
-        ):
+        )
+        for metrics, failure, is_broken in answers:
             self._metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
             self._last_failure = failure or self._last_failure
+            self._num_broken_environments += is_broken
+        self._check_that_the_environment_works()
 
     def bring_back(self, coordinator: ray.actor.ActorHandle) -> list[int]:
         """Connects the runners that Ray has restarted; never waits for one."""
@@ -173,6 +179,12 @@ class GroupCollector:
                 timeout_seconds=0.0,
             )
         return restored
+
+    def _check_that_the_environment_works(self) -> None:
+        """Raises when it has worked nowhere: not one node is at fault then."""
+        num_runners = self._runners.num_remote_env_runners()
+        if not self._has_outcomes and self._num_broken_environments >= num_runners > 0:
+            raise RuntimeError(self._last_failure)
 
     def _check_that_starts_help(self, num_runners: int) -> None:
         """Raises when runners die over and over and finish nothing in between."""
