@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,7 @@ def run_experiment(
     if errors:
         which = "trial" if len(results) == 1 else f"{len(errors)} of {len(results)}"
         raise click.ClickException(
-            f"{which} failed: {one_line(errors[0])}; go on from the newest checkpoint "
-            f"with: {command_to_resume()}"
+            f"{which} failed: {one_line(errors[0])}; {_how_to_go_on(results)}"
         )
     for result in results:
         saved = result.checkpoint and read_metrics(Path(result.checkpoint.path))
@@ -96,6 +96,12 @@ def run_experiment(
                 f"{saved}; free some space, then go on with: {command_to_resume()}"
             )
     _say_outcome(experiment, path, list(results), options.wandb_project)
+
+
+def _how_to_go_on(results: Iterable[Any]) -> str:
+    if any(result.checkpoint for result in results):
+        return f"go on from the newest checkpoint with: {command_to_resume()}"
+    return "no checkpoint had been saved"
 
 
 def command_to_resume() -> str:

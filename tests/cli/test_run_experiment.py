@@ -1,7 +1,12 @@
 """What a run says, beside its own lines."""
 
 import logging
+from types import SimpleNamespace
 
+import pytest
+from click import ClickException
+
+from rllib_llm_async.cli import run_experiment
 from rllib_llm_async.cli.run_experiment import without_stack
 
 
@@ -18,3 +23,34 @@ def test_what_tune_could_not_save_is_said_in_a_line(caplog):
     assert failed.startswith("saving to '/results/50%' failed with it: ")
     assert failed.endswith("No space left on device")
     assert slow == "saving took 5 s"
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "said"),
+    [
+        ([None], r"^trial failed: odd; no checkpoint had been saved$"),
+        (["one", None], r"^2 of 2 failed: .*newest checkpoint with: rllib .*--resume$"),
+    ],
+)
+def test_what_failed_goes_on_from_a_checkpoint_if_there_is_one(
+    checkpoints, said, monkeypatch, tmp_path
+):
+    results = [
+        SimpleNamespace(error=ValueError("odd"), checkpoint=checkpoint)
+        for checkpoint in checkpoints
+    ]
+    for name in (  # of which it sets some
+        "RAY_AIR_NEW_OUTPUT",
+        "TUNE_PRINT_ALL_TRIAL_ERRORS",
+        "TUNE_FORCE_TRIAL_CLEANUP_S",
+    ):
+        monkeypatch.setenv(name, "0")
+    tuner = SimpleNamespace(fit=lambda: results)
+    monkeypatch.setattr(run_experiment, "_make_tuner", lambda *args: tuner)
+    with pytest.raises(ClickException, match=said):
+        run_experiment.run_experiment(
+            SimpleNamespace(name="odd", run="PPOEWMAAsync", env="mini"),
+            SimpleNamespace(storage_path=str(tmp_path)),
+            SimpleNamespace(received=None, awaited=False),
+            None,
+        )
