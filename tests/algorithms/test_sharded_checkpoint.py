@@ -15,6 +15,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.sharded_checkpoint imp
     SHARDS,
 )
 from rllib_llm_async.cli.sharded_weights import read_weights
+from tests.algorithms.conftest import quick_and_slow
 from tests.algorithms.sharded_learners import (
     GoesOn,
     Saves,
@@ -45,7 +46,7 @@ def in_one_go():
     return whole_weights(train(0, 1, SETTINGS, last=4))
 
 
-@pytest.mark.parametrize("num_learners", [1, 2, 3])
+@pytest.mark.parametrize("num_learners", quick_and_slow([1, 2, 3], [1, 3]))
 def test_any_number_of_learners_goes_on(checkpoint, in_one_go, num_learners, tmp_path):
     path, saved = checkpoint
     for restored, end, versions in run_together(

@@ -25,7 +25,7 @@ LORA = {
     "rank_pattern": {"v_proj": 3},
 }
 NUM_VERSIONS = 5
-WAYS = ["in flight", "per version"]
+WAYS = ["in flight", pytest.param("per version", marks=pytest.mark.slow)]
 
 
 def adapters(way, max_staleness=2):
