@@ -108,14 +108,21 @@ def refuse_quantized(model: str, config: Mapping[str, Any]) -> None:
 
 def local_copy(model_path: str) -> str | None:
     """The directory of a model's config: its own, or that of a hub's model in the
-    cache; None where there is none."""
+    cache; None where there is none.
+
+    Raises:
+        ValueError: For a name that no hub takes.
+    """
     if os.path.isdir(model_path):
         return model_path
     try:
         from huggingface_hub import try_to_load_from_cache
     except ImportError:
         return None
-    config = try_to_load_from_cache(model_path, "config.json")
+    try:
+        config = try_to_load_from_cache(model_path, "config.json")
+    except ValueError as error:  # no name that a hub takes
+        raise ValueError(f"model: {error}") from error
     return os.path.dirname(config) if isinstance(config, str) else None
 
 

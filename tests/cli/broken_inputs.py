@@ -221,6 +221,7 @@ lora: {r: 8, target_module: [q_proj]} => lora.target_module; target_modules
 lora: {r: 8, task_type: CAUSAL_LM} => lora.task_type
 lora: {r: 8, init_lora_weights: loftq} => lora.init_lora_weights
 lora: {r: 8, target_modules: 3} => lora.target_modules
+model: some..body/agent => model; some..body/agent
 lora: {r: 8, target_modules: [nope]} => lora; 'nope'; q_proj
 lora: {r: 8, target_modules: [q_proj, k_prj]} => lora.target_modules; 'k_prj'; k_proj
 lora: {r: 8, target_modules: [q_proj], exclude_modules: [o_prj]} => lora.exclude_modules
