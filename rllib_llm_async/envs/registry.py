@@ -55,7 +55,7 @@ def suite_names() -> list[str]:
     return sorted(_SUITES)
 
 
-def make_suite(name: str, env_config: Mapping[str, Any] | None = None) -> TaskSuite:
+def make_suite(name: Any, env_config: Mapping[str, Any] | None = None) -> TaskSuite:
     """Builds a suite.
 
     Args:
@@ -63,9 +63,14 @@ def make_suite(name: str, env_config: Mapping[str, Any] | None = None) -> TaskSu
         env_config: Its keyword arguments.
 
     Raises:
-        ValueError: If the name or a key of ``env_config`` is unknown, or nothing can be
-            imported from there.
+        ValueError: If it is no name, it or a key of ``env_config`` is unknown, or
+            nothing can be imported from there.
     """
+    if not isinstance(name, str):
+        raise ValueError(
+            f"env: got {name!r}, must be one of {', '.join(suite_names())}, "
+            "my_package.my_module:MySuite, or a name that register_suite was given"
+        )
     elsewhere = _imported if ":" in name else _registered_elsewhere
     factory = _SUITES.get(name) or elsewhere(name)
     if factory is None:
@@ -93,15 +98,10 @@ def check_suite(name: Any, env_config: Mapping[str, Any] | None = None) -> None:
     Without it only the keys can be checked.
 
     Raises:
-        ValueError: As `make_suite`, and for what is no name.
+        ValueError: As `make_suite`.
     """
-    if not isinstance(name, str):
-        raise ValueError(
-            f"env: got {name!r}, must be one of {', '.join(suite_names())}, "
-            "my_package.my_module:MySuite, or a name that register_suite was given"
-        )
-    package = _PACKAGES.get(name)
-    if name not in _SUITES or package is None or find_spec(package) is not None:
+    package = _PACKAGES.get(name) if isinstance(name, str) else None
+    if package is None or name not in _SUITES or find_spec(package) is not None:
         make_suite(name, env_config)
         return
     _check_keys(_SUITES[name], name, env_config or {})

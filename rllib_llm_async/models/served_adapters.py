@@ -95,9 +95,9 @@ def _served(model: str, lora: str, trust_remote_code: bool) -> ServedAdapters:
     lm: Any = load_causal_lm(
         model, trust_remote_code=trust_remote_code, load_weights=False
     )
-    check_wholes(lm, settings)
     if is_made_of_weights(settings):
         # Without them it can still be told whether the layers are there.
+        check_wholes(lm, settings)
         placed = {key: settings[key] for key in PLACING if key in settings}
         if "target_modules" in placed:
             equipped(lm, lora=placed, gradient_checkpointing=False)

@@ -58,7 +58,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
     result_warnings,
 )
 from rllib_llm_async.coordination.messages import FinishedGroup
-from rllib_llm_async.envs.registry import check_suite, make_suite
+from rllib_llm_async.envs.registry import make_suite
 from rllib_llm_async.envs.tasks import tasks_of
 from rllib_llm_async.models.loading import check_weights
 from rllib_llm_async.monitoring import dialogues
@@ -101,7 +101,6 @@ class AsyncDecoupledPPO(Algorithm):
         self._status_board = find_status_board()
         self._say("loading the model, starting engines")
         # What cannot be is said before anything starts.
-        check_suite(config.env, config.env_config)
         tasks_of(make_suite(config.env, config.env_config), "train")
         check_weights(config.model_path, trust_remote_code=config.trust_remote_code)
         _ = config.served_adapters
