@@ -19,7 +19,8 @@ from experiments.store import Row, rows_by
 PANEL, LABELS, LINE, LEGEND_LINE, MARGINS = 420, 260, 30, 20, 110
 GRID = "#ddd"
 _COLORS = qualitative.Safe + qualitative.Vivid
-_NUMBERED = re.compile(r"(?P<source>.+), (?P<what>[a-z]+) (?P<number>[0-9.]+)$")
+#: An arm of an experiment that is one source under several values of one setting.
+NUMBERED = re.compile(r"(?P<source>.+), (?P<what>[a-z]+) (?P<number>[0-9.]+)$")
 _BOUNDED = re.compile(
     r"(?P<source>\w+): eps_ti (?P<eps_ti>[0-9.]+), eps_stale (?P<eps_stale>[0-9.]+)$"
 )
@@ -112,7 +113,7 @@ def lines(runs: Sequence[Row], updates: Sequence[Row]) -> Any:
     """Of arms that a number tells apart, "SOURCE, lr 0.005": avg@4 and samples per hour
     over it, a line per source through the means of its runs."""
     columns = {"avg@4": SUCCESS, "samples_per_hour": "samples per hour"}
-    named = _matched(runs, _NUMBERED)
+    named = _matched(runs, NUMBERED)
     plot = make_subplots(rows=1, cols=len(columns), horizontal_spacing=0.1)
     for place, (column, title) in enumerate(columns.items(), 1):
         _add_lines(plot, named, "number", column, place)
@@ -186,7 +187,7 @@ def _laid_out(plot: Any, num_panels: int, height: int) -> Any:
 
 def figures_of(experiment: str) -> dict[str, tuple[str, Drawing]]:
     """By the end of the file's name: title and drawing."""
-    if all(_NUMBERED.match(run.arm) for run in EXPERIMENTS[experiment].runs):
+    if all(NUMBERED.match(run.arm) for run in EXPERIMENTS[experiment].runs):
         return {"lines": ("Success and samples per hour", lines)}
     by_bounds = {"lines": ("Success over each threshold", thresholds)}
     return {

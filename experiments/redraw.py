@@ -17,7 +17,7 @@ from statistics import fmean
 import click
 
 from benchmarks.figures import write_figure
-from experiments.figures import figures_of
+from experiments.figures import NUMBERED, figures_of
 from experiments.plan import EXPERIMENTS
 from experiments.statistics import LEAST, bootstrap
 from experiments.store import Row, Store, rows_by
@@ -25,6 +25,7 @@ from experiments.store import Row, Store, rows_by
 DOCS = Path(__file__).parent.parent / "docs"
 #: Arms with which all others of an experiment are compared, run by run.
 REFERENCES = {
+    "steps": ("snapshot_old, lr 0.005", "snapshot_old, lr 0.01"),
     "sources": ("snapshot_old", "rollout"),
     "thresholds": ("snapshot_old: eps_ti 1.05, eps_stale 1.2",),
     "ewma": ("decay auto, reset",),
@@ -140,8 +141,12 @@ def domains_table(runs: Sequence[Row]) -> str:
 
 
 def differences_table(runs: Sequence[Row], reference: str) -> str:
-    """avg@4 of an arm less that of the reference, same domain and seed."""
+    """avg@4 of an arm less that of the reference, same domain and seed; where a number
+    tells arms apart, of those with the reference's."""
     arms = rows_by(runs, "arm")
+    if NUMBERED.match(reference):
+        value = reference.rpartition(", ")[2]
+        arms = {arm: own for arm, own in arms.items() if arm.endswith(f", {value}")}
     of_reference = {_pair(run): float(run["avg@4"]) for run in arms[reference]}
     rows = []
     for arm, own in arms.items():

@@ -206,6 +206,21 @@ def test_the_page_shows_what_the_rows_say(name):
     assert there <= {run.name for run in EXPERIMENTS[name].runs}
 
 
+def test_sources_are_paired_at_the_same_value_of_the_setting():
+    def run(arm, success):
+        return {"arm": arm, "domain": "airline", "seed": "0", "avg@4": str(success)}
+
+    runs = [
+        run("rollout, lr 0.005", 0.5),
+        run("snapshot_old, lr 0.005", 0.75),
+        run("rollout, lr 0.01", 0.25),
+        run("snapshot_old, lr 0.01", 1.0),
+    ]
+    drawn_table = differences_table(runs, "snapshot_old, lr 0.01")
+    assert "rollout, lr 0.01 | 1 | -0.750" in drawn_table
+    assert "lr 0.005" not in drawn_table
+
+
 @pytest.mark.parametrize("name", ["steps", "asynchrony"])
 def test_arms_that_a_number_tells_apart_are_lines_over_it(name):
     assert "lines" in figures_of(name)
