@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from rllib_llm_async import result_keys
@@ -37,13 +37,15 @@ def mask_and_clip_section(groups: Sequence[Group]) -> Section:
             figure.add_trace(line, row=row, col=1)
     if not any(len(trace.x) for trace in figure.data):
         return Section(heading, missing="No update yet.")
-    num_resets = sum(_mark_resets(figure, group) for group in groups)
+    resets = [line for group in groups for line in _reset_lines(group)]
+    # All at once: plotly checks those that are there again with each that is added.
+    figure.update_layout(shapes=resets)
     for row, axis in ((1, "y"), (2, "y2")):
         shares = [y for line in figure.data if line.yaxis == axis for y in line.y]
         figure.update_yaxes(**share_axis(shares), row=row, col=1)
     figure.update_xaxes(title="update", row=2, col=1)
     note = "Dotted lines: resets of the EWMA weights, in the colour of their run."
-    if not num_resets:
+    if not resets:
         note = "The EWMA weights were not reset (or the source has none)."
     # The legend stands above the first panel's title, however many lines it takes.
     figure = lay_out(figure, 520).update_layout(legend_y=1.08, margin_t=90)
@@ -59,14 +61,24 @@ def reset_iterations(run: Run) -> list[int]:
     ]
 
 
-def _mark_resets(figure: go.Figure, group: Group) -> int:
+def _reset_lines(group: Group) -> list[dict[str, Any]]:
+    """A line over each of the two panels per reset, as plotly's shapes."""
     resets = sorted({x for run in group.runs for x in reset_iterations(run)})
-    for x in resets:
-        for row in (1, 2):
-            figure.add_vline(
-                x=x, line={"color": group.color, "dash": "dot", "width": 1.2}, row=row
-            )
-    return len(resets)
+    line = {"color": group.color, "dash": "dot", "width": 1.2}
+    return [
+        {
+            "type": "line",
+            "line": line,
+            "xref": f"x{panel}",
+            "x0": x,
+            "x1": x,
+            "yref": f"y{panel} domain",
+            "y0": 0,
+            "y1": 1,
+        }
+        for x in resets
+        for panel in ("", "2")
+    ]
 
 
 def mask_finding(groups: Sequence[Group]) -> str:

@@ -1,5 +1,7 @@
 """What sections of a report draw and say, by hand."""
 
+import cProfile
+import pstats
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from rllib_llm_async.report.cost import _price
 from rllib_llm_async.report.density import density_section
 from rllib_llm_async.report.groups import Group
 from rllib_llm_async.report.load import Run
+from rllib_llm_async.report.mask import mask_and_clip_section
 from rllib_llm_async.report.success import success_section
 from rllib_llm_async.report.sweep import sweep_section
 from rllib_llm_async.report.timeline import timeline_section
@@ -37,6 +40,30 @@ def test_bounds_are_drawn_where_they_act_and_shares_are_of_their_own_ratio():
     assert horizontal == pytest.approx([23 - 22.10, 20.65], abs=0.01)
     assert "r_d is within 1 % of 1 for 25.0 %" in section.finding
     assert "r_s for 100 %" in section.finding
+
+
+def test_many_resets_are_drawn_in_time_that_grows_with_their_number():
+    def calls(num_resets):
+        run = run_of(
+            *(
+                {
+                    "learners/default_policy/train_infer_mask": 0.88,
+                    "learners/default_policy/ewma_num_resets": float(number),
+                }
+                for number in range(1, num_resets + 1)
+            )
+        )
+        with cProfile.Profile() as profile:
+            section = mask_and_clip_section([Group("all", [run], "#0072B2")])
+        shapes = section.figure.layout.shapes
+        assert [s.x0 for s in shapes if s.yref == "y domain"] == list(
+            range(1, num_resets + 1)
+        )
+        assert len(shapes) == 2 * num_resets  # one in either panel
+        return pstats.Stats(profile).total_calls
+
+    # Twice as many are at most twice the work, not four times.
+    assert calls(40) < 2.5 * calls(20)
 
 
 def test_success_begins_where_it_was_evaluated_before_the_first_update():
