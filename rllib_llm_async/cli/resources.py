@@ -45,9 +45,6 @@ def _needs(config: Any) -> list[tuple[str, int, dict[str, float], str]]:
         _get_main_process_bundle,
     )
 
-    pool = {"num_cpus": 1, "num_gpus": 0, **config.old_logit_model}
-    scorers = [{"CPU": pool["num_cpus"], "GPU": pool["num_gpus"]}]
-    scorers *= pool.get("num_actors", 1) if config.needs_old_logit_actors else 0
     parts = (
         (
             "main process",
@@ -56,7 +53,7 @@ def _needs(config: Any) -> list[tuple[str, int, dict[str, float], str]]:
         ),
         ("env runner", _get_env_runner_bundles(config), "num_env_runners"),
         ("learner", _get_learner_bundles(config), "num_learners"),
-        ("old-logit actor", scorers, "old_logit_model.num_actors"),
+        ("old-logit actor", config.old_logit_bundles, "old_logit_model.num_actors"),
     )
     return [
         *((name, len(all_), all_[0], key) for name, all_, key in parts if all_),

@@ -111,19 +111,15 @@ class OldLogitPool:
     """
 
     def __init__(self, config, coordinator: ray.actor.ActorHandle) -> None:
-        options = {"num_cpus": 1, "num_gpus": 0, **config.old_logit_model}
-        count = options.pop("num_actors", 1)
-        actor = ray.remote(OldLogitActor).options(
-            max_restarts=-1, max_task_retries=-1, **options
-        )
+        actor = ray.remote(max_restarts=-1, max_task_retries=-1)(OldLogitActor)
         self._actors = [
-            actor.remote(
+            actor.options(num_cpus=bundle["CPU"], num_gpus=bundle["GPU"]).remote(
                 coordinator,
                 SourceSettings.from_config(config),
                 config.get_default_rl_module_spec().model_config,
                 config.micro_batch_tokens,
             )
-            for _ in range(count)
+            for bundle in config.old_logit_bundles
         ]
         self._turn = itertools.cycle(self._actors)
 

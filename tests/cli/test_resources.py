@@ -2,7 +2,7 @@
 
 import pytest
 
-from rllib_llm_async import AsyncDecoupledPPOConfig
+from rllib_llm_async import AsyncDecoupledPPO, AsyncDecoupledPPOConfig
 from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.cli.resources import check_resources
 
@@ -31,3 +31,34 @@ def test_user_and_judge_with_equal_settings_are_the_same_replicas():
     with pytest.raises(InputError, match="= 8 GPUs"):
         judge = {**USER, "temperature": 0.0}
         check_resources(config(user=USER, judge=judge), {"GPU": 6}, "the cluster")
+
+
+@pytest.mark.parametrize(
+    "actors, reserved",
+    [
+        ({}, [{"CPU": 1.0}]),
+        ({"num_actors": 2, "num_cpus": 0, "num_gpus": 0.5}, [{"GPU": 0.5}] * 2),
+        ({"num_cpus": 0}, []),
+    ],
+)
+@pytest.mark.parametrize("compared", [False, True])
+@pytest.mark.parametrize("main_cpus", [0, 1])
+def test_a_trial_reserves_a_place_for_each_of_its_old_logit_actors(
+    actors, reserved, compared, main_cpus
+):
+    def bundles(**settings):
+        request = AsyncDecoupledPPO.default_resource_request(
+            AsyncDecoupledPPOConfig()
+            .environment("mini_tau2")
+            .training(model="small_agent", **settings)
+            .learners(num_learners=1)
+            .resources(num_cpus_for_main_process=main_cpus)
+        )
+        assert request.head_cpus == main_cpus
+        return request.bundles
+
+    source = "old_logit_model"
+    chosen = (
+        {"compare_sources": [source]} if compared else {"old_logprob_source": source}
+    )
+    assert bundles(old_logit_model=actors, **chosen) == bundles() + reserved

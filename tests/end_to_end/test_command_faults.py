@@ -110,6 +110,7 @@ def test_a_full_disk(command, tmp_path):
 
 
 def test_two_runs_on_one_cluster(command, tmp_path):
+    actors_of_its_own = ("--set", "old_logprob_source=old_logit_model")
     cluster = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 8, "include_dashboard": False},
@@ -118,7 +119,7 @@ def test_two_runs_on_one_cluster(command, tmp_path):
         arguments = ("--address", cluster.address, "--stop", "training_iteration=2")
         with (
             command(*arguments, storage=tmp_path / "a") as first,
-            command(*arguments, storage=tmp_path / "b") as second,
+            command(*arguments, *actors_of_its_own, storage=tmp_path / "b") as second,
         ):
             assert (first.wait(), second.wait()) == (0, 0)
         for folder in ("a", "b"):

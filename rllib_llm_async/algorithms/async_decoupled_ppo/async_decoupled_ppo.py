@@ -31,6 +31,7 @@ from ray.rllib.utils.metrics import (
     LEARNER_RESULTS,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
 )
+from ray.tune import PlacementGroupFactory
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.algorithms.async_decoupled_ppo.async_decoupled_ppo_config import (
@@ -94,6 +95,19 @@ class AsyncDecoupledPPO(Algorithm):
     @override(Algorithm)
     def get_default_config(cls) -> AsyncDecoupledPPOConfig:
         return AsyncDecoupledPPOConfig()
+
+    @classmethod
+    @override(Algorithm)
+    def default_resource_request(cls, config) -> PlacementGroupFactory:
+        # A trial's actors get no place outside what it reserves.
+        request = super().default_resource_request(config)
+        own = cls.get_default_config().update_from_dict(config).old_logit_bundles
+        return PlacementGroupFactory(
+            [{}] * request.head_bundle_is_empty
+            + request.bundles
+            + [bundle for bundle in own if any(bundle.values())],
+            strategy=request.strategy,
+        )
 
     @override(Algorithm)
     def setup(self, config) -> None:

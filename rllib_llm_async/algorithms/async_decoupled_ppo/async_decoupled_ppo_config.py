@@ -22,6 +22,7 @@ from rllib_llm_async.settings.arguments import check_arguments, explained
 from rllib_llm_async.settings.check import SETTINGS, check_settings, check_value
 from rllib_llm_async.settings.names import explain
 from rllib_llm_async.settings.reading import refused
+from rllib_llm_async.settings.schema import OldLogitModelSettings
 from rllib_llm_async.settings.transport import READS, chosen_transport
 
 if TYPE_CHECKING:
@@ -464,6 +465,14 @@ class AsyncDecoupledPPOConfig(AlgorithmConfig):
             source_class(name).scores_elsewhere
             for name in [self.old_logprob_source, *self.compare_sources]
         )
+
+    @property
+    def old_logit_bundles(self) -> list[dict[str, float]]:
+        """What each actor of the source `old_logit_model` asks of Ray, if any."""
+        if not self.needs_old_logit_actors:
+            return []
+        actors = OldLogitModelSettings(**self.old_logit_model)
+        return [{"CPU": actors.num_cpus, "GPU": actors.num_gpus}] * actors.num_actors
 
     @override(AlgorithmConfig)
     def get_default_learner_class(self):
