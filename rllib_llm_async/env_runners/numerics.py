@@ -199,19 +199,12 @@ async def _play(
 def _engine_arguments(config: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the config, in float32 but for the changes."""
     others = {k: value for k, value in config.engine.items() if k not in _NUMERICS}
-    arguments = {
+    return {
         "trust_remote_code": config.trust_remote_code,
         **others,
         "dtype": "float32",
         **changes,
     }
-    # Others than that of the head may be what the model needs.
-    overrides = dict(config.engine.get("hf_overrides", {}))
-    overrides.pop("head_dtype", None)
-    overrides |= changes.get("hf_overrides", {})
-    if overrides:
-        arguments["hf_overrides"] = overrides
-    return arguments
 
 
 async def _start(engine: VLLMEngine) -> None:

@@ -25,6 +25,7 @@ def check_combinations(values: Mapping[str, Any]) -> None:
         _objective,
         _sizes,
         _gpus,
+        _one_model,
         _engine_of_model,
         _sources,
         _adapters,
@@ -103,6 +104,17 @@ def _context(values: Mapping[str, Any]) -> tuple[int | None, str]:
     return length, "the model's max_position_embeddings"
 
 
+def _one_model(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What would give the engine another model than learners train."""
+    engine = values["engine"]
+    reason = "learners would not follow; change the model's config.json, which all read"
+    overrides = engine.get("hf_overrides", {})
+    if not isinstance(overrides, Mapping) or overrides.keys() - {"head_dtype"}:
+        yield "engine.hf_overrides", f"{{head_dtype: ...}} at most: {reason}"
+    if engine.get("hf_config_path") is not None:
+        yield "engine.hf_config_path", f"null: {reason}"
+
+
 def _engine_of_model(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What vLLM says of an engine's arguments when it reads the model's config."""
     engine, (_, config) = values["engine"], _config_of(values["model"])
@@ -111,7 +123,7 @@ def _engine_of_model(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "engine.tensor_parallel_size", f"a divisor of the model's {heads} heads"
     limit, length = config.get("max_position_embeddings"), engine.get("max_model_len")
     rope = config.get("rope_scaling") or config.get("rope_parameters")
-    stretched = "factor" in str(rope) or engine.get("hf_overrides")
+    stretched = "factor" in str(rope)
     if not isinstance(limit, int) or not isinstance(length, int) or stretched:
         return
     limit = max(limit, config.get("model_max_length") or 0)

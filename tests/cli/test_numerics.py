@@ -74,15 +74,15 @@ def test_an_engine_has_the_files_arguments_in_float32_but_for_the_changes():
     assert changed["dtype"] == "float16"
 
 
-def test_only_the_dtype_of_the_head_is_taken_out_of_overrides():
-    overrides = {"rope_theta": 5, "head_dtype": "float32"}
+def test_the_dtype_of_the_head_is_that_of_the_file_in_the_last_row_alone():
+    overrides = {"head_dtype": "float32"}
     of_file = config(engine={"dtype": "bfloat16", "hf_overrides": overrides})
     reference, *_, whole = (
-        numerics._engine_arguments(of_file, factor.engine)["hf_overrides"]
+        numerics._engine_arguments(of_file, factor.engine)
         for factor in numerics.factors_of(of_file)
     )
-    assert reference == {"rope_theta": 5}
-    assert whole == overrides
+    assert "hf_overrides" not in reference
+    assert whole["hf_overrides"] == overrides
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ def test_the_bundled_agent_trains_on_the_mock_domain(
             "dtype": "float32",
             # The prompt is longer than what the bundled agent was trained on.
             "max_model_len": 2560,
-            "hf_overrides": {"max_position_embeddings": 32768},
             "max_num_seqs": 16,
             "kv_cache_memory_bytes": 128 << 20,
             "block_size": 32,

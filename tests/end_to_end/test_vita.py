@@ -42,7 +42,6 @@ def test_five_iterations(
     config = make_config(
         engine={
             "dtype": "float32",
-            "hf_overrides": {"max_position_embeddings": 32768},
             "max_model_len": 4096,
             "max_num_seqs": 16,
             "kv_cache_memory_bytes": 256 << 20,

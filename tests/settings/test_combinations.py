@@ -75,6 +75,14 @@ from rllib_llm_async.models.small_agent import small_agent_dir
             "num_gpus_per_env_runner: got 1, .* 2 = num_engines_per_env_runner: ",
         ),
         (
+            {"engine": {"hf_overrides": {"head_dtype": "float32", "rope_theta": 1e6}}},
+            "engine.hf_overrides: got .*head_dtype.* at most: .*config.json",
+        ),
+        (
+            {"engine": {"hf_config_path": "Qwen/Qwen3-4B"}},
+            "engine.hf_config_path: got .*, must be null: learners would not follow",
+        ),
+        (
             {"max_response_tokens": 512, "engine": {"max_model_len": 512}},
             "max_response_tokens: got 512, must be below engine.max_model_len = 512",
         ),
@@ -115,7 +123,7 @@ def test_what_cannot_be_together(make_config, settings, words):
         {"episodes_per_update": 32, "group_size": 8, "num_learners": 2},
         {"num_concurrent_episodes": 8},
         {"engine": {"tensor_parallel_size": 2}},  # on CPU
-        {"engine": {"max_model_len": 40000, "hf_overrides": {"rope_theta": 1e6}}},
+        {"engine": {"hf_overrides": {"head_dtype": "float32"}}},
         {"engine": {"max_model_len": 40000}, "model": "Qwen/Qwen3-4B"},
         {"num_gpus_per_env_runner": 2, "engine": {"tensor_parallel_size": 2}},
         {"num_engines_per_env_runner": 2},  # on CPU
