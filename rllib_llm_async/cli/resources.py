@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rllib_llm_async.cli.errors import InputError
@@ -19,14 +19,14 @@ def check_resources(config: Any, available: Mapping[str, float], where: str) -> 
     Raises:
         InputError: With the sum that does not fit, and what would.
     """
-    parts = _needs(config)
+    parts = [*_own_actors(config), *_served_models(config.env_config)]
     for resource in {"CPU", "GPU"} & available.keys():
         terms = [
             f"{count} {name}{'s' * (count != 1)} x {need[resource]:g}"
             for name, count, need, _ in parts
             if need.get(resource)
         ]
-        total = sum(count * need.get(resource, 0) for _, count, need, _ in parts)
+        total = _total(parts, resource)
         if total <= available[resource]:
             continue
         settings = [key for _, _, need, key in parts if need.get(resource)]
@@ -37,8 +37,40 @@ def check_resources(config: Any, available: Mapping[str, float], where: str) -> 
         )
 
 
-def _needs(config: Any) -> list[tuple[str, int, dict[str, float], str]]:
-    """Actors of a trial: what they are, how many, what each needs, their setting."""
+def trials_beside_served_models(
+    config: Any, available: Mapping[str, float]
+) -> int | None:
+    """How many trials may run at a time, so that users and judges find room: Tune
+    reserves a place for as many as fit, before the first one asks a user anything.
+
+    Args:
+        config: A trial's `AlgorithmConfig`; one such trial fits.
+        available: As of `check_resources`.
+
+    Returns:
+        None if there are no such models.
+    """
+    own, served = [*_own_actors(config)], [*_served_models(config.env_config)]
+    if not served:
+        return None
+    rooms = [
+        int((available.get(resource, 0) - _total(served, resource)) // of_a_trial)
+        for resource in ("CPU", "GPU")
+        if (of_a_trial := _total(own, resource))
+    ]
+    return min(rooms, default=None)
+
+
+#: Actors: what they are, how many, what each needs, their setting.
+_Part = tuple[str, int, dict[str, float], str]
+
+
+def _total(parts: Iterable[_Part], resource: str) -> float:
+    return sum(count * need.get(resource, 0) for _, count, need, _ in parts)
+
+
+def _own_actors(config: Any) -> Iterator[_Part]:
+    """Those that a trial's placement group is for."""
     from ray.rllib.algorithms.utils import (
         _get_env_runner_bundles,
         _get_learner_bundles,
@@ -55,15 +87,12 @@ def _needs(config: Any) -> list[tuple[str, int, dict[str, float], str]]:
         ("learner", _get_learner_bundles(config), "num_learners"),
         ("old-logit actor", config.old_logit_bundles, "old_logit_model.num_actors"),
     )
-    return [
-        *((name, len(all_), all_[0], key) for name, all_, key in parts if all_),
-        *_served_models(config.env_config),
-    ]
+    for name, bundles, key in parts:
+        if bundles:
+            yield name, len(bundles), bundles[0], key
 
 
-def _served_models(
-    env_config: Mapping[str, Any],
-) -> Iterator[tuple[str, int, dict[str, float], str]]:
+def _served_models(env_config: Mapping[str, Any]) -> Iterator[_Part]:
     """Users and judges on the same cluster, beside the trial's own actors."""
     from rllib_llm_async.envs.user_model import ServedModelSettings
 

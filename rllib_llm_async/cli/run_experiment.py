@@ -17,10 +17,11 @@ from ray.tune import TuneError
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.algorithms.async_decoupled_ppo.checkpoints import read_metrics
-from rllib_llm_async.cli.experiment_file import Experiment
+from rllib_llm_async.cli.experiment_file import Experiment, build_config
 from rllib_llm_async.cli.interruption import SaveAndEnd
 from rllib_llm_async.cli.own_files import check_own
 from rllib_llm_async.cli.progress import Progress, one_line
+from rllib_llm_async.cli.resources import trials_beside_served_models
 from rllib_llm_async.cli.resume import Changes, prepare_resume
 from rllib_llm_async.cli.run_options import RunOptions
 from rllib_llm_async.cli.search_space import param_space
@@ -126,6 +127,7 @@ def _make_tuner(
     signals: StopSignals,
     changes: dict[str, Any] | None,
 ) -> Any:
+    import ray
     from ray import tune
 
     from rllib_llm_async.monitoring.tensorboard_logger import TensorBoardLogger
@@ -156,10 +158,15 @@ def _make_tuner(
         # What is restored has the callbacks of the first run.
         tuner._local_tuner.get_run_config().callbacks = callbacks
         return tuner
+    config = tune_config(experiment)
+    if experiment.swept or experiment.num_samples > 1:
+        config.max_concurrent_trials = trials_beside_served_models(
+            build_config(experiment), ray.cluster_resources()
+        )
     return tune.Tuner(
         experiment.run,
         param_space={**param_space(experiment.config), "env": experiment.env},
-        tune_config=tune_config(experiment),
+        tune_config=config,
         run_config=tune.RunConfig(
             name=experiment.name,
             storage_path=options.storage_path,
