@@ -321,7 +321,7 @@ class Coordinator:
 
     async def pause_training_episodes(self, paused: bool) -> None:
         """Stops (or resumes) starting training groups, for an evaluation."""
-        self._dispatcher.pause(paused)
+        self._dispatcher.pause(paused, self._now())
         self._allot()
 
     async def forget_episodes(self) -> None:

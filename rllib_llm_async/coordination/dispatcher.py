@@ -254,9 +254,10 @@ class Dispatcher:
         if known.engine_version is not None and known.num_free >= self._group_size:
             self._with_room.setdefault(runner)
 
-    def pause(self, paused: bool) -> None:
-        """Stops (or resumes) starting groups, for an evaluation."""
+    def pause(self, paused: bool, now: float) -> None:
+        """Stops (or resumes) starting groups, for an evaluation between updates."""
         self._paused = paused
+        self.pacing.update_ended(now)
         self.pacing.learner_pauses()
 
     # --- Checkpoints --------------------------------------------------------------

@@ -111,6 +111,13 @@ class Pacing:
         """A group, finished or not, is missing: what was expected is void."""
         self._plan_ends = -math.inf
 
+    def update_ended(self, now: float) -> None:
+        """The update under way, if any, is over."""
+        if self._began is not None:
+            self._updates.append(now - self._began)
+            self.update_seconds = statistics.median(self._updates)
+            self._began = None
+
     def learner_wants(self, now: float, *, enough: bool) -> None:
         """The learner asks for its next batch; asking again changes nothing.
 
@@ -119,10 +126,7 @@ class Pacing:
             enough: Whether as many episodes are ready as it needs. What it waits for
                 then is a group that is due, and earlier starts would not help.
         """
-        if self._began is not None:
-            self._updates.append(now - self._began)
-            self.update_seconds = statistics.median(self._updates)
-            self._began = None
+        self.update_ended(now)
         if self._wanted is None:
             self._wanted = now
             self._plan_ends = -math.inf

@@ -26,6 +26,31 @@ def test_double_news_of_a_group_in_training_is_ignored():
     assert not dispatcher.finish(number, 3.0)
 
 
+def test_the_time_of_an_update_is_known_that_an_evaluation_follows():
+    dispatcher = Dispatcher(2, 1, 2)
+    start(dispatcher, 0)
+    (ticket,) = dispatcher.allot(0.0)
+    dispatcher.finish(ticket.number, 1.0)
+    batch = dispatcher.next_batch(1.0)
+    dispatcher.publish(1, 31.0)
+    dispatcher.consume(batch)
+    dispatcher.pause(True, 31.0)
+    dispatcher.pause(False, 51.0)
+    dispatcher.next_batch(51.0)
+    assert dispatcher.pacing.update_seconds == 30.0
+
+
+def test_an_update_that_a_restore_cuts_off_has_no_time():
+    dispatcher = Dispatcher(2, 1, 2)
+    start(dispatcher, 0)
+    (ticket,) = dispatcher.allot(0.0)
+    dispatcher.finish(ticket.number, 1.0)
+    dispatcher.next_batch(1.0)
+    dispatcher.forget()
+    dispatcher.next_batch(31.0)
+    assert dispatcher.pacing.update_seconds is None
+
+
 @settings(deadline=None)
 @given(bound=st.integers(0, 2), order=st.randoms(use_true_random=False))
 def test_news_in_any_order_keeps_the_bound_and_the_books(bound, order):
@@ -77,7 +102,7 @@ def test_news_in_any_order_keeps_the_bound_and_the_books(bound, order):
             known -= {ticket.number for ticket in training}
             training = []
         elif action == "pause":
-            dispatcher.pause(order.random() < 0.3)
+            dispatcher.pause(order.random() < 0.3, now)
         for ticket, reason in dispatcher.take_dropped():
             known.remove(ticket.number)  # once, and never one in training
             ledger.drop(ticket.number, reason)

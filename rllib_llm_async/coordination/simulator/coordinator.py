@@ -127,7 +127,7 @@ class SimulatedCoordinator:
             runner.stop_until(self._clock.now + seconds)
 
     def pause(self, paused: bool) -> None:
-        self.dispatcher.pause(paused)
+        self.dispatcher.pause(paused, self._clock.now)
         self.allot()
 
     def next_batch(self) -> list[Ticket]:
