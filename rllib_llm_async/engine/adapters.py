@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from rllib_llm_async.core.fingerprint import Fingerprint
+from rllib_llm_async.core.fingerprint import Fingerprint, add_fingerprints
 from rllib_llm_async.engine.arrival_check import ArrivalCheck, ExpectedArrival
 from rllib_llm_async.engine.weight_layout import Fingerprints, Part
 from rllib_llm_async.models.served_adapters import ServedAdapters, room_for
@@ -219,9 +219,15 @@ class AdapterLayout:
 
 
 def _is_held(name: str, bits: Fingerprint, ranks: Sequence[Fingerprints]) -> bool:
-    """On each rank, or on all together, which then may hold a part of each row."""
+    """On each rank, or on all together, which then may hold a part of each row.
+
+    Of more ranks than KV heads several hold the same head.
+    """
     part = Part(name, (name,), (name,))
-    if len(ranks) == 1:
-        return part.is_held(bits, ranks)
     shares = replace(part, whole_on_each_rank=False, keeps_rows=False)
-    return part.is_held(bits, ranks) or shares.is_held(bits, ranks)
+    num_ranks = sum(name in rank for rank in ranks)
+    return part.is_held(bits, ranks) or any(
+        shares.is_held(add_fingerprints([bits] * copies), ranks)
+        for copies in range(1, num_ranks)
+        if num_ranks % copies == 0
+    )

@@ -62,6 +62,17 @@ def test_ranks_hold_shares_of_rows_or_columns_or_all(matrices):
         assert differences(matrices, *stale) == [B]
 
 
+def test_more_ranks_than_kv_heads_hold_each_head_several_times(matrices):
+    heads = matrices[B].split(24)
+    ranks = [{A: matrices[A], B: head} for head in heads for _ in range(2)]
+    assert differences(matrices, *ranks) == []
+    for stale in range(4):
+        changed = [*ranks]
+        changed[stale] = {A: matrices[A], B: ranks[stale][B] + 1e-6}
+        assert differences(matrices, *changed) == [B]
+    assert differences(matrices, *ranks[:3]) == [B]
+
+
 def test_a_pipeline_has_each_layer_on_one_rank(matrices):
     assert differences(matrices, matrices, {}) == []
     assert differences(matrices, {A: matrices[A]}, {}) == [B]
