@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rllib_llm_async.batch import columns
+from rllib_llm_async.chat.messages import text_of
+from rllib_llm_async.envs.agent_env import Message
+from rllib_llm_async.envs.tool_calls import encodable
 
 if TYPE_CHECKING:
     from ray.rllib.env.single_agent_episode import SingleAgentEpisode
@@ -33,9 +36,10 @@ CERTAIN = 0.9
 class DialogueRecord:
     """One episode as plain data.
 
-    ``messages`` are OpenAI messages; those of the agent have further lists, one item
-    per token: ``tokens`` (text), ``versions`` (policy version that sampled it) and
-    ``logp`` (its log-probability then). ``policy_version`` is the newest of them.
+    ``messages`` are OpenAI messages, whose content is text or None; those of the agent
+    have further lists, one item per token: ``tokens`` (text), ``versions`` (policy
+    version that sampled it) and ``logp`` (its log-probability then).
+    ``policy_version`` is the newest of them.
     """
 
     task: str
@@ -62,7 +66,7 @@ class DialogueRecord:
             decode: From token ids to text.
         """
         outputs = episode.extra_model_outputs
-        messages = [dict(m) for m in episode.custom_data[columns.EPISODE_MESSAGES]]
+        messages = [*map(_as_json, episode.custom_data[columns.EPISODE_MESSAGES])]
         spoken = [m for m in messages if m["role"] == "assistant"]
         newest = 0
         for message, tokens, versions, logp in zip(
@@ -87,6 +91,29 @@ class DialogueRecord:
             policy_version=newest,
             messages=messages,
         )
+
+
+def _as_json(message: Message) -> dict[str, Any]:
+    """The message as JSON can hold it: environments say dates, arrays and the like."""
+    kept = {str(key): _plain(value) for key, value in message.items()}
+    if message.get("content") is not None:
+        kept["content"] = _text(message["content"])
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    try:
+        return json.loads(json.dumps(value, default=str))
+    except (TypeError, ValueError, RecursionError):  # e.g. dates for keys, a cycle
+        return str(value)
+
+
+def _text(content: Any) -> str:
+    """As the agent reads it; what it cannot read, after the last turn, as Python."""
+    try:
+        return text_of(content)
+    except ValueError:
+        return str(content)
 
 
 def write_jsonl(path: Path, dialogues: Iterable[Mapping[str, Any]]) -> None:
@@ -147,13 +174,12 @@ def render_text(dialogue: Mapping[str, Any]) -> str:
     """A dialogue as plain text, for a terminal or a table."""
     lines = [headline(dialogue)]
     for message in dialogue["messages"]:
-        texts = [message["content"]] if message.get("content") else []
-        texts += calls(message)
-        for text in texts:
-            first, *rest = text.splitlines() or [""]
+        texts = [_text(message.get("content")), *calls(message)]
+        for text in filter(None, texts):
+            first, *rest = text.splitlines()
             lines.append(f"{message['role']:>9} | {first}")
             lines += [f"{'':>9} | {line}" for line in rest]
-    return "\n".join(lines) + "\n"
+    return encodable("\n".join(lines) + "\n")
 
 
 def render_html(dialogues: Iterable[Mapping[str, Any]], title: str) -> str:
@@ -188,7 +214,7 @@ def headline(dialogue: Mapping[str, Any]) -> str:
 def calls(message: Mapping[str, Any]) -> list[str]:
     """The tool calls of a message as text."""
     return [
-        f"{call['function']['name']}({call['function']['arguments']})"
+        f"{call['function']['name']}({call['function'].get('arguments') or ''})"
         for call in message.get("tool_calls") or []
     ]
 
