@@ -30,7 +30,9 @@ async def get_state(coordinator: Coordinator) -> dict[str, Any]:
         answer.
     """
     dispatcher = coordinator._dispatcher
-    records = await ask_for_records(
+    # Of groups that no runner has yet; one may get them while it is asked.
+    waiting = dict(coordinator._restored.records)
+    records = waiting | await ask_for_records(
         (
             mailbox.handle,
             [t.number for t in dispatcher.under_way() if t.runner == runner],

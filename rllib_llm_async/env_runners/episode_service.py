@@ -141,16 +141,13 @@ class EpisodeService:
             numbers: Of the groups.
 
         Returns:
-            For each that is known here, of each member `record_of` its newest try, None
-            for one that has not begun.
+            For each that is known here, of each member `record_of` its newest try, or
+            what that is replayed from; None for one that has not begun.
         """
         groups = {number: members for number, (_, members) in self._under_way.items()}
         groups |= self._kept
         return {
-            number: [
-                member.transcript and record_of(member.transcript)
-                for member in groups[number]
-            ]
+            number: [_record_of(member) for member in groups[number]]
             for number in numbers
             if number in groups
         }
@@ -306,20 +303,17 @@ class EpisodeService:
             self._news.set()
             return
         task = self._tasks[ticket.task]
-        members = [Progress() for _ in range(ticket.num_episodes)]
+        members = [
+            Progress(replay=Replay(record) if record else None) for record in records
+        ]
         self._under_way[ticket.number] = task, members
         played: list[asyncio.Task] = []
         try:
             async with asyncio.TaskGroup() as group:
-                for member, (progress, record) in enumerate(
-                    zip(members, records, strict=True)
-                ):
+                for member, progress in enumerate(members):
                     seed = self._episode_seed(ticket.number, member)
-                    replay = Replay(record) if record else None
                     played.append(
-                        group.create_task(
-                            self._run_member(task, progress, seed, replay)
-                        )
+                        group.create_task(self._run_member(task, progress, seed))
                     )
         except* EpisodeError as errors:
             reason = _first_leaf(errors).reason
@@ -343,16 +337,10 @@ class EpisodeService:
         return random.Random(f"{self._seed}/{group}/{member}").getrandbits(31)
 
     async def _run_member(
-        self,
-        task: TaskRef,
-        progress: Progress,
-        seed: int | None,
-        replay: Replay | None,
+        self, task: TaskRef, progress: Progress, seed: int | None
     ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         try:
-            return await self._player.play(
-                task, progress=progress, seed=seed, replay=replay
-            )
+            return await self._player.play(task, progress=progress, seed=seed)
         finally:
             self._report.num_places += 1
             self._news.set()
@@ -406,6 +394,13 @@ class EpisodeService:
             for num_tokens, reason in progress.lost_tries:
                 self._report.lost_tries.append(LostTry(number, num_tokens, reason))
             progress.lost_tries.clear()
+
+
+def _record_of(member: Progress) -> Any:
+    # The transcript of a replay is shorter than what it repeats.
+    if member.replay is not None:
+        return member.replay.record
+    return member.transcript and record_of(member.transcript)
 
 
 def _num_tokens(members: Sequence[Progress]) -> int:

@@ -19,7 +19,7 @@ from rllib_llm_async.engine.vllm_engine import VLLMEngine
 from rllib_llm_async.env_runners.deadlines import env_call, nothing_waited, within
 from rllib_llm_async.env_runners.env_answers import checked_start, checked_step
 from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
-from rllib_llm_async.env_runners.replay import NotReplayableError, Replay
+from rllib_llm_async.env_runners.replay import NotReplayableError
 from rllib_llm_async.env_runners.transcript import Progress, Transcript
 from rllib_llm_async.envs.agent_env import (
     AgentEnv,
@@ -102,17 +102,15 @@ class EpisodePlayer:
         keep_messages: bool = False,
         progress: Progress | None = None,
         seed: int | None = None,
-        replay: Replay | None = None,
     ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         """Plays one episode; an environment that fails is replaced and tried again.
 
         Args:
             task: What to play.
             keep_messages: Whether the episode's `EPISODE_MESSAGES` hold the dialogue.
-            progress: Kept up to date.
+            progress: Kept up to date. Where its ``replay`` does not fit the episode
+                starts anew.
             seed: Of the engine's sampling; None: whatever comes.
-            replay: What the agent has said before a checkpoint. Where it does not fit
-                the episode starts anew.
 
         Raises:
             EpisodeError: If the environment fails again and again, or the task's first
@@ -123,15 +121,15 @@ class EpisodePlayer:
             # first prompt takes the longest to tokenise.
             await asyncio.sleep(0)
         progress = progress or Progress()
-        if replay is not None:
-            progress.num_tokens = replay.num_tokens
+        if progress.replay is not None:
+            progress.num_tokens = progress.replay.num_tokens
         attempt = 0
         while True:
             try:
                 # Another try is another episode.
                 try_seed = None if seed is None else seed + attempt
                 played = await within(
-                    self._try(task, keep_messages, progress, try_seed, replay),
+                    self._try(task, keep_messages, progress, try_seed),
                     self._episode_timeout_s,
                     self.seconds_waited,
                 )
@@ -147,7 +145,6 @@ class EpisodePlayer:
                     raise
                 attempt += 1
                 progress.begin_again(error.reason)
-            replay = None
 
     async def check_that_some_task_fits(self, tasks: Iterable[TaskRef]) -> None:
         """Begins one task after the other until one leaves room for an answer.
@@ -177,11 +174,10 @@ class EpisodePlayer:
         keep_messages: bool,
         progress: Progress,
         seed: int | None,
-        replay: Replay | None,
     ) -> tuple[SingleAgentEpisode, EpisodeOutcome]:
         # Learners may have scores of a replayed episode, by its key. Not of `random`:
         # vLLM seeds that, and a restarted runner would use the keys of before again.
-        key = replay.key if replay else secrets.randbits(62)
+        key = progress.replay.key if progress.replay else secrets.randbits(62)
         transcript = self.transcripts[key] = progress.transcript = Transcript(key)
         try:
             async with self._environment() as env:
@@ -194,7 +190,7 @@ class EpisodePlayer:
                     episode.custom_data[columns.EPISODE_MESSAGES] = list(start.messages)
                 self._begin(task, env, episode, start, transcript)
                 while True:
-                    output = await self._next_turn(transcript, progress, seed, replay)
+                    output = await self._next_turn(transcript, progress, seed)
                     progress.now(f"the environment's answer to turn {len(episode) + 1}")
                     step = await self._answer(
                         env, episode, output, start.tools, transcript
@@ -233,12 +229,13 @@ class EpisodePlayer:
         transcript: Transcript,
         progress: Progress,
         seed: int | None,
-        replay: Replay | None,
     ) -> EngineOutput:
         """From a checkpoint as far as that reaches, then from the engine."""
         progress.now(f"the engine, turn {len(transcript.turns) + 1}")
+        replay = progress.replay
         output = replay.next_turn(transcript) if replay else None
         if output is None:
+            progress.replay = None
             output = await self._engine.generate(
                 transcript.tokens,
                 transcript.say,

@@ -71,6 +71,7 @@ class Replay:
     """
 
     def __init__(self, record: Mapping[str, Any]) -> None:
+        self.record = record
         self.key: int = record["key"]
         self.num_tokens = num_tokens_of(record)
         self._seen = record["seen"]

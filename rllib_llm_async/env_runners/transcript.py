@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rllib_llm_async.batch import columns
 from rllib_llm_async.batch.packing import experts_of_tokens
 from rllib_llm_async.engine.engine_output import EngineOutput
+
+if TYPE_CHECKING:
+    from rllib_llm_async.env_runners.replay import Replay
 
 
 @dataclass
@@ -53,7 +57,8 @@ class Progress:
 
     ``num_tokens`` counts all sampled ones, those of failed tries included;
     ``lost_tries`` holds the tokens of each of these and the reason of its end, until
-    somebody takes them out. ``transcript`` is that of the newest try.
+    somebody takes them out. ``transcript`` is that of the newest try, ``replay`` what a
+    checkpoint has brought and the first try has not said again.
     """
 
     doing: str = "not begun"
@@ -62,6 +67,7 @@ class Progress:
     num_lost_tokens: int = 0
     lost_tries: list[tuple[int, str]] = field(default_factory=list)
     transcript: Transcript | None = None
+    replay: Replay | None = None
 
     def now(self, doing: str) -> None:
         """Something else is waited for from now on."""
@@ -71,6 +77,7 @@ class Progress:
         """A try has failed."""
         self.lost_tries.append((self.num_tokens - self.num_lost_tokens, reason))
         self.num_lost_tokens = self.num_tokens
+        self.replay = None
         self.now(f"played again after {reason}")
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from rllib_llm_async.coordination import restored_groups
+from rllib_llm_async.coordination import coordinator_state, restored_groups
 from rllib_llm_async.coordination.restored_groups import RestoredGroups
 from rllib_llm_async.coordination.staleness_gate import Ticket
 from rllib_llm_async.env_runners.replay import record_of
@@ -160,6 +160,55 @@ def test_where_the_environment_answers_otherwise_the_episode_starts_anew(monkeyp
         assert counts(again, "tokens")["dropped_not_replayable"] == 8
         assert not {e for e in counts(again, "episodes") if e.startswith("dropped")}
         await again.stop()
+
+    run(main)
+
+
+def turns_kept(state):
+    """Of each group under way by its number, of each episode how many turns."""
+    return {
+        ticket["number"]: [len(record["turns"]) for record in records]
+        for ticket, records in state["under_way"]
+    }
+
+
+def test_a_checkpoint_soon_after_a_resume_keeps_what_no_runner_has_taken():
+    async def main():
+        state = await end(await first_life())
+        assert turns_kept(state) == {1: [2, 2]}
+        again = Loop(capacity=0)
+        await again.coordinator.set_state(state)
+        await again.start()
+        assert turns_kept(await end(again)) == {1: [2, 2]}
+
+    run(main)
+
+
+def test_a_checkpoint_amid_a_replay_keeps_what_has_not_been_said_again():
+    async def main():
+        state = await end(await first_life())
+        again = Loop(wait=Users(0))  # of two turns the second is never asked for
+        await again.coordinator.set_state(state)
+        await again.start()
+        transcripts = again.services[0]._player.transcripts
+        await until(lambda: any(t.turns for t in transcripts.values()))
+        assert turns_kept(await end(again))[1] == [2, 2]
+
+    run(main)
+
+
+def test_a_runner_that_takes_a_group_while_it_is_asked_loses_nothing_of_it(monkeypatch):
+    async def main():
+        state = await end(await first_life())
+        again = Loop(num_runners=0)
+        await again.coordinator.set_state(state)
+
+        async def taken(numbers):
+            again.coordinator._restored.records.clear()
+            return {}
+
+        monkeypatch.setattr(coordinator_state, "ask_for_records", taken)
+        assert turns_kept(await end(again)) == {1: [2, 2]}
 
     run(main)
 

@@ -11,6 +11,7 @@ from rllib_llm_async.engine.vllm_engine import EngineOutput
 from rllib_llm_async.env_runners import deadlines
 from rllib_llm_async.env_runners.episode_service import EpisodeService
 from rllib_llm_async.env_runners.episodes import EpisodePlayer
+from rllib_llm_async.env_runners.replay import Replay, record_of
 from rllib_llm_async.env_runners.runner_metrics import RunnerMetrics
 from rllib_llm_async.env_runners.transcript import Progress
 from rllib_llm_async.monitoring.timeline import Timeline
@@ -131,6 +132,18 @@ def test_an_episode_that_ends_with_a_full_context_has_ended_by_itself():
     ((episode, outcome),), *_ = play([ends()], engine=Engine(max_model_len=5))
     assert episode.is_terminated and not episode.is_truncated
     assert outcome.success
+
+
+def test_a_try_that_failed_amid_a_replay_leaves_nothing_to_replay():
+    player = player_of(lambda: Env([goes_on(), ends()]), Engine())
+    asyncio.run(player.play(TASK))
+    (transcript,) = player.transcripts.values()
+    envs = iter([Env([RuntimeError("down")]), Env([goes_on(), goes_on(), ends()])])
+    player = player_of(lambda: next(envs), Engine())
+    progress = Progress(replay=Replay(record_of(transcript)))
+    episode, _ = asyncio.run(player.play(TASK, progress=progress))
+    assert progress.replay is None and len(episode) == 3
+    assert progress.lost_tries == [(4, "env_failure")]
 
 
 def test_tokens_of_every_lost_try_are_counted_once():
