@@ -8,7 +8,7 @@ a clock of its own. Time comes in as ``now``, in seconds of any clock.
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -45,7 +45,7 @@ class Runner:
 
 @dataclass
 class UnderWay:
-    """When a group was admitted, and where the learner stood when it was finished."""
+    """When a group started, and where the learner stood when it was finished."""
 
     started: float
     #: Time that does not count, since its environment waited for what is down.
@@ -86,8 +86,8 @@ class Dispatcher:
         self._with_room: dict[int, None] = {}
         self._groups: dict[int, UnderWay] = {}
         #: Groups of a checkpoint that no runner has been given yet.
-        self._adopted: deque[Ticket] = deque()
-        #: When the groups that are not finished were admitted.
+        self._adopted: dict[int, Ticket] = {}
+        #: When the groups that are not finished started.
         self._running: dict[int, float] = {}
         self.next_number = self._next_session = 0
         self._paused = False
@@ -157,7 +157,7 @@ class Dispatcher:
         held_by = ""
         while self._with_room and not self._paused and not held_by:
             if self._adopted:
-                tickets += self._give_adopted()
+                tickets.append(self._give_adopted(now))
             elif self._start_at(now) > now:
                 held_by = "pacing"
             elif (ticket := self._admit_next(now)) is None:
@@ -221,14 +221,14 @@ class Dispatcher:
             return ticket
         return None
 
-    def _give_adopted(self) -> list[Ticket]:
-        """The next group of a checkpoint, if it has not gone, for who waits longest."""
-        ticket = replace(self._adopted.popleft(), runner=next(iter(self._with_room)))
-        if ticket.number not in self._groups:
-            return []
+    def _give_adopted(self, now: float) -> Ticket:
+        """The next group of a checkpoint, for who waits longest; it starts only now."""
+        number = next(iter(self._adopted))
+        ticket = replace(self._adopted.pop(number), runner=next(iter(self._with_room)))
         self._gate.hand_over(ticket)
+        self._groups[number].started = self._running[number] = now
         self._give(ticket)
-        return [ticket]
+        return ticket
 
     def _give(self, ticket: Ticket) -> None:
         """To its runner, which waits longest of those that may have it."""
@@ -291,7 +291,7 @@ class Dispatcher:
             now, finished_at_version=finished_at_version
         )
         if finished_at_version is None:
-            self._adopted.append(ticket)
+            self._adopted[ticket.number] = ticket
             self._running[ticket.number] = now
         else:
             self._gate.deliver(ticket.number)
@@ -341,6 +341,7 @@ class Dispatcher:
             if (
                 now - group.started - group.excused > self._ticket_timeout_s
                 and group.finished_at_version is None
+                and number not in self._adopted
             ):
                 self.drop(number, "ticket_timeout")
         return silent
@@ -353,6 +354,7 @@ class Dispatcher:
     def _forget(self, ticket: Ticket) -> None:
         self._groups.pop(ticket.number, None)
         self._running.pop(ticket.number, None)
+        self._adopted.pop(ticket.number, None)
         known = self._runners.get(ticket.runner)
         if known is not None and ticket.number in known.groups:
             known.groups.discard(ticket.number)
@@ -400,7 +402,7 @@ class Dispatcher:
         return self._gate.awaited()
 
     def started(self, number: int) -> float:
-        """When a group was admitted."""
+        """When a group started."""
         return self._groups[number].started
 
     def versions_in_queue(self, number: int) -> int:

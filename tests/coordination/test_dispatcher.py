@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from rllib_llm_async.coordination.dispatcher import Dispatcher
 from rllib_llm_async.coordination.ledger import Ledger, LedgerEpisode
+from rllib_llm_async.coordination.staleness_gate import Ticket
 
 
 def start(dispatcher, *runners):
@@ -49,6 +50,47 @@ def test_an_update_that_a_restore_cuts_off_has_no_time():
     dispatcher.forget()
     dispatcher.next_batch(31.0)
     assert dispatcher.pacing.update_seconds is None
+
+
+def adopted():
+    """A dispatcher with two groups of a checkpoint, and a runner for one of them."""
+    dispatcher = Dispatcher(4, 1, 2, ticket_timeout_s=30.0)
+    for number in range(2):
+        assert dispatcher.adopt(Ticket(number, 5, 0, 2), 0.0)
+    dispatcher.next_number = 2
+    dispatcher.register(0, 10, 2, now=0.0)
+    dispatcher.has_places(0, 2, 0)
+    return dispatcher
+
+
+def test_the_time_of_a_checkpoints_group_counts_from_when_a_runner_has_it():
+    dispatcher = adopted()
+    assert [ticket.number for ticket in dispatcher.allot(0.0)] == [0]
+    dispatcher.finish(0, 25.0)
+    dispatcher._runners[0].heard_at = 50.0
+    dispatcher.give_up_late(50.0)
+    assert not dispatcher.take_dropped()
+    dispatcher.has_places(0, 4, 0)
+    assert [ticket.number for ticket in dispatcher.allot(50.0)] == [1]
+    assert dispatcher.started(1) == 50.0
+    dispatcher.finish(1, 60.0)
+    assert [*dispatcher.pacing._durations] == [25.0, 10.0]
+
+
+def test_a_checkpoints_group_that_a_runner_has_times_out_as_any_other():
+    dispatcher = adopted()
+    dispatcher.allot(20.0)
+    dispatcher.give_up_late(49.0)
+    assert not dispatcher.take_dropped()
+    dispatcher.give_up_late(51.0)
+    ((ticket, reason),) = dispatcher.take_dropped()
+    assert (ticket.number, reason) == (0, "ticket_timeout")
+
+
+def test_a_checkpoints_group_that_has_gone_is_given_to_nobody():
+    dispatcher = adopted()
+    dispatcher.drop(0, "timeout")
+    assert [ticket.number for ticket in dispatcher.allot(0.0)] == [1]
 
 
 @settings(deadline=None)
