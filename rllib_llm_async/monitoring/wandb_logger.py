@@ -6,6 +6,7 @@ Use it with `rllib train file FILE --wandb PROJECT`, or in Python as a callback 
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -19,7 +20,11 @@ from ray.air.util.node import _force_on_current_node
 
 from rllib_llm_async.monitoring.dialogues import newest_dialogues, render_text
 from rllib_llm_async.monitoring.panels import HEADLINES, Marks, ratio_histograms
+from rllib_llm_async.monitoring.status_board import find_status_board
 
+_logger = logging.getLogger(__name__)
+#: Variables of the command that its actors need; a cluster has those of its own start.
+_ENVIRONMENT = (WANDB_ENV_VAR, "WANDB_BASE_URL", "WANDB_ENTITY")
 #: Key of the sample dialogues on their way from the driver to the logging actor.
 _DIALOGUES = "sample_dialogues"
 
@@ -32,7 +37,8 @@ class WandbLogger(WandbLoggerCallback):
     - ``dialogues``: a table of the samples of each evaluation.
 
     The step is ``training_iteration``. A run that is resumed goes on under its id. The
-    trials of a sweep are named after what the sweep has chosen for them.
+    trials of a sweep are named after what the sweep has chosen for them. Where W&B does
+    not answer, or refuses, a run is kept offline, and `rllib train` says so.
 
     Args:
         project: Name of the W&B project.
@@ -54,12 +60,15 @@ class WandbLogger(WandbLoggerCallback):
                 max_task_retries=-1,
                 **_force_on_current_node(),
             )(self._logger_actor_cls)
-        key = os.environ.get(WANDB_ENV_VAR)
+        environment = {k: os.environ[k] for k in _ENVIRONMENT if k in os.environ}
         # "3_eps_ti=1.2,seed=1": the number says nothing.
         _, _, chosen = trial.experiment_tag.partition("_")
         name = self.kwargs.get("name") or chosen or trial.experiment_dir_name
         super()._start_logging_actor(
-            trial, exclude_results, api_key=key, **{**wandb_init_kwargs, "name": name}
+            trial,
+            exclude_results,
+            environment=environment,
+            **{**wandb_init_kwargs, "name": name},
         )
 
     def log_trial_result(self, iteration, trial, result):
@@ -80,11 +89,33 @@ class _LoggingActor(_WandbLoggingActor):
 
     _is_defined = False
 
-    def __init__(self, *args: Any, api_key: str | None, **kwargs: Any) -> None:
-        if api_key:
-            os.environ[WANDB_ENV_VAR] = api_key
+    def __init__(self, *args: Any, environment: dict[str, str], **kwargs: Any) -> None:
+        os.environ.update(environment)
         super().__init__(*args, **kwargs)
         self._marks = Marks()
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as error:  # no network, an expired key, another's project
+            # Nobody asks for what comes of this call, so that nobody would be told.
+            self._say_that_it_is_offline(error)
+            self._wandb.teardown()  # else the run's id is in use
+            self.kwargs["mode"] = "offline"
+            self._is_defined = False
+            super().run()
+
+    def _say_that_it_is_offline(self, error: Exception) -> None:
+        reason = str(error).partition("\n")[0] or repr(error)
+        folder = os.path.join(self.kwargs.get("dir", self._logdir), "wandb")
+        text = (
+            f"W&B: {reason}; the run is kept offline, send it later with: "
+            f"wandb sync {folder}/offline-run-*"
+        )
+        _logger.warning(text)
+        board = find_status_board()
+        if board is not None:
+            board.notify.remote(os.path.basename(self._logdir), text)
 
     def _handle_result(self, result: dict) -> tuple[dict, dict]:
         if not self._is_defined:

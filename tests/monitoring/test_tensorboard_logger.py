@@ -88,7 +88,7 @@ def test_names_are_those_of_wandb(events, tmp_path, monkeypatch):
         None,
         [*WandbLogger._exclude_results, "config"],
         WandbLogger.AUTO_CONFIG_KEYS,
-        api_key=None,
+        environment={},
     )
     actor._is_defined = True  # that needs a run
     logged = {}

@@ -2,15 +2,19 @@
 
 import json
 import os
+import queue
+from unittest import mock
 
 import numpy as np
 import pytest
 from ray import tune
+from ray.air.integrations.wandb import WandbLoggerCallback, _QueueItem
 
 from rllib_llm_async.core import NUM_RATIO_BINS
+from rllib_llm_async.monitoring import wandb_logger
 from rllib_llm_async.monitoring.panels import HEADLINES
 from rllib_llm_async.monitoring.tensorboard_logger import TensorBoardLogger
-from rllib_llm_async.monitoring.wandb_logger import WandbLogger
+from rllib_llm_async.monitoring.wandb_logger import WandbLogger, _LoggingActor
 from tests.monitoring.tensorboard_file import read_scalars
 from tests.monitoring.wandb_file import read_run
 
@@ -98,3 +102,66 @@ def test_an_offline_run_holds_keys_histograms_marks_and_dialogues(
         and not key.startswith(("ratios/", "dialogues/"))
     }
     assert {tag for tag in read_scalars(events) if "/" in tag} == numbers
+
+
+def test_a_run_without_a_way_to_wandb_goes_on_offline_and_says_so(
+    tmp_path, monkeypatch
+):
+    board = mock.Mock()
+    monkeypatch.setattr(wandb_logger, "find_status_board", lambda: board)
+    monkeypatch.chdir(tmp_path)  # as the actor does
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_START_METHOD"):
+        monkeypatch.setenv(name, "")  # what the actor sets goes with the test
+    trial = tmp_path / "trial_3"
+    trial.mkdir()
+    results = queue.Queue()
+    for iteration in (1, 2):
+        results.put((_QueueItem.RESULT, {"training_iteration": iteration}))
+    results.put((_QueueItem.END, None))
+    _LoggingActor(
+        str(trial),
+        results,
+        [],
+        [],
+        environment={
+            "WANDB_API_KEY": "0" * 40,
+            "WANDB_BASE_URL": "http://127.0.0.1:9",  # where nobody listens
+        },
+        project="mine",
+        id="abc",
+        mode=None,
+        resume="allow",
+        dir=str(tmp_path),
+        settings={"init_timeout": 1},
+    ).run()
+    (path,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    run, history, defined = read_run(path)
+    assert run.run_id == "abc" and {*HEADLINES} <= {*defined}
+    assert [row["training_iteration"] for row in history] == [1, 2]
+    board.notify.remote.assert_called_once()
+    directory, text = board.notify.remote.call_args.args
+    assert directory == "trial_3"
+    assert text.startswith("W&B: Failed to get resume status")
+    assert text.endswith(f"wandb sync {tmp_path}/wandb/offline-run-*")
+
+
+def test_an_actor_of_a_running_cluster_has_what_the_command_s_shell_says(
+    tmp_path, monkeypatch
+):
+    said = {
+        "WANDB_API_KEY": "0" * 40,
+        "WANDB_BASE_URL": "https://wandb.example",
+        "WANDB_ENTITY": "a-team",
+    }
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    start = mock.Mock()
+    monkeypatch.setattr(WandbLoggerCallback, "_start_logging_actor", start)
+    logger = WandbLogger("mine")
+    logger._remote_logger_class = "made"  # that needs a cluster
+    logger.log_trial_start(mock.Mock(config={}, experiment_tag="0"))
+    for name in said:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    _LoggingActor(str(tmp_path), None, [], [], **start.call_args.kwargs)
+    assert {name: os.environ.get(name) for name in said} == said
