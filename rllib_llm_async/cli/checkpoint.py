@@ -7,6 +7,7 @@ of pickles: they are for checkpoints of one's own.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,11 @@ import numpy as np
 
 from rllib_llm_async.cli.array_pickle import read_arrays
 from rllib_llm_async.cli.errors import InputError
-from rllib_llm_async.cli.experiment_file import Experiment, build_config
+from rllib_llm_async.cli.experiment_file import (
+    Experiment,
+    apply_settings,
+    build_config,
+)
 from rllib_llm_async.cli.sharded_weights import read_weights
 
 _LEARNER = Path("learner_group", "learner")
@@ -38,18 +43,22 @@ class Checkpoint:
     settings: dict[str, Any]
     policy_version: int
 
-    def config(self, env: str | None = None) -> Any:
+    def config(
+        self, env: str | None = None, changes: Mapping[str, Any] | None = None
+    ) -> Any:
         """The validated `AlgorithmConfig` that the policy was trained with.
 
         Args:
             env: Another environment, with its defaults.
+            changes: Other settings than the run's, as of ``--set``.
 
         Raises:
             InputError: As for a tuned YAML.
         """
-        settings = dict(self.settings)
+        settings = copy.deepcopy(self.settings)
         if env is not None:
             settings.pop("env_config", None)
+        apply_settings(settings, changes or {})
         try:
             return build_config(
                 Experiment("checkpoint", self.run, env or self.env, config=settings)

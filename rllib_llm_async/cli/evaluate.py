@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from rllib_llm_async import result_keys
-from rllib_llm_async.cli.checkpoint import Checkpoint, open_checkpoint
+from rllib_llm_async.cli.checkpoint import open_checkpoint
 from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.cli.errors import InputError
+from rllib_llm_async.cli.experiment_file import parse_assignments
+from rllib_llm_async.cli.resources import check_resources
+
+#: A limit that nobody meets; episodes have limits of their own.
+A_YEAR = 365 * 86_400.0
+#: Over the run's settings: the learner only hands weights to the engines, in this
+#: process, which has no GPU of Ray's.
+EVALUATION = {
+    "evaluation_interval": None,
+    "evaluation_sample_timeout_s": A_YEAR,
+    "num_learners": 0,
+    "num_gpus_per_learner": 0,
+    "learner_sharding": "none",
+    "optimizer_offload": False,
+    "attn_implementation": "auto",
+    "weight_transport": "auto",
+    "old_logprob_source": "rollout",
+    "compare_sources": [],
+    "kl_coeff": 0.0,
+}
+#: Without a terminal.
+SECONDS_BETWEEN_LINES = 60.0
 
 
 @click.command()
@@ -20,6 +45,13 @@ from rllib_llm_async.cli.errors import InputError
 @click.option("--split", default="test", show_default=True)
 @click.option("--num-trials", default=4, show_default=True, help="Trials per task.")
 @click.option("--num-tasks", type=int, help="Only the first tasks of the split.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Another setting than the run's, such as num_env_runners=1.",
+)
 @click.option(
     "--transcripts",
     type=click.Path(path_type=Path, file_okay=False),
@@ -38,6 +70,7 @@ def evaluate(
     split: str,
     num_trials: int,
     num_tasks: int | None,
+    settings: tuple[str, ...],
     transcripts: Path | None,
     address: str | None,
     trust_checkpoint: bool,
@@ -47,13 +80,15 @@ def evaluate(
     Prints a table, and as its last line the same as JSON: by domain the share of
     successes (avg@k), the probability that one (pass@k) or all (pass^k) of k trials
     succeed. What follows ± is the standard error over the tasks.
+
+    It needs the CPUs and GPUs of the run's engines, not those of its learners.
     """
     if num_trials < 1:
         raise InputError(f"--num-trials {num_trials}: must be 1 or more")
     if num_tasks is not None and num_tasks < 1:
         raise InputError(f"--num-tasks {num_tasks}: must be 1 or more")
     trained = open_checkpoint(checkpoint, trust=trust_checkpoint)
-    config = _evaluation_config(trained, env)
+    config = trained.config(env, {**EVALUATION, **parse_assignments("--set", settings)})
     weights = trained.weights()
     from rllib_llm_async.envs.registry import make_suite
     from rllib_llm_async.envs.tasks import tasks_of
@@ -68,6 +103,7 @@ def evaluate(
         except OSError as error:
             raise InputError(f"--transcripts {transcripts}: {error.strerror}") from None
     with ray_cluster(address):
+        _check_resources(config)
         click.echo("starting the engine ...", err=True)
         algorithm = config.build_algo()
         try:
@@ -75,17 +111,16 @@ def evaluate(
                 algorithm.load_weights(weights, trained.policy_version)
             except ValueError as error:
                 raise InputError(f"{checkpoint}: {error}") from error
-            click.echo("running the tasks ...", err=True)
-            summary = algorithm.evaluate_tasks(
-                split=split,
-                num_trials=num_trials,
-                num_tasks=num_tasks,
-                num_dialogues=0 if transcripts is None else None,
-            )
+            with _progress() as say:
+                summary = algorithm.evaluate_tasks(
+                    split=split,
+                    num_trials=num_trials,
+                    num_tasks=num_tasks,
+                    num_dialogues=0 if transcripts is None else None,
+                    say=say,
+                )
         finally:
             algorithm.stop()
-    if transcripts is not None:
-        _write_transcripts(transcripts, summary["dialogues"], checkpoint)
     for key, why in (
         (result_keys.NUM_ENV_FAILURES, "their environment kept failing"),
         (result_keys.NUM_UNFINISHED_EPISODES, "they had not ended in time"),
@@ -94,14 +129,42 @@ def evaluate(
             click.echo(f"{number} episodes left out: {why}", err=True)
     _print_table(summary["domains"], num_trials)
     click.echo(json.dumps(summary["domains"]))
+    if transcripts is not None:
+        _write_transcripts(transcripts, summary["dialogues"], checkpoint)
 
 
-def _evaluation_config(checkpoint: Checkpoint, env: str | None) -> Any:
-    """The checkpoint's own config, without the actors that only training needs."""
-    config = checkpoint.config(env).copy(copy_frozen=False)
-    config.evaluation(evaluation_interval=None)
-    config.learners(num_learners=0)
-    return config
+def _check_resources(config: Any) -> None:
+    """Says what there is not, and what is not free yet."""
+    import ray
+
+    none = {"CPU": 0.0, "GPU": 0.0}
+    check_resources(config, {**none, **ray.cluster_resources()}, "the cluster")
+    try:
+        check_resources(config, {**none, **ray.available_resources()}, "what is free")
+    except InputError as error:
+        click.echo(f"waiting for others to end; {error.message}", err=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """How far it is: in place on a terminal, else a line now and again."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("running the tasks ...") as status:
+            yield status.update
+        return
+    click.echo("running the tasks ...", err=True)
+    last = time.monotonic()
+
+    def say(text: str) -> None:
+        nonlocal last
+        if time.monotonic() > last + SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            click.echo(text, err=True)
+
+    yield say
 
 
 def _write_transcripts(

@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -130,6 +130,7 @@ class AsyncDecoupledPPO(Algorithm):
             self.metrics,
             self._say,
             between=lambda: answer_wish(self),
+            on_recreated=self._env_runners_are_back,
         )
         self._coordination = Coordination(
             self.config, self.learner_group, self._env_runner_actors
@@ -315,8 +316,15 @@ class AsyncDecoupledPPO(Algorithm):
     def restore_env_runners(self, env_runner_group) -> list[int]:
         # A restarted runner needs no state: it takes the current weights from the
         # coordinator. RLlib's own version would copy all weights through this process,
-        # and wait for the runner.
+        # and wait for the runner. It calls back for what this returns.
         return self._collector.bring_back(self._coordination.coordinator)
+
+    def _env_runners_are_back(self, runners: list[int]) -> None:
+        self._make_on_env_runners_recreated_callbacks(
+            config=self.config,
+            env_runner_group=self.env_runner_group,
+            restored_env_runner_indices=runners,
+        )
 
     @override(Algorithm)
     def get_module(self, module_id=DEFAULT_MODULE_ID) -> Any:
@@ -401,6 +409,7 @@ class AsyncDecoupledPPO(Algorithm):
         num_trials: int = 4,
         num_tasks: int | None = None,
         num_dialogues: int | None = 0,
+        say: Callable[[str], None] | None = None,
     ) -> dict[str, Any]:
         """Runs tasks with the current weights, the same tasks at every call.
 
@@ -410,6 +419,7 @@ class AsyncDecoupledPPO(Algorithm):
             num_tasks: Only the first tasks of the split; None means all.
             num_dialogues: Of how many episodes the dialogues come back; None means
                 all.
+            say: Is told how far it is, several times a second.
 
         Returns:
             ``domains``: by domain ``avg@n`` for n trials, ``pass@k`` and ``pass^k``
@@ -426,8 +436,8 @@ class AsyncDecoupledPPO(Algorithm):
                 self.config,
                 serial=coordination.newest_serial(),
                 coordinator=coordination.coordinator,
-                revive=lambda: self._collector.bring_back(coordination.coordinator),
-                say=self._say,
+                revive=lambda: self._collector.revive(coordination.coordinator),
+                say=say or self._say,
                 split=split,
                 num_trials=num_trials,
                 num_tasks=num_tasks,
