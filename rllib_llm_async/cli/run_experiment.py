@@ -82,6 +82,8 @@ def run_experiment(
     if signals.received is not None:
         click.echo(f"stopped; go on with: {command_to_resume()}", err=True)
         raise SystemExit(128 + signals.received)
+    if experiment.swept and any(r.metrics.get("training_iteration") for r in results):
+        report_sweep(path, experiment.swept)
     errors = [result.error for result in results if result.error is not None]
     if errors:
         which = "trial" if len(results) == 1 else f"{len(errors)} of {len(results)}"
@@ -96,7 +98,7 @@ def run_experiment(
                 f"trained, but the newest checkpoint in {result.path} is of iteration "
                 f"{saved}; free some space, then go on with: {command_to_resume()}"
             )
-    _say_outcome(experiment, path, list(results), options.wandb_project)
+    _say_outcome(experiment, path, results, options.wandb_project)
 
 
 def _how_to_go_on(results: Iterable[Any]) -> str:
@@ -180,10 +182,11 @@ def _make_tuner(
 
 
 def _say_outcome(
-    experiment: Experiment, path: Path, results: list[Any], wandb_project: str | None
+    experiment: Experiment,
+    path: Path,
+    results: Iterable[Any],
+    wandb_project: str | None,
 ) -> None:
-    if experiment.swept:
-        report_sweep(path, experiment.swept)
     for result in results:
         held_out = _held_out_success(result)
         if len(held_out) > 1 and not experiment.swept:

@@ -33,24 +33,54 @@ def test_what_tune_could_not_save_is_said_in_a_line(caplog):
     ],
 )
 def test_what_failed_goes_on_from_a_checkpoint_if_there_is_one(
-    checkpoints, said, monkeypatch, tmp_path
+    checkpoints, said, end_with
 ):
     results = [
         SimpleNamespace(error=ValueError("odd"), checkpoint=checkpoint)
         for checkpoint in checkpoints
     ]
+    with pytest.raises(ClickException, match=said):
+        end_with(results, swept=[])
+
+
+@pytest.mark.parametrize("iterations", [(3, 0), (0, 0)])
+def test_a_sweep_in_which_a_trial_failed_shows_the_others(
+    iterations, end_with, monkeypatch, tmp_path
+):
+    shown = []
+    monkeypatch.setattr(
+        run_experiment, "report_sweep", lambda *args: shown.append(args)
+    )
+    errors = [None if number else ValueError("odd") for number in iterations]
+    results = [
+        SimpleNamespace(
+            error=error, checkpoint=None, metrics={"training_iteration": number}
+        )
+        for error, number in zip(errors, iterations, strict=True)
+    ]
+    with pytest.raises(ClickException, match=r"of 2 failed: odd"):
+        end_with(results, swept=["eps_ti"])
+    assert shown == [(tmp_path / "odd", ["eps_ti"])] * any(iterations)
+
+
+@pytest.fixture
+def end_with(monkeypatch, tmp_path):
+    """A run whose trials end with these results."""
     for name in (  # of which it sets some
         "RAY_AIR_NEW_OUTPUT",
         "TUNE_PRINT_ALL_TRIAL_ERRORS",
         "TUNE_FORCE_TRIAL_CLEANUP_S",
     ):
         monkeypatch.setenv(name, "0")
-    tuner = SimpleNamespace(fit=lambda: results)
-    monkeypatch.setattr(run_experiment, "_make_tuner", lambda *args: tuner)
-    with pytest.raises(ClickException, match=said):
+
+    def end(results, swept):
+        tuner = SimpleNamespace(fit=lambda: results)
+        monkeypatch.setattr(run_experiment, "_make_tuner", lambda *args: tuner)
         run_experiment.run_experiment(
-            SimpleNamespace(name="odd", run="PPOEWMAAsync", env="mini"),
+            SimpleNamespace(name="odd", run="PPOEWMAAsync", env="mini", swept=swept),
             SimpleNamespace(storage_path=str(tmp_path)),
             SimpleNamespace(received=None, awaited=False),
             None,
         )
+
+    return end
