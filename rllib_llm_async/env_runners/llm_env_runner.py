@@ -15,6 +15,7 @@ import contextlib
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -62,6 +63,10 @@ class BrokenEnvironmentError(RuntimeError):
     """No episode can be played: the environment is wrong, or wrongly set up."""
 
 
+class CallbackError(RuntimeError):
+    """A callback has raised, as it would again after another start."""
+
+
 def _adapters(config: Any) -> Adapters | None:
     """How the engine installs versions that are adapters; None if they are not."""
     served = config.served_adapters
@@ -100,7 +105,7 @@ class LLMEnvRunner(EnvRunner):
             self.engine,
             self.env_to_module,
             self.module_to_env,
-            on_event=self._counters.call_back,
+            on_event=self._call_back,
             on_env_failure=self._count_env_failure,
             turn_timeout_s=config.turn_timeout_s,
             episode_timeout_s=config.episode_timeout_s,
@@ -118,7 +123,8 @@ class LLMEnvRunner(EnvRunner):
         )
         self._coordinator: ray.actor.ActorHandle | None = None
         self._evaluation: concurrent.futures.Future | None = None
-        self._failure: BaseException | None = None
+        #: What has ended engine or episodes.
+        self.failure: BaseException | None = None
         self._failure_is_reported = False
         self._num_env_failures = 0
         self._loop = asyncio.new_event_loop()
@@ -305,9 +311,8 @@ class LLMEnvRunner(EnvRunner):
 
     def healthy_metrics(
         self, coordinator: ray.actor.ActorHandle
-    ) -> tuple[Any, str, bool]:
-        """Metrics since the last call; after a failure once more, with what it was, and
-        whether another start of the same would not mend it.
+    ) -> tuple[Any, RuntimeError | None]:
+        """Metrics since the last call; after a failure once more, with what it was.
 
         Args:
             coordinator: To be followed: a runner that was restarted between two calls
@@ -319,10 +324,13 @@ class LLMEnvRunner(EnvRunner):
         if self._failure_is_reported:
             self.assert_healthy()
         self.connect(coordinator)
-        self._failure_is_reported = self._failure is not None
-        is_broken = isinstance(self._failure, BrokenEnvironmentError)
-        failure = str(self._failure) if is_broken else repr(self._failure)
-        return self.get_metrics(), failure if self._failure else "", is_broken
+        self._failure_is_reported = self.failure is not None
+        if self.failure is None:
+            return self.get_metrics(), None
+        if isinstance(self.failure, BrokenEnvironmentError | CallbackError):
+            return self.get_metrics(), self.failure
+        # The driver need not know its class.
+        return self.get_metrics(), RuntimeError(repr(self.failure))
 
     @override(EnvRunner)
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
@@ -333,10 +341,10 @@ class LLMEnvRunner(EnvRunner):
 
     @override(EnvRunner)
     def assert_healthy(self) -> None:
-        if self._failure is not None:
+        if self.failure is not None:
             raise RuntimeError(
-                f"episodes or engine failed: {self._failure!r}"
-            ) from self._failure
+                f"episodes or engine failed: {self.failure!r}"
+            ) from self.failure
 
     def get_state(self, *args, **kwargs) -> dict[str, Any]:
         """Nothing to keep: tasks and weights come from the coordinator."""
@@ -361,8 +369,8 @@ class LLMEnvRunner(EnvRunner):
 
     def _fail(self, error: BaseException) -> None:
         """Makes the runner unhealthy: RLlib ends it, and starts another one."""
-        if self._failure is None:
-            self._failure = error
+        if self.failure is None:
+            self.failure = error
             if isinstance(error, EngineFailedError):
                 self._counters.count(result_keys.NUM_ENGINE_FAILURES, 1)
 
@@ -400,6 +408,18 @@ class LLMEnvRunner(EnvRunner):
         await asyncio.gather(
             *(run(number, task) for number, task in enumerate(episodes))
         )
+
+    def _call_back(self, which: str, episode: SingleAgentEpisode, env: Any) -> None:
+        try:
+            self._counters.call_back(which, episode, env)
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            failure = CallbackError(
+                f"callback {which} raised {error!r} "
+                f"({place.filename}, line {place.lineno})"
+            )
+            self._fail(failure)
+            raise failure from error
 
     def _count_env_failure(self, error: EpisodeError) -> None:
         self._counters.count(result_keys.NUM_ENV_FAILURES, 1)

@@ -25,7 +25,7 @@ from rllib_llm_async.env_runners.episode_outcome import (
     Evaluated,
     mean_results,
 )
-from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
+from rllib_llm_async.env_runners.llm_env_runner import CallbackError, LLMEnvRunner
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
 
 
@@ -200,6 +200,8 @@ def test_failing_environments_are_counted(num_dialogues, kept):
 class FakeRunner:
     """Plays a share in so many polls; may die, or be restarted unnoticed, once."""
 
+    failure = None
+
     def __init__(self, number, polls=2, fault=None):
         self.worker_index = number
         self.polls = polls
@@ -284,10 +286,30 @@ def test_every_task_is_evaluated_once_whatever_runners_do(
     assert all(set(r.followed) == {"the coordinator"} for r in group.runners.values())
 
 
+def test_what_a_callback_raises_ends_an_evaluation(monkeypatch):
+    suite = SimpleNamespace(tasks=lambda split: [TaskRef("suite", "0", "test")])
+    monkeypatch.setattr(evaluation, "make_suite", lambda *_: suite)
+    runner = FakeRunner(1, polls=100)
+    runner.failure = CallbackError("callback on_episode_end raised KeyError('turns')")
+    with pytest.raises(CallbackError, match=r"^callback on_episode_end raised"):
+        evaluation.evaluate_on_runners(
+            FakeGroup(runner),
+            SimpleNamespace(env="e", env_config={}, evaluation_sample_timeout_s=20),
+            split="test",
+            num_trials=1,
+            num_tasks=None,
+            num_dialogues=0,
+            serial=0,
+            coordinator=None,
+            revive=lambda: None,
+            say=lambda text: None,
+        )
+
+
 class OnALoop(LLMEnvRunner):
     """Its evaluation alone: an asyncio loop and a player, no engine."""
 
-    fault = None
+    fault = failure = None
 
     def __init__(self, player, number=1):
         self.worker_index = number

@@ -7,11 +7,16 @@ import numpy as np
 import pytest
 import torch
 from ray.exceptions import ObjectLostError
+from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_llm_async import AsyncDecoupledPPO, AsyncDecoupledPPOConfig
-from rllib_llm_async.algorithms.async_decoupled_ppo import evaluation
+from rllib_llm_async.algorithms.async_decoupled_ppo import (
+    async_decoupled_ppo,
+    evaluation,
+    group_collector,
+)
 from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import summarise
 from rllib_llm_async.algorithms.async_decoupled_ppo.group_collector import (
     GroupCollector,
@@ -23,6 +28,10 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.update_metrics import 
 from rllib_llm_async.batch import columns
 from rllib_llm_async.coordination.messages import NextBatch
 from rllib_llm_async.env_runners.episode_outcome import Evaluated, mean_results
+from rllib_llm_async.env_runners.llm_env_runner import (
+    BrokenEnvironmentError,
+    CallbackError,
+)
 from rllib_llm_async.envs.agent_env import TaskRef
 from tests.algorithms.conftest import Publisher
 from tests.algorithms.test_evaluation import FakeGroup, FakeRunner, outcome
@@ -160,11 +169,29 @@ def test_means_of_length_and_return():
     assert found["episode_return_mean"] == 0.625
 
 
+def make_collector(runners, metrics=None, on_recreated=None):
+    return GroupCollector(
+        AsyncDecoupledPPOConfig(),
+        runners,
+        metrics or MetricsLogger(),
+        say=lambda text: None,
+        between=lambda: None,
+        on_recreated=on_recreated,
+    )
+
+
+def failing(error, num_runners=3):
+    """Runners of which at every question one says that it has failed."""
+    answers = [(MetricsLogger().reduce(), error)]
+    return SimpleNamespace(
+        num_remote_env_runners=lambda: num_runners,
+        foreach_env_runner_async_fetch_ready=lambda *args, **kwargs: answers,
+    )
+
+
 def test_what_the_driver_counts_of_a_batch():
     metrics = MetricsLogger()
-    collector = GroupCollector(
-        AsyncDecoupledPPOConfig(), None, metrics, lambda text: None, lambda: None
-    )
+    collector = make_collector(None, metrics)
     one = outcome("a", True)
     outcomes = [
         type(one)(
@@ -195,14 +222,8 @@ def test_what_the_driver_counts_of_a_batch():
 @pytest.mark.parametrize("has_worked", [False, True])
 def test_an_environment_that_works_nowhere_ends_the_run(num_runners, has_worked):
     """One that a single node cannot play is a matter of that node."""
-    broken = [(MetricsLogger().reduce(), "the environment has failed", True)]
-    runners = SimpleNamespace(
-        num_remote_env_runners=lambda: num_runners,
-        foreach_env_runner_async_fetch_ready=lambda *args, **kwargs: broken,
-    )
-    collector = GroupCollector(
-        AsyncDecoupledPPOConfig(), runners, MetricsLogger(), print, lambda: None
-    )
+    error = BrokenEnvironmentError("the environment has failed")
+    collector = make_collector(failing(error, num_runners))
     if has_worked:
         collector._count(NextBatch(None, [outcome("a", True)], {}, 0, ""))
     for _ in range(num_runners - 1):
@@ -212,6 +233,93 @@ def test_an_environment_that_works_nowhere_ends_the_run(num_runners, has_worked)
     else:
         with pytest.raises(RuntimeError, match=r"^the environment has failed$"):
             collector._take_metrics(None, 0.0)
+
+
+def test_what_a_callback_raises_ends_the_run_whatever_has_worked():
+    collector = make_collector(failing(CallbackError("on_episode_end raised")))
+    collector._count(NextBatch(None, [outcome("a", True)], {}, 0, ""))
+    with pytest.raises(CallbackError, match=r"^on_episode_end raised$"):
+        collector._take_metrics(None, 0.0)
+
+
+def test_what_else_ends_a_runner_is_kept_for_when_all_have_gone():
+    collector = make_collector(failing(RuntimeError("EngineFailedError('killed')")))
+    for _ in range(9):
+        collector._take_metrics(None, 0.0)
+    assert collector._last_failure == "EngineFailedError('killed')"
+
+
+class Recreated:
+    """Env runners of which Ray has restarted one; stands in for its manager, too."""
+
+    def __init__(self):
+        self._worker_manager = self
+        self.dead = {2}
+
+    def actor_ids(self):
+        return [1, 2]
+
+    def healthy_actor_ids(self):
+        return [*{1, 2} - self.dead]
+
+    def probe_unhealthy_actors(self, **_):
+        restored, self.dead = [*self.dead], set()
+        return restored
+
+    def foreach_env_runner(self, *args, **kwargs):
+        return []
+
+    foreach_env_runner_async_fetch_ready = foreach_env_runner
+
+    def num_remote_env_runners(self):
+        return 2
+
+
+def test_callbacks_hear_once_of_each_env_runner_that_is_back(algorithm, monkeypatch):
+    heard = []
+
+    class Listener(RLlibCallback):
+        def on_env_runners_recreated(self, **kwargs):
+            heard.append(kwargs)
+
+    monkeypatch.setattr(group_collector, "ray", SimpleNamespace(get=lambda _: None))
+    lose_runner = SimpleNamespace(remote=lambda runner: None)
+    coordinator = SimpleNamespace(lose_runner=lose_runner)
+    algorithm.callbacks = [Listener()]
+    algorithm.env_runner_group = runners = Recreated()
+    algorithm._coordination = SimpleNamespace(coordinator=coordinator)
+    algorithm._collector = collector = make_collector(
+        runners, on_recreated=algorithm._env_runners_are_back
+    )
+    # While an update waits for episodes.
+    collector._look_after_runners(coordinator)
+    collector._look_after_runners(coordinator)
+    (told,) = heard
+    assert told["algorithm"] is algorithm
+    assert told["env_runner_group"] is runners
+    assert told["env_runner_indices"] == [2] and told["is_evaluation"] is False
+    # RLlib calls back itself for what this returns.
+    runners.dead = {1}
+    assert algorithm.restore_env_runners(runners) == [1]
+    assert len(heard) == 1
+
+
+def test_callbacks_hear_of_env_runners_that_an_evaluation_brings_back(
+    algorithm, monkeypatch
+):
+    heard = []
+    algorithm.env_runner_group, algorithm._say = Recreated(), lambda text: None
+    algorithm._collector = make_collector(Recreated(), on_recreated=heard.append)
+    algorithm._coordination = SimpleNamespace(
+        ask=lambda *_: None, newest_serial=lambda: 0, coordinator=None
+    )
+    monkeypatch.setattr(
+        async_decoupled_ppo,
+        "evaluate_on_runners",
+        lambda *args, revive, **kwargs: [revive() for _ in range(3)],
+    )
+    assert algorithm.evaluate_tasks() == [[2], [], []]
+    assert heard == [[2]]
 
 
 def test_a_group_that_went_down_with_its_node_is_counted_by_its_episodes(monkeypatch):

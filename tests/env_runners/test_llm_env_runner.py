@@ -15,7 +15,7 @@ from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
 def runner():
     """Without an engine."""
     runner = object.__new__(LLMEnvRunner)
-    runner.worker_index, runner._failure = 1, None
+    runner.worker_index, runner.failure = 1, None
     runner._loop = asyncio.new_event_loop()
     yield runner
     runner._loop.close()

@@ -1,12 +1,14 @@
 """What an env runner counts of its suite, and when failures end it; no engine."""
 
+import pickle
 from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
+from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from rllib_llm_async.env_runners import llm_env_runner
-from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
+from rllib_llm_async.env_runners.llm_env_runner import CallbackError, LLMEnvRunner
 from rllib_llm_async.env_runners.runner_metrics import RunnerMetrics
 from rllib_llm_async.envs.agent_env import EpisodeError
 from rllib_llm_async.monitoring.timeline import Timeline
@@ -48,7 +50,8 @@ def runner():
     runner.config = SimpleNamespace(callbacks_class=[])
     runner._counters = RunnerMetrics(runner)
     runner._player = SimpleNamespace(num_played=0)
-    runner._failure, runner._num_env_failures = None, 0
+    runner.failure, runner._num_env_failures = None, 0
+    runner._failure_is_reported, runner._coordinator = False, "the run's"
     return runner
 
 
@@ -99,6 +102,34 @@ def test_an_environment_that_never_works_ends_the_run(runner, caplog):
     assert "refused" in str(error.value)
     assert isinstance(error.value.__cause__, llm_env_runner.BrokenEnvironmentError)
     assert len(caplog.records) == 7  # the 1st, 2nd, 4th, ..., 64th
+
+
+def test_what_a_callback_raises_reaches_the_driver_in_its_own_words(runner):
+    class Misspelt(RLlibCallback):
+        def on_episode_end(self, *, episode, **kwargs):
+            return {}["turns"]
+
+    runner.config = SimpleNamespace(
+        callbacks_class=Misspelt, callbacks_on_episode_end=None
+    )
+    runner._counters = RunnerMetrics(runner)
+    with pytest.raises(CallbackError):
+        runner._call_back("on_episode_end", None, None)
+    _, failure = pickle.loads(pickle.dumps(runner.healthy_metrics("the run's")))
+    assert type(failure) is CallbackError
+    assert f"on_episode_end raised KeyError('turns') ({__file__}" in str(failure)
+    with pytest.raises(RuntimeError, match="KeyError"):
+        runner.healthy_metrics("the run's")
+
+
+def test_another_failure_is_told_in_a_class_that_the_driver_knows(runner):
+    class OfTheSuiteError(Exception):
+        pass
+
+    assert runner.healthy_metrics("the run's")[1] is None
+    runner._fail(OfTheSuiteError("gone"))
+    _, failure = runner.healthy_metrics("the run's")
+    assert type(failure) is RuntimeError and str(failure) == "OfTheSuiteError('gone')"
 
 
 def test_an_environment_that_has_worked_is_waited_for(runner):

@@ -22,7 +22,7 @@ from rllib_llm_async.env_runners.episode_outcome import (
     Evaluated,
     mean_results,
 )
-from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
+from rllib_llm_async.env_runners.llm_env_runner import CallbackError, LLMEnvRunner
 from rllib_llm_async.envs.agent_env import TaskRef
 from rllib_llm_async.envs.registry import make_suite
 from rllib_llm_async.envs.tasks import tasks_of
@@ -73,6 +73,7 @@ def evaluate_on_runners(
     See `AsyncDecoupledPPO.evaluate_tasks` for the other arguments and the result.
 
     Raises:
+        CallbackError: What a runner's callback has raised.
         NoEpisodesError: If no episode came to an end.
     """
     suite = make_suite(config.env, config.env_config)
@@ -130,6 +131,8 @@ def _play_shares(
         ):
             num_done += num_ended
             waited = max(waited, outage)
+            if isinstance(result, CallbackError):
+                raise result
             if result is not None:
                 results.append(result)
                 del playing[runner]
@@ -159,8 +162,12 @@ def _begin(runner: LLMEnvRunner, coordinator: ActorHandle, **share: Any) -> None
     runner.begin_evaluation(**share)
 
 
-def _how_far(runner: LLMEnvRunner) -> tuple[int, int, Evaluated | None, float]:
+def _how_far(
+    runner: LLMEnvRunner,
+) -> tuple[int, int, Evaluated | CallbackError | None, float]:
     """On a runner: its number, and `LLMEnvRunner.evaluation`; -1 if there is none."""
+    if isinstance(runner.failure, CallbackError):
+        return runner.worker_index, 0, runner.failure, 0.0
     runner.assert_healthy()
     return runner.worker_index, *(runner.evaluation() or (-1, None, 0.0))
 

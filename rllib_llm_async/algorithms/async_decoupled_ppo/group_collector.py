@@ -23,7 +23,11 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from rllib_llm_async import result_keys
 from rllib_llm_async.coordination.messages import FinishedGroup, NextBatch
 from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome, mean_results
-from rllib_llm_async.env_runners.llm_env_runner import LLMEnvRunner
+from rllib_llm_async.env_runners.llm_env_runner import (
+    BrokenEnvironmentError,
+    CallbackError,
+    LLMEnvRunner,
+)
 
 #: How long one question for a batch waits: between two, dead runners are looked for.
 WAIT_SECONDS = 0.5
@@ -50,6 +54,7 @@ class GroupCollector:
         metrics: The algorithm's.
         say: Writes on the status line.
         between: Called between two looks, to do what cannot wait for an update.
+        on_recreated: Called with the runners that `revive` has brought back.
     """
 
     def __init__(
@@ -59,12 +64,14 @@ class GroupCollector:
         metrics: MetricsLogger,
         say: Callable[[str], None],
         between: Callable[[], None],
+        on_recreated: Callable[[list[int]], None],
     ) -> None:
         self._config = config
         self._runners = env_runner_group
         self._metrics = metrics
         self._say = say
         self._between = between
+        self._on_recreated = on_recreated
         self._dead: set[int] = set()
         self._num_deaths_in_vain = 0
         self._num_broken_environments = 0
@@ -80,6 +87,7 @@ class GroupCollector:
 
         Raises:
             ActorDiedError: If the coordinator has died.
+            CallbackError: What an env runner's callback has raised.
             RuntimeError: If no runner is left that Ray would still restart, or all die
                 before they get anything done.
         """
@@ -148,7 +156,7 @@ class GroupCollector:
             self._num_deaths_in_vain += 1
         self._dead = dead
         self._check_that_starts_help(len(manager.actor_ids()))
-        if dead and not self.bring_back(coordinator) and dead == {*manager.actor_ids()}:
+        if dead and not self.revive(coordinator) and dead == {*manager.actor_ids()}:
             self._check_that_some_runner_lives()
 
     def _take_metrics(self, coordinator: ray.actor.ActorHandle, seconds: float) -> None:
@@ -160,11 +168,21 @@ class GroupCollector:
             tag="metrics",
             timeout_seconds=seconds,
         )
-        for metrics, failure, is_broken in answers:
+        for metrics, failure in answers:
             self._metrics.aggregate([metrics], key=ENV_RUNNER_RESULTS)
-            self._last_failure = failure or self._last_failure
-            self._num_broken_environments += is_broken
+            if isinstance(failure, CallbackError):
+                raise failure
+            if failure is not None:
+                self._last_failure = str(failure)
+            self._num_broken_environments += isinstance(failure, BrokenEnvironmentError)
         self._check_that_the_environment_works()
+
+    def revive(self, coordinator: ray.actor.ActorHandle) -> list[int]:
+        """`bring_back` where RLlib does not look; as it does, it tells callbacks."""
+        restored = self.bring_back(coordinator)
+        if restored:
+            self._on_recreated(restored)
+        return restored
 
     def bring_back(self, coordinator: ray.actor.ActorHandle) -> list[int]:
         """Connects the runners that Ray has restarted; never waits for one."""
