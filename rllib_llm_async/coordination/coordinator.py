@@ -348,6 +348,10 @@ class Coordinator:
         """Goes on from a checkpoint, see `coordinator_state.set_state`."""
         await coordinator_state.set_state(self, state, sampled or [])
 
+    async def will(self) -> dict[str, Any]:
+        """What a successor goes on from, should this one die, see `UpdateEnded`."""
+        return coordinator_state.will(self)
+
     # --- On the loop --------------------------------------------------------------
 
     def _for_all_runners(self, least: float, of_1000: float) -> float:

@@ -1,12 +1,14 @@
 """What the driver hands on, and what it counts, by hand."""
 
+import asyncio
 import contextlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import ray
 import torch
-from ray.exceptions import ObjectLostError
+from ray.exceptions import ActorDiedError, ObjectLostError
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
@@ -14,8 +16,12 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from rllib_llm_async import AsyncDecoupledPPO, AsyncDecoupledPPOConfig
 from rllib_llm_async.algorithms.async_decoupled_ppo import (
     async_decoupled_ppo,
+    coordination,
     evaluation,
     group_collector,
+)
+from rllib_llm_async.algorithms.async_decoupled_ppo.coordination_state import (
+    get_coordination_state,
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import summarise
 from rllib_llm_async.algorithms.async_decoupled_ppo.group_collector import (
@@ -26,6 +32,8 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.torch.update_metrics import 
     batch_metrics,
 )
 from rllib_llm_async.batch import columns
+from rllib_llm_async.coordination.coordinator import Coordinator
+from rllib_llm_async.coordination.dispatcher import Dispatcher
 from rllib_llm_async.coordination.messages import NextBatch
 from rllib_llm_async.env_runners.episode_outcome import Evaluated, mean_results
 from rllib_llm_async.env_runners.llm_env_runner import (
@@ -320,6 +328,40 @@ def test_callbacks_hear_of_env_runners_that_an_evaluation_brings_back(
     )
     assert algorithm.evaluate_tasks() == [[2], [], []]
     assert heard == [[2]]
+
+
+class InProcess:
+    """An actor handle on a coordinator of this process."""
+
+    def __init__(self):
+        self.coordinator = Coordinator(Dispatcher(4, 2, 2), 2)
+
+    def __getattr__(self, name):
+        method = getattr(self.coordinator, name)
+        return SimpleNamespace(remote=lambda *args: asyncio.run(method(*args)))
+
+
+def test_a_coordinator_that_dies_soon_after_a_resume_leaves_the_checkpoints_counts(
+    monkeypatch,
+):
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    monkeypatch.setattr(ray, "kill", lambda handle: None)
+    monkeypatch.setattr(coordination, "create_coordinator", lambda _: InProcess())
+    before = InProcess()
+    ledger = before.coordinator._ledger
+    for number in range(2):
+        ledger.start(number, 2, "retail")
+    ledger.drop(0, "timeout")
+    learners = SimpleNamespace(foreach_learner=lambda _: [])
+    config = SimpleNamespace(needs_old_logit_actors=False)
+    held = coordination.Coordination(config, learners, lambda: [])
+    held.set_state(get_coordination_state(before))
+    held.replace(ActorDiedError())
+    counts = held.coordinator.coordinator._ledger.metrics()
+    assert counts["ledger/episodes/started"] == 4
+    assert counts["ledger/episodes/dropped_timeout"] == 2
+    assert counts["ledger/episodes/dropped_restored"] == 2
 
 
 def test_a_group_that_went_down_with_its_node_is_counted_by_its_episodes(monkeypatch):

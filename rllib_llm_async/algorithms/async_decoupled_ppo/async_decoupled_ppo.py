@@ -45,7 +45,6 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.coordination import Coordina
 from rllib_llm_async.algorithms.async_decoupled_ppo.coordination_state import (
     COORDINATION,
     get_coordination_state,
-    set_coordination_state,
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
     NoEpisodesError,
@@ -468,7 +467,7 @@ class AsyncDecoupledPPO(Algorithm):
     def set_state(self, state) -> None:
         super().set_state(state)
         if COORDINATION in state:
-            set_coordination_state(self._coordination.coordinator, state[COORDINATION])
+            self._coordination.set_state(state[COORDINATION])
         if COMPONENT_LEARNER_GROUP in state:  # else `restore_from_path` publishes
             self._coordination.publish_weights()
 

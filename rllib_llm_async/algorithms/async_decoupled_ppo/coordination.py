@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -11,6 +11,9 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
+from rllib_llm_async.algorithms.async_decoupled_ppo.coordination_state import (
+    set_coordination_state,
+)
 from rllib_llm_async.coordination.coordinator_actor import create_coordinator
 from rllib_llm_async.coordination.messages import UpdateEnded
 from rllib_llm_async.old_logprobs.old_logit_actor import OldLogitPool
@@ -36,7 +39,7 @@ class Coordination:
         self._config = config
         self._learner_group = learner_group
         self._env_runners = env_runners
-        #: What a successor goes on from, `UpdateEnded.will` of the last update.
+        #: What a successor goes on from, of the last update or checkpoint.
         self._will: dict[str, Any] | None = None
         #: Of the last update that a coordinator knew the end of.
         self.accounts: dict[str, float] = {}
@@ -70,7 +73,7 @@ class Coordination:
             return ray.get(getattr(self.coordinator, method).remote(*arguments))
 
     def replace(self, error: ActorDiedError) -> None:
-        """Starts another coordinator, which goes on from the end of the last update."""
+        """Starts another one, which goes on from the last update or checkpoint."""
         logger.warning("the coordinator has died, starting another: %s", error)
         self.stop()
         self._start()
@@ -91,6 +94,11 @@ class Coordination:
         """
         ended: UpdateEnded = ray.get(self.coordinator.consumed.remote())
         self._will, self.accounts = ended.will, ended.accounts
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint, see `get_coordination_state`."""
+        set_coordination_state(self.coordinator, state)
+        self._will = ray.get(self.coordinator.will.remote())
 
     def publish_weights(self) -> None:
         """Lets the learners publish what they hold, at their current version."""
