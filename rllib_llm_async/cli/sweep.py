@@ -8,11 +8,13 @@ may have ``num_samples``, ``metric`` and ``mode``, ``scheduler`` (`asha`,
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rllib_llm_async.cli.errors import InputError
+from rllib_llm_async.cli.search_space import candidates
 from rllib_llm_async.cli.stop import check_result_name
 from rllib_llm_async.settings.check import check_key
 from rllib_llm_async.settings.names import unknown
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 #: What a sweep is judged by unless the YAML says otherwise.
 DEFAULT_METRIC = "env_runners/success_rate"
+#: Schedulers that pass over a result without the metric; the others, and searchers,
+#: end the sweep at it.
+_PATIENT = ("asha", "async_hyperband", "asynchyperband")
 
 
 def check_sweep(experiment: Experiment) -> None:
@@ -33,6 +38,10 @@ def check_sweep(experiment: Experiment) -> None:
     """
     count, mode = experiment.num_samples, experiment.mode
     check_result_name("metric", experiment.metric)
+    if None in _evaluation_intervals(experiment):
+        raise InputError(
+            f"metric: {experiment.metric}: there is none with evaluation_interval: null"
+        )
     if mode not in ("max", "min"):
         raise InputError(f"mode: got {mode!r}, must be max or min")
     if type(count) is not int or count < 1:
@@ -65,22 +74,33 @@ def tune_config(experiment: Experiment) -> Any:
 
     # The name by which everybody knows it is not among Tune's.
     schedulers = {**SCHEDULER_IMPORT, "asha": SCHEDULER_IMPORT["async_hyperband"]}
-    goal = {"metric": experiment.metric, "mode": experiment.mode}
+    # Else Tune ends the sweep at the first result without the metric, such as one of an
+    # iteration that was not followed by an evaluation.
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     parts: dict[str, Any] = {}
     for key, spec, known in (
         ("scheduler", experiment.scheduler, schedulers),
         ("search_alg", experiment.search_alg, SEARCH_ALG_IMPORT),
     ):
         if spec is not None:
-            parts[key] = _make(key, spec, known, goal)
+            parts[key] = _make(experiment, key, spec, known)
     check_sweep(experiment)
+    goal = {"metric": experiment.metric, "mode": experiment.mode}
     # The one given to a searcher or a scheduler must not be given twice.
     return tune.TuneConfig(
         num_samples=experiment.num_samples, **({} if parts else goal), **parts
     )
 
 
-def _make(key: str, spec: Any, known: Mapping[str, Any], goal: dict[str, str]) -> Any:
+def _evaluation_intervals(experiment: Experiment) -> list[Any]:
+    """Those of the trials if they are judged by an evaluation, else none."""
+    if not experiment.metric.startswith("evaluation/"):
+        return []
+    key = "evaluation_interval"
+    return candidates(key, experiment.config.get(key))
+
+
+def _make(experiment: Experiment, key: str, spec: Any, known: Mapping[str, Any]) -> Any:
     arguments = dict(spec) if isinstance(spec, dict) else {"type": spec}
     name = arguments.pop("type", None)
     if not isinstance(name, str) or name not in known:
@@ -89,23 +109,55 @@ def _make(key: str, spec: Any, known: Mapping[str, Any], goal: dict[str, str]) -
     try:
         cls = cls() if inspect.isfunction(cls) else cls
         parameters = inspect.signature(cls.__init__).parameters
+        _check_arguments(f"{key}: {name}", arguments, parameters)
+        goal = {"metric": experiment.metric, "mode": experiment.mode}
         taken = {k: v for k, v in goal.items() if k in parameters}
-        for argument in arguments:
-            if argument not in parameters:
-                raise InputError(
-                    f"{key}: {name} takes no {argument!r}, valid: "
-                    f"{', '.join(p for p in parameters if p != 'self')}"
-                )
-        if "time_attr" in arguments:
-            check_result_name(f"{key}: {name}: time_attr", arguments["time_attr"])
-        for setting in arguments.get("hyperparam_mutations") or ():
-            check_key(setting)
+        rare = any(n != 1 for n in _evaluation_intervals(experiment))
+        if rare and taken and name not in _PATIENT:
+            raise InputError(
+                f"{key}: {name} needs the metric in every result, and "
+                f"{experiment.metric} is in some; write evaluation_interval: 1, "
+                f"metric: {DEFAULT_METRIC}, or scheduler: asha alone"
+            )
+        if "max_t" in parameters and "max_t" not in arguments:
+            arguments = _until_stop(arguments, parameters, experiment.stop) | arguments
         return cls(**taken, **arguments)
     except InputError:
         raise
     except Exception as error:
         # Ray asserts that a searcher's library is there, with how to install it.
         raise InputError(f"{key}: {name}: {error}") from error
+
+
+def _check_arguments(
+    label: str, arguments: Mapping[str, Any], parameters: Mapping[str, Any]
+) -> None:
+    for argument in arguments:
+        if argument not in parameters:
+            raise InputError(
+                f"{label} takes no {argument!r}, valid: "
+                f"{', '.join(p for p in parameters if p != 'self')}"
+            )
+    if "time_attr" in arguments:
+        check_result_name(f"{label}: time_attr", arguments["time_attr"])
+    for setting in arguments.get("hyperparam_mutations") or ():
+        check_key(setting)
+
+
+def _until_stop(
+    arguments: Mapping[str, Any], parameters: Mapping[str, Any], stop: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Arguments by which a scheduler leaves the end of the best trials to `stop`.
+
+    By Tune's default it ends them after 100 iterations, in silence, and a larger
+    ``--stop`` of ``--resume`` would not help.
+    """
+    until = {"stop_last_trials": False}
+    end = stop.get(arguments.get("time_attr", parameters["time_attr"].default))
+    if end is not None:
+        # A look at a sweep may end before the grace period does.
+        until["max_t"] = max(end, arguments.get("grace_period", end))
+    return until
 
 
 def report_sweep(path: Path, swept: Sequence[str]) -> None:

@@ -1,10 +1,13 @@
 """Search spaces, schedulers and searchers of a YAML become Ray Tune's own."""
 
 import json
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import yaml
 from ray import tune
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
@@ -12,6 +15,9 @@ from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.cli.experiment_file import build_config, load_experiments
 from rllib_llm_async.cli.search_space import param_space
 from rllib_llm_async.cli.sweep import report_sweep, tune_config
+
+SUCCESS = "env_runners/success_rate"
+HELD_OUT = "evaluation/env_runners/success_rate"
 
 
 def load(tmp_path, config, **keys):
@@ -60,6 +66,60 @@ def test_scheduler_and_searcher_take_the_goal_and_their_arguments(tmp_path):
     assert config.search_alg.mode == "min"
 
 
+def decisions(scheduler, results):
+    """What a scheduler says to each result of the only trial of a sweep."""
+    trial = mock.Mock(trial_id="only", status="RUNNING")
+    scheduler.on_trial_add(None, trial)
+    return {scheduler.on_trial_result(None, trial, result) for result in results}
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband"])
+def test_the_best_trial_goes_on_until_stop(tmp_path, name):
+    experiment = load(tmp_path, {}, scheduler=name, stop={"training_iteration": 200})
+    scheduler = tune_config(experiment).scheduler
+    # Tune itself stops at 200, or at what --resume --stop says.
+    results = [{"training_iteration": i, SUCCESS: i / 300} for i in range(1, 301)]
+    assert decisions(scheduler, results) == {"CONTINUE"}
+
+
+def test_what_a_scheduler_is_told_counts(tmp_path):
+    def last(stop, **arguments):
+        scheduler = {"type": "asha", **arguments}
+        return tune_config(
+            load(tmp_path, {}, scheduler=scheduler, stop=stop)
+        ).scheduler._max_t
+
+    assert last({"training_iteration": 200}) == 200
+    assert last({"training_iteration": 200}, max_t=50) == 50
+    assert last({"time_total_s": 3600}, time_attr="time_total_s") == 3600
+    assert last({"training_iteration": 2}, grace_period=5) == 5
+
+
+def test_a_metric_that_some_results_lack_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNE_DISABLE_STRICT_METRIC_CHECKING", "")
+    monkeypatch.delenv("TUNE_DISABLE_STRICT_METRIC_CHECKING")
+    experiment = load(
+        tmp_path,
+        {"evaluation_interval": 10},
+        metric=HELD_OUT,
+        scheduler={"type": "asha", "grace_period": 5},
+        stop={"training_iteration": 20},
+    )
+    config = tune_config(experiment)
+    results = [
+        {"training_iteration": i, SUCCESS: 0.5} | ({HELD_OUT: 0.5} if i == 10 else {})
+        for i in range(1, 21)
+    ]
+    controller = SimpleNamespace(
+        _metric=None,
+        _scheduler_alg=config.scheduler,
+        _search_alg=SimpleNamespace(metric=None),
+    )
+    for result in results:  # raises where Tune would end the sweep
+        TuneController._validate_result_metrics(controller, result)
+    assert decisions(config.scheduler, results) == {"CONTINUE"}
+
+
 @pytest.mark.parametrize(
     ("config", "keys", "words"),
     [
@@ -76,6 +136,17 @@ def test_scheduler_and_searcher_take_the_goal_and_their_arguments(tmp_path):
         ),
         ({}, {"mode": "best"}, "mode: got 'best'"),
         ({}, {"num_samples": 0}, "num_samples: got 0"),
+        ({}, {"metric": HELD_OUT}, "there is none with evaluation_interval: null"),
+        (
+            {"evaluation_interval": 10, "eps_ti": {"uniform": [1.1, 1.2]}},
+            {"metric": HELD_OUT, "search_alg": "optuna"},
+            "search_alg: optuna needs the metric in every result",
+        ),
+        (
+            {"evaluation_interval": 10},
+            {"metric": HELD_OUT, "scheduler": "hyperband"},
+            "scheduler: hyperband needs the metric in every result",
+        ),
     ],
 )
 def test_what_cannot_be_is_named(tmp_path, config, keys, words):
