@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import deque
 from types import SimpleNamespace
 
 import numpy as np
@@ -224,6 +225,21 @@ def test_what_the_driver_counts_of_a_batch():
         )
     }
     assert [*found.values()] == [3, 9, 3, 2, 4]
+
+
+def test_what_is_too_old_is_counted_once_whoever_dropped_it(algorithm):
+    """As after a resume with a smaller bound: 24 by the coordinator, 3 by learners."""
+    algorithm.metrics = metrics = MetricsLogger(root=True)
+    algorithm._generated = deque([(0.0, 0.0)])
+    algorithm._collector = make_collector(None, metrics)
+    algorithm._collector._count(NextBatch(None, [], {"stale": 24, "lost": 8}, 0, ""))
+    accounts = {"ledger/episodes/dropped_stale": 27.0}
+    algorithm._coordination = SimpleNamespace(accounts=accounts)
+    for _ in range(3):
+        algorithm._log_sampling_totals()
+        found = metrics.compile()["env_runners"]
+        assert found["num_episodes_dropped_stale"] == 27
+        assert found["num_episodes_dropped_lost"] == 8
 
 
 @pytest.mark.parametrize("num_runners", [1, 3])

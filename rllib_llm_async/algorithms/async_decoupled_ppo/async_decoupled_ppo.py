@@ -57,6 +57,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
     config_warnings,
     result_warnings,
 )
+from rllib_llm_async.coordination.ledger import STALE
 from rllib_llm_async.coordination.messages import FinishedGroup
 from rllib_llm_async.envs.registry import make_suite
 from rllib_llm_async.envs.tasks import tasks_of
@@ -269,16 +270,15 @@ class AsyncDecoupledPPO(Algorithm):
             self.metrics.log_value(path, value, window=1)
 
     def _log_sampling_totals(self) -> None:
-        """Means over recent episodes, tokens per second, and what learners dropped."""
+        """Means over recent episodes, tokens per second, and what was too old."""
         self._collector.log_means()
-        dropped = (
-            LEARNER_RESULTS,
-            DEFAULT_MODULE_ID,
-            result_keys.NUM_EPISODES_DROPPED_STALE,
+        # For learners, or for the coordinator, which drops it before they see it.
+        dropped = result_keys.ledger_count(
+            result_keys.EPISODES, f"{result_keys.DROPPED}_{STALE}"
         )
         self.metrics.log_value(
             (ENV_RUNNER_RESULTS, result_keys.NUM_EPISODES_DROPPED_STALE),
-            self.metrics.peek(dropped, default=0),
+            self._coordination.accounts.get(dropped, 0.0),
             window=1,
         )
         tokens_before, before = self._generated[0]

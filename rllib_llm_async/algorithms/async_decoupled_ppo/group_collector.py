@@ -21,6 +21,7 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from rllib_llm_async import result_keys
+from rllib_llm_async.coordination.ledger import STALE
 from rllib_llm_async.coordination.messages import FinishedGroup, NextBatch
 from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome, mean_results
 from rllib_llm_async.env_runners.llm_env_runner import (
@@ -133,6 +134,7 @@ class GroupCollector:
             **{
                 f"{result_keys.NUM_EPISODES_DROPPED}_{reason}": number
                 for reason, number in batch.dropped.items()
+                if reason != STALE  # of learners, too: the ledger has their sum
             },
         }
         for key, number in totals.items():
