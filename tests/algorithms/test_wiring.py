@@ -108,6 +108,30 @@ def test_an_evaluation_plays_test_tasks_as_often_as_was_asked_for(
     assert asked == {"split": "test", "num_trials": 3, "num_tasks": 17}
 
 
+def test_what_the_settings_tell_is_asked_for_once_and_what_updates_tell_always(
+    algorithm, monkeypatch
+):
+    asked = []
+
+    def of_config(config):
+        asked.append(config)
+        yield "is_cap does nothing: leave it out"
+
+    updates = iter([[], ["no signal: 1"], ["no signal: 2", "stale: 3"]])
+    monkeypatch.setattr(async_decoupled_ppo, "config_warnings", of_config)
+    monkeypatch.setattr(
+        async_decoupled_ppo, "result_warnings", lambda config, results: next(updates)
+    )
+    algorithm._warned_of = set()
+    said = [algorithm._new_warnings({}) for _ in range(3)]
+    assert said == [
+        ["is_cap does nothing: leave it out"],
+        ["no signal: 1"],
+        ["stale: 3"],
+    ]
+    assert asked == [algorithm.config]
+
+
 def test_a_learner_is_told_how_to_go_over_the_batch(algorithm):
     algorithm.config.training(
         num_epochs=3, minibatch_size=16, shuffle_batch_per_epoch=False

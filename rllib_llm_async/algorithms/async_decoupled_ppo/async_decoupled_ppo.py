@@ -8,6 +8,7 @@ arXiv 2605.12070 and `rllib_llm_async.core.objective`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -200,12 +201,17 @@ class AsyncDecoupledPPO(Algorithm):
             spans += logged_spans(part.pop(result_keys.TIMELINE, []))
         return tuple(sorted(spans, key=lambda span: span[2]))
 
+    @functools.cached_property
+    def _config_warnings(self) -> list[str]:
+        # For some of them the model's hub is asked, which takes seconds, or hangs.
+        return [*config_warnings(self.config)]
+
     def _new_warnings(self, results: dict[str, Any]) -> list[str]:
         """What the semantics guard says and has not said in this run before."""
         learner = results.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})
         said = []
         for text in itertools.chain(
-            config_warnings(self.config), result_warnings(self.config, learner)
+            self._config_warnings, result_warnings(self.config, learner)
         ):
             # Figures follow the colon; they change, and are said once all the same.
             situation = text.split(":")[0]
