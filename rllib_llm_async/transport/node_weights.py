@@ -33,7 +33,7 @@ from rllib_llm_async.transport.differences import apply_, checksum
 from rllib_llm_async.transport.outbox import READ_FROM_AFAR
 from rllib_llm_async.transport.shipment import Difference, Shipment, SupersededError
 from rllib_llm_async.transport.sides import FILE_BACKEND
-from rllib_llm_async.transport.weight_file import held
+from rllib_llm_async.transport.weight_file import allocate, held
 
 #: What travels at a time from node to node.
 BUCKET_BYTES = 64 << 20
@@ -186,7 +186,7 @@ class NodeCopy:
         return checksum(flat) == shipment.checksum
 
     def _bring_whole(self, descriptor: int, shipment: Shipment) -> None:
-        os.posix_fallocate(descriptor, 0, shipment.nbytes)
+        allocate(self._path, descriptor, shipment.nbytes)
         offset = 0
         for part in _read(shipment.node_id, shipment.path):
             offset += os.pwrite(descriptor, part, offset)

@@ -13,6 +13,7 @@ import json
 import math
 import mmap
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -40,7 +41,7 @@ class WeightFile:
         dtype: Of all.
 
     Raises:
-        OSError: If there is no room for it.
+        OSError: If there is no room for it, see `allocate`.
     """
 
     def __init__(self, directory: Path, shapes: Shapes, dtype: torch.dtype) -> None:
@@ -54,8 +55,7 @@ class WeightFile:
         self.path = Path(path)
         self.lock()
         try:
-            # Memory that is not there would end the process when it is written to.
-            os.posix_fallocate(descriptor, 0, self.nbytes)
+            allocate(self.path, descriptor, self.nbytes)
         except OSError:
             self.remove()
             raise
@@ -99,6 +99,26 @@ class WeightFile:
 
     def _rename(self, name: str) -> None:
         self.path = self.path.rename(self.path.with_name(name))
+
+
+def allocate(path: Path, descriptor: int, nbytes: int) -> None:
+    """Takes the memory of a version's file, which is open as ``descriptor``.
+
+    Memory that is not there would end the process when it is written to.
+
+    Raises:
+        OSError: If it is not there: says where, how much is, and what to do.
+    """
+    try:
+        os.posix_fallocate(descriptor, 0, nbytes)
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: a version of the weights takes {nbytes / 1e9:.2f} GB "
+            f"at {path}, where {free / 1e9:.2f} GB are free; if this is a container, "
+            "start it with a larger --shm-size (in a pod, mount a larger /dev/shm)",
+        ) from error
 
 
 @contextlib.contextmanager

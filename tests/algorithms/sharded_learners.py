@@ -1,6 +1,8 @@
 """Learners that share one policy's weights: what a test asks of each of them."""
 
 import copy
+import errno
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -244,6 +246,31 @@ def published(rank, learner):
         )
         for one in coordinator.taken
     ]
+
+
+def without_room(rank, num_learners):
+    """What publishing raises, twice, where shared memory has no room."""
+    learner = build(num_learners, SHARDED)
+    fallocate, ray = os.posix_fallocate, weight_publisher.ray
+    os.posix_fallocate, weight_publisher.ray = _has_no_room, InPlace
+    errors = []
+    try:
+        for publish in (
+            lambda: learner.connect(Announced()),
+            lambda: learner._publisher.publish(1),
+        ):
+            try:
+                publish()
+            except OSError as error:
+                errors.append(str(error))
+    finally:
+        os.posix_fallocate, weight_publisher.ray = fallocate, ray
+    # One that is a pass behind would get another tensor than it asks for.
+    return errors, learner._weights.norm([*learner._weights.trainable().values()])
+
+
+def _has_no_room(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Saves:

@@ -15,6 +15,7 @@ from tests.algorithms.sharded_learners import (
     Sharded,
     look_inside,
     trained,
+    without_room,
 )
 from tests.algorithms.two_learners import run_together
 from tests.models.families import tiny_lm
@@ -92,6 +93,17 @@ def test_the_first_learner_publishes_the_whole_weights(inside):
     for name, weight in trainer_weights.items():
         torch.testing.assert_close(trainer_of_first[name], weight, atol=1e-5, rtol=0)
     assert logp_of_first == pytest.approx(logp, abs=1e-4)
+
+
+def test_no_room_for_a_version_is_an_error_of_the_first_learner_alone(tmp_path):
+    """The others would wait for it, for as long as collectives may take."""
+    (errors, norm), (errors_of_second, norm_of_second) = run_together(
+        tmp_path, without_room
+    )
+    assert len(errors) == 2
+    assert all("No space left on device: a version" in error for error in errors)
+    assert errors_of_second == []
+    assert norm == norm_of_second
 
 
 def test_a_model_that_cannot_be_sharded_is_refused():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -37,6 +38,23 @@ from rllib_llm_async.transport.background import Background
 from rllib_llm_async.transport.choice import trainer_side
 from rllib_llm_async.transport.differences import PIECE
 from rllib_llm_async.transport.sides import TrainerSide
+
+
+class Passes(NamedTuple):
+    """What a version is read in, in this order; nothing happens before it is asked for.
+
+    ``sent`` are passes over what engines load, as many as `TrainerSide.stage` makes;
+    ``probed`` yields what `probe` returns, ``trained`` what `OldLogitActor` takes.
+    """
+
+    sent: Sequence[Iterator[tuple[str, Tensor]]]
+    probed: Iterator[tuple[list[int], np.ndarray]]
+    trained: Iterable[tuple[str, Tensor]]
+
+    def end(self) -> None:
+        """Makes what is left of them."""
+        for _ in itertools.chain(*self.sent, self.probed, self.trained):
+            pass
 
 
 class Read(NamedTuple):
@@ -108,16 +126,14 @@ class WeightPublisher:
         Raises:
             Exception: What went wrong with the version before.
         """
-        is_first, self._has_published = not self._has_published, True
-        if self._rank != 0:
-            if self._weights.is_sharded:
-                self._give_shares(is_first)
-            return
-        if not self._num_given_up:
-            self._sending.cancel()
-        self._sending.end()
-        self._num_given_up = 0 if self._is_out else self._num_given_up + 1
-        read = self._reader()
+        with self._shared_passes() as shared:
+            if self._rank != 0:
+                return
+            if not self._num_given_up:
+                self._sending.cancel()
+            self._sending.end()
+            self._num_given_up = 0 if self._is_out else self._num_given_up + 1
+            read = self._reader(shared)
         # The driver starts another coordinator, and has this one publish again.
         with contextlib.suppress(ActorDiedError):
             serial = ray.get(self._coordinator.announce.remote(version))
@@ -150,7 +166,36 @@ class WeightPublisher:
         if self._outbox is not None:
             self._outbox.close()
 
-    def _reader(self) -> Callable[[], Read]:
+    @contextlib.contextmanager
+    def _shared_passes(self) -> Iterator[Passes | None]:
+        """Yields those that learners make together, None if each has all weights.
+
+        Each of them comes to their end, whatever befalls it: the others wait for it.
+        """
+        if not self._weights.is_sharded:
+            yield None
+            return
+        # `Outbox.stage` asks for the shapes at first.
+        num_sent, self._has_published = 1 if self._has_published else 2, True
+        passes = self._passes(self._weights.policy, self._weights.whole(), num_sent)
+        try:
+            yield passes
+        finally:
+            passes.end()
+
+    def _passes(
+        self,
+        policy: CausalLMPolicy,
+        trained: Iterable[tuple[str, Tensor]],
+        num_sent: int = 2,
+    ) -> Passes:
+        return Passes(
+            [self._sent(policy) for _ in range(num_sent)],
+            map(probe, [policy]),
+            trained if self._has_old_logit_actors else (),
+        )
+
+    def _reader(self, shared: Passes | None) -> Callable[[], Read]:
         """What copies the live weights and passes over the probe, or has done so."""
         if self._outbox is None:
             self._outbox = trainer_side(
@@ -159,29 +204,30 @@ class WeightPublisher:
                 ray.get_runtime_context().get_node_id(),
                 partial(self._tell, "fail"),
             )
-        if self._weights.is_sharded:  # learners do it together
-            read = self._read(self._weights.policy, self._weights.whole())
+        if shared is not None:
+            read = self._read(shared)
             return lambda: read
         self._view = self._view or PolicyView(self._weights.policy)
         self._view.refresh()
         # Named now: a pass puts other tensors in their place for a while.
-        return partial(self._read, self._view.policy, [*self._weights.whole()])
+        trained = [*self._weights.whole()]
+        return partial(self._read, self._passes(self._view.policy, trained))
 
-    def _read(
-        self, policy: CausalLMPolicy, trained: Iterable[tuple[str, Tensor]]
-    ) -> Read:
+    def _read(self, passes: Passes) -> Read:
         assert self._outbox is not None
         on_device: dict[str, Fingerprint] = {}
+        sent = iter(passes.sent)
 
         def cast() -> Iterator[tuple[str, Tensor]]:
-            for name, tensor in self._sent(policy):
+            for name, tensor in next(sent):
                 if tensor.device.type != "cpu":  # which takes no time to do it
                     tensor = tensor.to(self._dtype)
                     on_device[name] = fingerprint(tensor)
                 yield name, tensor
 
         self._outbox.stage(cast)
-        return Read(on_device, *probe(policy), self._put_trainer_weights(trained))
+        (probed,) = passes.probed
+        return Read(on_device, *probed, self._put_trainer_weights(passes.trained))
 
     def _sent(self, policy: CausalLMPolicy) -> Iterator[tuple[str, Tensor]]:
         """Yields what engines load of a version."""
@@ -234,16 +280,6 @@ class WeightPublisher:
             for name, tensor in self._outbox.staged.items()
         }
         return ExpectedArrival(fingerprints, read.probe_tokens, read.probe_logp)
-
-    def _give_shares(self, is_first: bool) -> None:
-        """Takes part in all that the first learner gathers, in its order."""
-        for _ in range(2 if is_first else 1):  # `Outbox.stage` asks for the shapes
-            for _ in self._sent(self._weights.policy):
-                pass
-        probe(self._weights.policy)
-        if self._has_old_logit_actors:
-            for _ in self._weights.whole():
-                pass
 
     def _put_trainer_weights(
         self, trained: Iterable[tuple[str, Tensor]]
