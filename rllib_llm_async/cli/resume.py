@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from rllib_llm_async.cli.experiment_file import (
     Experiment,
     apply_settings,
     build_config,
+    with_absolute_models,
 )
 from rllib_llm_async.cli.search_space import is_space
 
@@ -74,6 +75,7 @@ def prepare_resume(
             f"--resume: {file} cannot be read ({error}); without --resume, the run "
             "starts anew"
         ) from error
+    changes = replace(changes, settings=_without_spaces(changes.settings, trials))
     for trial in trials:
         label = f"{trial.experiment_tag}: " if len(trials) > 1 else ""
         _prepare_trial(
@@ -179,6 +181,44 @@ def _find_checkpoints(
     return dict(whole[0][1]) if whole else {}
 
 
+def _without_spaces(
+    settings: Mapping[str, Any], trials: Sequence[Trial]
+) -> dict[str, Any]:
+    """What is to be changed: not the spaces of the first command, which have been used.
+
+    Raises:
+        InputError: For a space that the trials' values were not drawn from.
+    """
+    plain = {}
+    for option, value in settings.items():
+        if not is_space(value):
+            plain[option] = value
+            continue
+        given: dict[str, Any] = {}
+        apply_settings(given, {option: value})
+        (key,) = given
+        drawn = [trial.evaluated_params.get(key) for trial in trials]
+        if not _can_draw(value, drawn):
+            raise InputError(
+                f"--resume: --set {option}: {value} is not what the trials of this run "
+                "were drawn from; start a run of another name for it"
+            )
+    return plain
+
+
+def _can_draw(space: Mapping[str, Any], drawn: Sequence[Any]) -> bool:
+    """Whether these can be all that a sweep took from a space; None is no value."""
+    ((kind, arguments),) = space.items()
+    if kind == "choice":
+        return all(value in arguments for value in drawn)
+    if kind == "grid_search":
+        return all(value in arguments for value in drawn) and all(
+            value in drawn for value in arguments
+        )
+    lower, upper = arguments
+    return all(value is not None and lower <= value <= upper for value in drawn)
+
+
 def _say_what_is_not_used(
     experiment: Experiment,
     trial: Trial,
@@ -208,7 +248,9 @@ def _change_settings(
     before = trial.config
     config = deepcopy(before)
     apply_settings(config, settings)
-    changed = [key for key in config if config[key] != before.get(key)]
+    given = {key: v for key, v in config.items() if v != before.get(key)}
+    config |= with_absolute_models(given)
+    changed = [key for key in given if config[key] != before.get(key)]
     for key in changed:
         old = before.get(key, "the default")
         value_head = key == "advantage_estimator" and "gae" in (old, config[key])

@@ -16,6 +16,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.checkpoints import (
 from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.cli.experiment_file import Experiment
 from rllib_llm_async.cli.resume import Changes, prepare_resume
+from rllib_llm_async.models.small_agent import small_agent_dir
 
 CONFIG = {"engine": {"dtype": "float32"}, "lr": 1e-4, "eps_ti": 1.2}
 
@@ -192,6 +193,49 @@ def test_settings_that_cannot_change(run, settings, words):
     run.add("RUNNING", 5, checkpoints=[4], swept={"eps_ti": 1.2})
     with pytest.raises(InputError, match=words):
         run.resume(settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("space", "same"),
+    [
+        ({"grid_search": [1.2, 1.4]}, True),
+        ({"choice": [1.2, 1.3, 1.4]}, True),  # one that was not drawn
+        ({"uniform": [1.1, 1.4]}, True),
+        ({"grid_search": [1.2, 1.3, 1.4]}, False),
+        ({"grid_search": [1.2]}, False),
+        ({"choice": [1.2, 1.3]}, False),
+        ({"uniform": [1.1, 1.3]}, False),
+    ],
+)
+def test_the_spaces_of_the_first_command_may_stand_in_the_second(run, space, same):
+    for value in (1.2, 1.4):
+        swept = {"eps_ti": value}
+        run.add("RUNNING", 5, checkpoints=[4], config=swept, swept=swept)
+    settings = {"training.eps_ti": space, "lr": 1e-5}
+    if same:
+        trials = run.resume(settings=settings)
+        assert [trial.config["eps_ti"] for trial in trials] == [1.2, 1.4]
+        assert [trial.config["lr"] for trial in trials] == [1e-5, 1e-5]
+    else:
+        with pytest.raises(InputError, match=r"--set training.eps_ti: .* drawn from"):
+            run.resume(settings=settings)
+
+
+def test_a_space_for_what_was_not_swept(run):
+    run.add("RUNNING", 5, checkpoints=[4])
+    with pytest.raises(InputError, match=r"--set eps_ti: .* drawn from"):
+        run.resume(settings={"eps_ti": {"grid_search": [1.2]}})
+
+
+def test_a_relative_model_is_the_run_s(run, tmp_path, monkeypatch):
+    (tmp_path / "agent").symlink_to(small_agent_dir(), target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    model = str(tmp_path / "agent")
+    run.add("RUNNING", 5, checkpoints=[4], config={"model": model})
+    (trial,) = run.resume(settings={"model": "agent"})
+    assert trial.config["model"] == model
+    with pytest.raises(InputError, match="--set model: the checkpoint was made with"):
+        run.resume(settings={"model": "small_agent"})
 
 
 def test_a_searcher_has_trials_to_choose_yet(tmp_path):
