@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from rllib_llm_async.chat.reasoning import without_thoughts
 from rllib_llm_async.envs.agent_env import EpisodeError, Message, ToolSchema
-from rllib_llm_async.envs.chat_model import as_it_is
+from rllib_llm_async.envs.chat_model import Answer, as_it_is
 from rllib_llm_async.envs.retries import PassingError, Retries
 from rllib_llm_async.settings.reading import STRICT
 
@@ -187,7 +187,7 @@ class ChatEndpoint:
         try:
             async with self._places, asyncio.timeout(seconds):
                 body = await self._post(messages, tools)
-            message, usage = read_answer(body)
+            answer = read_answer(body)
         except TimeoutError:
             text = self._describe(f"timed out: no answer within {seconds} s")
             raise PassingError(text, of_endpoint=True) from None
@@ -202,12 +202,9 @@ class ChatEndpoint:
             ) from None
         except (APIConnectionError, ValidationError) as error:
             raise PassingError(self._describe(error), of_endpoint=True) from None
-        except ValueError as error:  # an empty answer
-            raise PassingError(self._describe(error)) from None
-        if usage is not None:
-            self._count_tokens(usage)
+        self._count_tokens(answer)
         try:
-            return read(message)
+            return read(answer.whole())
         except ValueError as error:
             raise PassingError(self._describe(error)) from None
 
@@ -235,13 +232,15 @@ class ChatEndpoint:
         )
         return response.text
 
-    def _count_tokens(self, usage: _Usage) -> None:
+    def _count_tokens(self, answer: Answer) -> None:
+        """Also of one that cannot be used: it is paid for."""
         settings, totals = self._settings, self._totals
-        totals["prompt_tokens"] += usage.prompt_tokens
-        totals["completion_tokens"] += usage.completion_tokens
+        num_read, num_written = answer.num_prompt_tokens, answer.num_completion_tokens
+        totals["prompt_tokens"] += num_read
+        totals["completion_tokens"] += num_written
         totals["cost"] += (
-            usage.prompt_tokens * settings.price_per_million_prompt_tokens
-            + usage.completion_tokens * settings.price_per_million_completion_tokens
+            num_read * settings.price_per_million_prompt_tokens
+            + num_written * settings.price_per_million_completion_tokens
         ) / 1e6
 
     def _describe(self, error: Exception | str) -> str:
@@ -292,13 +291,12 @@ class _Message(BaseModel):
             message["tool_calls"] = [
                 {"type": "function", **call.model_dump()} for call in self.tool_calls
             ]
-        elif not (said or "").strip():
-            raise ValueError("empty answer")
         return message
 
 
 class _Choice(BaseModel):
     message: _Message
+    finish_reason: str | None = None
 
 
 class _Usage(BaseModel):
@@ -311,11 +309,17 @@ class _Completion(BaseModel):
     usage: _Usage | None = None
 
 
-def read_answer(body: str) -> tuple[Message, _Usage | None]:
-    """The message in an endpoint's answer, whatever that is.
+def read_answer(body: str) -> Answer:
+    """The first answer in what an endpoint says, whatever that is.
 
     Raises:
-        ValueError: If there is no message in it, or an empty one.
+        pydantic.ValidationError: If there is no message in it.
     """
     completion = _Completion.model_validate_json(body)
-    return completion.choices[0].message.as_dict(), completion.usage
+    choice, usage = completion.choices[0], completion.usage or _Usage()
+    return Answer(
+        choice.message.as_dict(),
+        choice.finish_reason,
+        usage.prompt_tokens,
+        usage.completion_tokens,
+    )

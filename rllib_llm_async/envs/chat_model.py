@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rllib_llm_async.envs.agent_env import Message, ToolSchema
@@ -11,6 +12,35 @@ from rllib_llm_async.envs.agent_env import Message, ToolSchema
 def as_it_is(message: Message) -> Message:
     """A message that anything can be read from."""
     return message
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model wrote, and what it took; ``finish_reason`` is OpenAI's."""
+
+    message: Message
+    finish_reason: str | None
+    num_prompt_tokens: int
+    num_completion_tokens: int
+
+    def whole(self) -> Message:
+        """The message, if it is one from beginning to end.
+
+        The agent would pay for what a limit cut off: rubrics behind the cut of a
+        judge's answer would not hold, and a user would ask for half of a thing, or
+        leave without the marker that says so.
+
+        Raises:
+            ValueError: If it is cut off or empty.
+        """
+        if self.finish_reason == "length":
+            raise ValueError(
+                "answer cut off: max_tokens, or the model's context, is too small"
+            )
+        content = self.message.get("content") or ""
+        if not (content.strip() or self.message.get("tool_calls")):
+            raise ValueError("empty answer")
+        return self.message
 
 
 class ChatModel(Protocol):
@@ -31,7 +61,8 @@ class ChatModel(Protocol):
                 the model is asked again.
 
         Raises:
-            EpisodeError: If no valid answer could be had.
+            EpisodeError: If no valid answer could be had; one that is cut off or empty
+                is none.
         """
         ...
 

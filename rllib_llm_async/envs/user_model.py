@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 from rllib_llm_async.chat.check import check_chat_format
 from rllib_llm_async.engine.watchdog import EngineFailedError
 from rllib_llm_async.envs.agent_env import EpisodeError, Message, ToolSchema
-from rllib_llm_async.envs.chat_model import as_it_is
+from rllib_llm_async.envs.chat_model import Answer, as_it_is
 from rllib_llm_async.models.resolve import resolve_model
 from rllib_llm_async.settings.engine import check_engine_settings
 from rllib_llm_async.settings.reading import STRICT
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 #: How often a call goes out again after its actor died (by Ray itself), or after an
-#: answer that could not be read.
+#: answer that could not be used.
 MAX_RETRIES = 3
 
 
@@ -95,8 +95,8 @@ class ModelServer:
 
     async def complete(
         self, messages: list[Message], tools: list[ToolSchema] | None
-    ) -> tuple[Message, int, int]:
-        """The next message, and the numbers of tokens read and written.
+    ) -> Answer:
+        """The next message, cut off or not.
 
         Raises:
             ValueError: If the conversation is longer than the model's context.
@@ -115,7 +115,7 @@ class ModelServer:
         except EngineFailedError:
             self._make_way()
         message = self._format.parse(output.token_ids, tools or (), prompt=prompt)
-        return message, len(prompt), len(output.token_ids)
+        return Answer(message, output.finish_reason, len(prompt), len(output.token_ids))
 
     async def _start_engine(self) -> None:
         await self._engine.start()
@@ -186,19 +186,17 @@ class ServedModel:
         """The next assistant message; see `ChatModel`.
 
         Raises:
-            EpisodeError: If no answer comes in time, `MAX_RETRIES` more cannot be read
+            EpisodeError: If no answer comes in time, `MAX_RETRIES` more cannot be used
                 either, or the conversation is too long.
         """
         started = time.monotonic()
         try:
             for left in reversed(range(MAX_RETRIES + 1)):
-                message = await asyncio.wait_for(
+                answer = await asyncio.wait_for(
                     self._ask(messages, tools), self._settings.timeout_seconds
                 )
                 try:
-                    if not (message.get("content") or message.get("tool_calls")):
-                        raise ValueError("empty answer")
-                    return read(message)
+                    return read(answer.whole())
                 except ValueError:
                     if not left:
                         raise
@@ -211,15 +209,15 @@ class ServedModel:
 
     async def _ask(
         self, messages: list[Message], tools: list[ToolSchema] | None
-    ) -> Message:
-        message, num_read, num_written = await self._call_server(messages, tools)
-        self._totals["prompt_tokens"] += num_read
-        self._totals["completion_tokens"] += num_written
-        return message
+    ) -> Answer:
+        answer = await self._call_server(messages, tools)
+        self._totals["prompt_tokens"] += answer.num_prompt_tokens
+        self._totals["completion_tokens"] += answer.num_completion_tokens
+        return answer
 
     async def _call_server(
         self, messages: list[Message], tools: list[ToolSchema] | None
-    ) -> tuple[Message, int, int]:
+    ) -> Answer:
         from ray.exceptions import ActorDiedError
 
         # A conversation stays with its replica, which has the beginning in its cache.

@@ -26,6 +26,22 @@ def say(content, **fields):
     return lambda body: {"role": "assistant", "content": content, **fields}
 
 
+def completion(message, finish_reason="stop"):
+    """What an endpoint says around a message."""
+    return {
+        "id": "c",
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 2},
+    }
+
+
+def say_cut_off(content, **fields):
+    """The same, cut off at ``max_tokens``."""
+    said = completion(say(content, **fields)(None), "length")
+    return lambda body: json.dumps(said).encode()
+
+
 class ChatStub(ThreadingHTTPServer):
     """Answers with ``answers`` one after the other, the last one for ever."""
 
@@ -77,13 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif isinstance(said, bytes):
             self._send(200, said)
         else:
-            completion = {
-                "id": "c",
-                "object": "chat.completion",
-                "choices": [{"index": 0, "message": said, "finish_reason": "stop"}],
-                "usage": {"prompt_tokens": 10, "completion_tokens": 2},
-            }
-            self._send(200, json.dumps(completion).encode())
+            self._send(200, json.dumps(completion(said)).encode())
 
     def _send(self, status: int, body: bytes) -> None:
         self.send_response(status)

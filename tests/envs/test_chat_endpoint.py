@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rllib_llm_async.envs import retries
 from rllib_llm_async.envs.agent_env import EpisodeError
 from rllib_llm_async.envs.chat_model_settings import make_chat_model
-from tests.envs.chat_stub import ChatStub, say
+from tests.envs.chat_stub import ChatStub, say, say_cut_off
 from tests.fuzz.properties import answer_is_read_or_refused
 
 SECRET = "sk-not-to-be-seen"
@@ -72,6 +72,26 @@ def test_text_and_tool_calls_come_back_as_messages(chat_stub, make_model):
     }
     assert second["tools"] == [tool]
     assert chat_stub.headers[0]["authorization"] == f"Bearer {SECRET}"
+
+
+@pytest.mark.parametrize("call", [{}, {"tool_calls": [CALL]}])
+def test_an_answer_that_was_cut_off_is_asked_for_again(chat_stub, make_model, call):
+    cut = say_cut_off("I would like to", **call)
+    chat_stub.answers = [cut, say("ok")]
+    assert ask(make_model())["content"] == "ok"
+    chat_stub.answers = [cut]
+    with pytest.raises(EpisodeError, match="cut off: max_tokens"):
+        ask(make_model(max_retries=1))
+
+
+def test_answers_that_cannot_be_used_are_paid_for(chat_stub, make_model):
+    chat_stub.answers = [say(""), say_cut_off(""), say("ok")]
+    model = make_model(price_per_million_completion_tokens=5.0)
+    assert ask(model)["content"] == "ok"
+    metrics = model.metrics()
+    # Three answers of 2 tokens: 3 * 2 * 5 / 1e6.
+    assert metrics["completion_tokens"] == 6 and metrics["prompt_tokens"] == 30
+    assert metrics["cost"] == pytest.approx(3e-5)
 
 
 def test_passing_faults_are_tried_again_and_everything_is_counted(

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from rllib_llm_async.envs.agent_env import EpisodeError
+from rllib_llm_async.envs.chat_model import Answer
 from rllib_llm_async.envs.chat_model_settings import make_chat_model
 from tests.envs.test_user_model import QUESTION, SETTINGS
 
@@ -36,7 +37,7 @@ def test_conversations_are_shared_out_over_replicas_and_each_stays_with_its_own(
         def __init__(self, replica):
             async def remote(messages, tools):
                 asked.append(replica)
-                return {"role": "assistant", "content": "yes"}, 7, 2
+                return Answer({"role": "assistant", "content": "yes"}, "stop", 7, 2)
 
             self.complete = type("Method", (), {"remote": staticmethod(remote)})
 

@@ -8,8 +8,13 @@ import pytest
 import ray
 
 from rllib_llm_async.envs.agent_env import EpisodeError
+from rllib_llm_async.envs.chat_model import Answer
 from rllib_llm_async.envs.chat_model_settings import make_chat_model
-from rllib_llm_async.envs.user_model import MAX_RETRIES
+from rllib_llm_async.envs.user_model import (
+    MAX_RETRIES,
+    ModelServer,
+    ServedModelSettings,
+)
 from tests.engine.engines import children
 
 ENGINE = {
@@ -20,7 +25,13 @@ ENGINE = {
     "block_size": 32,
     "enforce_eager": True,
 }
-SETTINGS = {"served_model": "small_agent", "engine": ENGINE, "max_tokens": 24}
+SETTINGS = {
+    "served_model": "small_agent",
+    "engine": ENGINE,
+    "max_tokens": 24,
+    # Of those 24, its answer takes 20.
+    "temperature": 0.0,
+}
 QUESTION = [{"role": "user", "content": "please cancel r12. my id is u39."}]
 
 
@@ -36,6 +47,25 @@ QUESTION = [{"role": "user", "content": "please cancel r12. my id is u39."}]
 def test_bad_settings_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         make_chat_model({**SETTINGS, **change}, "env_config.user")
+
+
+@pytest.mark.slow
+def test_a_server_tells_an_answer_that_was_cut_off():
+    async def ask(max_tokens):
+        settings = {**SETTINGS, "max_tokens": max_tokens}
+        server = ModelServer(ServedModelSettings(**settings), seed=0)
+        try:
+            return await server.complete(QUESTION, None)
+        finally:
+            server._watching.cancel()
+            server._engine.shutdown()
+
+    answer = asyncio.run(ask(24))
+    assert answer.whole() == answer.message
+    cut = asyncio.run(ask(3))
+    assert cut.num_completion_tokens == 3
+    with pytest.raises(ValueError, match="cut off"):
+        cut.whole()
 
 
 @pytest.mark.slow
@@ -93,12 +123,14 @@ def test_a_served_model_comes_back_after_a_kill(ray_cluster):
     assert totals["prompt_tokens"] > 7 * 5
 
 
-def test_an_answer_that_cannot_be_read_is_asked_for_again(monkeypatch):
+def test_an_answer_that_cannot_be_used_is_asked_for_again(monkeypatch):
     model = make_chat_model(SETTINGS, "env_config.user")
-    said = ["", "six", "7", "8"]
+    said = ["", "six", "1 cut", "7", "8"]
 
     async def ask(messages, tools):
-        return {"role": "assistant", "content": said.pop(0)}
+        text, _, cut = said.pop(0).partition(" ")
+        message = {"role": "assistant", "content": text}
+        return Answer(message, "length" if cut else "stop", 7, 2)
 
     monkeypatch.setattr(model, "_ask", ask)
 
@@ -106,8 +138,9 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again(monkeypatch):
         return await model.complete(QUESTION, read=lambda m: int(m["content"]))
 
     assert asyncio.run(number()) == 7 and said == ["8"]
-    said[:] = ["no"] * 9
-    with pytest.raises(EpisodeError, match="invalid literal"):
-        asyncio.run(number())
-    assert len(said) == 9 - 1 - MAX_RETRIES
-    assert model.metrics()["calls"] == 2 and model.metrics()["failures"] == 1
+    for bad, message in (("no", "invalid literal"), ("1 cut", "cut off: max_tokens")):
+        said[:] = [bad] * 9
+        with pytest.raises(EpisodeError, match=message):
+            asyncio.run(number())
+        assert len(said) == 9 - 1 - MAX_RETRIES
+    assert model.metrics()["calls"] == 3 and model.metrics()["failures"] == 2

@@ -24,6 +24,8 @@ from tests.envs.vita_players import (
     place_order,
     play,
     reference_turns,
+    rubrics_in,
+    stern_judge,
     text,
     tools,
 )
@@ -122,7 +124,7 @@ def test_absent_data_is_named(monkeypatch, tmp_path):
 
 def test_domains_whose_data_come_apart_from_the_package(monkeypatch, tmp_path):
     # Tasks made of a delivery and an instore task stand in for those of the benchmark.
-    suite = make_vita(judge=lambda m: "[]", domains=["delivery", "instore"])
+    suite = make_vita(judge=stern_judge, domains=["delivery", "instore"])
     delivery, instore = (
         next(suite.task(ref)[1] for ref in all_tasks(suite) if ref.id.startswith(d))
         for d in suite.domains
@@ -133,7 +135,7 @@ def test_domains_whose_data_come_apart_from_the_package(monkeypatch, tmp_path):
         (tmp_path / domain).mkdir()
         (tmp_path / domain / "tasks_en.json").write_text(json.dumps([merged]))
     monkeypatch.setattr("vita.utils.utils.DOMAIN_DIR", tmp_path)
-    suite = make_vita(judge=lambda m: "[]", domains=["ota", "cross_domain"])
+    suite = make_vita(judge=stern_judge, domains=["ota", "cross_domain"])
     # The counts of the benchmark's README.
     assert len(suite.tool_schemas("ota")) == 38
     assert len(suite.tool_schemas("cross_domain")) == 66
@@ -231,6 +233,31 @@ def test_faults_of_user_and_judge_are_episode_errors():
             asyncio.run(play(suite.make(), suite.tasks("train")[0], [text(STOP)]))
 
 
+def kind_judge(messages):
+    """Finds that everything holds."""
+    return json.dumps([{**r, "meetExpectation": True} for r in rubrics_in(messages)])
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda messages: "{}",
+        lambda messages: "null",
+        lambda messages: "[]",
+        # Cut off in the last rubric, and before it: the package repairs both.
+        lambda messages: kind_judge(messages).rpartition('"meetExpectation"')[0],
+        lambda messages: kind_judge(messages).rpartition('{"rubric_idx"')[0],
+    ],
+)
+def test_a_verdict_that_leaves_out_a_rubric_is_none(write):
+    suite = make_vita(judge=kind_judge)
+    ref = suite.tasks("train")[0]
+    assert ended_by(suite, [text(STOP)], ref) == ("agent_stop", 1.0)
+    suite = make_vita(judge=write)
+    with pytest.raises(EpisodeError, match=r"on window 1 leaves out \d+ of \d+ rub"):
+        asyncio.run(play(suite.make(), ref, [text(STOP)]))
+
+
 # --- Episodes side by side ------------------------------------------------------------
 
 
@@ -268,7 +295,7 @@ def transcript(played):
 
 def test_sixty_four_episodes_at_once_see_what_each_sees_alone():
     suites = [
-        make_vita(judge=lambda m: "[]", domains=["delivery", "instore"]),
+        make_vita(judge=stern_judge, domains=["delivery", "instore"]),
         make_vita(language="chinese"),
     ]
     jobs = [

@@ -13,6 +13,7 @@ from tests.envs.vita_players import (
     make_vita,
     play,
     reference_turns,
+    rubrics_in,
     text,
     tools,
 )
@@ -26,18 +27,14 @@ def talkative_user(messages):
 
 def moody_judge(messages):
     """Rubrics changed at random, in the ways that real judges write them down."""
-    prompt = messages[-1]["content"]
     rng = random.Random(zlib.crc32(without_order_ids(messages).encode()))
-    rubrics = json.loads(
-        re.search(r"<current_rubrics>(.*)</current_r", prompt, re.S)[1]
-    )
-    chosen = [rubric for rubric in rubrics if rng.random() < 0.9]
-    for rubric in chosen:
+    rubrics = rubrics_in(messages)
+    for rubric in rubrics:
         rubric["justification"] += f" [{rng.randrange(9)}]"
         rubric["meetExpectation"] = rng.choice([True] * 40 + ["true", "false", False])
         if rng.random() < 0.1:
-            del rubric[rng.choice(["meetExpectation", "justification", "rubric_idx"])]
-    written = json.dumps(chosen, ensure_ascii=False, indent=2)
+            del rubric[rng.choice(["rubric", "justification"])]
+    written = json.dumps(rubrics, ensure_ascii=False, indent=2)
     return rng.choice(
         [written, f"```json\n{written}\n```", written.removesuffix("\n]")]
     )

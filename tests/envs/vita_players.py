@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 
 import pytest
 
@@ -35,6 +36,17 @@ class Scripted:
 
 def patient_user(messages):
     return f"please go on, {len(messages)}."
+
+
+def rubrics_in(messages):
+    """Those that a judge is asked about, as it would write them down unchanged."""
+    prompt = messages[-1]["content"]
+    return json.loads(re.search(r"<current_rubrics>(.*)</current_r", prompt, re.S)[1])
+
+
+def stern_judge(messages):
+    """Finds that nothing holds."""
+    return json.dumps(rubrics_in(messages))
 
 
 def make_vita(user=patient_user, judge=None, **env_config):

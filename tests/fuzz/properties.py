@@ -125,14 +125,15 @@ def yaml_is_read_or_refused(text: str) -> None:
 def answer_is_read_or_refused(body: str) -> None:
     """An endpoint's answer is a message that can be kept and sent on, or refused."""
     try:
-        message, usage = read_answer(body)
+        answer = read_answer(body)
+        message = answer.whole()
     except ValueError:
         return
     json.dumps(message, ensure_ascii=False).encode()
     assert message["content"] is None or isinstance(message["content"], str)
     for call in message.get("tool_calls", ()):
         parse_call(call)
-    assert usage is None or is_reward(usage.prompt_tokens + usage.completion_tokens)
+    assert is_reward(answer.num_prompt_tokens + answer.num_completion_tokens)
 
 
 def weights_are_read_or_refused(path: Path) -> None:

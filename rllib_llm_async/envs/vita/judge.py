@@ -2,7 +2,8 @@
 
 The package's evaluator is synchronous. It is run again for every window, with the
 answers to the earlier ones at hand, until it has them all; so prompts and verdict are
-its own. A run takes milliseconds, an answer seconds.
+its own. A run takes milliseconds, an answer seconds. Only an answer that leaves out a
+rubric, which the prompt does not allow and the evaluator does not mind, is none here.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from vita.data_model.message import AssistantMessage
 from vita.data_model.tasks import RewardType
 from vita.evaluator import evaluator_traj
 from vita.evaluator.evaluator_traj import TrajectoryEvaluator
+from vita.utils import evaluator_extracter
 from vita.utils.llm_utils import generate
 
 from rllib_llm_async.envs.agent_env import EpisodeError, Message
@@ -63,6 +65,12 @@ class RubricJudge:
         def read(reply: Message) -> Any:
             answer = reply.get("content") or ""
             result = evaluate([*answers, answer])
+            left_out = _rubrics(task) - _judged(answer)
+            if left_out:
+                raise ValueError(
+                    f"verdict on window {len(answers) + 1} leaves out {len(left_out)} "
+                    f"of {len(_rubrics(task))} rubrics"
+                )
             answers.append(answer)
             return result
 
@@ -74,6 +82,20 @@ class RubricJudge:
             result = await self._model.complete(result.messages, read=read)
         score = result.reward_breakdown[RewardType.NL_ASSERTION]
         return result.reward == 1.0, {"rubric_score": score}
+
+
+def _rubrics(task: Any) -> set[str]:
+    """The package's keys of a task's rubrics."""
+    return {*TrajectoryEvaluator._initialize_rubric_states(task.evaluation_criteria)}
+
+
+def _judged(answer: str) -> set[str]:
+    """The rubrics that an answer, which the evaluator can read, has a verdict on."""
+    return {
+        item["rubric_idx"]
+        for item in evaluator_extracter(answer) or ()
+        if item.keys() >= {"rubric_idx", "meetExpectation"}
+    }
 
 
 class _UnansweredError(Exception):
