@@ -173,6 +173,7 @@ def report_sweep(path: Path, swept: Sequence[str]) -> None:
         largest_fall,
         mask_share,
     )
+    from rllib_llm_async.report.run_settings import effective
 
     runs = find_runs([path])
     titles = (*swept, "success", "kept by mask", "largest fall", "collapsed")
@@ -180,7 +181,7 @@ def report_sweep(path: Path, swept: Sequence[str]) -> None:
     for run in runs:
         figures = final_success(run), mask_share(run), largest_fall(run)
         table.add_row(
-            *(str(run.config[key]) for key in swept),
+            *(str(effective(run, key)) for key in swept),
             *("-" if figure is None else f"{figure:.3f}" for figure in figures),
             "yes" if collapsed(run) else "",
         )

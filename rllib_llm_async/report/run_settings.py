@@ -46,10 +46,11 @@ def effective(run: Run, key: str) -> Any:
     if key == SOURCE:
         return source_of(run)
     first, *rest = key.split(".")
-    # Results name some settings as RLlib's config does, some as its methods do.
-    attribute = ATTRIBUTES.get(first, first)
-    name = attribute if attribute in run.config else first
-    if name not in run.config:
+    # Results name some settings as RLlib's config does, some as its methods do, and
+    # `lambda_` without its underscore.
+    names = (ATTRIBUTES.get(first), first, first.rstrip("_"))
+    name = next((name for name in names if name in run.config), None)
+    if name is None:
         return dict(leaves(run.settings)).get(key)
     value: Any = run.config
     for part in (name, *rest):

@@ -182,3 +182,20 @@ def test_a_sweep_ends_in_a_table_and_a_page(tmp_path, capsys):
     assert "1.2" in lines[1] and "0.650" in lines[1] and "yes" not in lines[1]
     page = (tmp_path / "sweep" / "report.html").read_text()
     assert "share collapsed" in page
+
+
+@pytest.mark.parametrize(
+    ("setting", "attribute"), [("lambda_", "lambda"), ("model", "model_name_or_path")]
+)
+def test_settings_that_results_name_otherwise(tmp_path, capsys, setting, attribute):
+    for value in ("one", "two"):
+        # RLlib has a setting `model` of its own.
+        config = {"old_logprob_source": "rollout", "model": {"fcnet": []}}
+        config |= {attribute: value}
+        row = {"training_iteration": 1, "config": config}
+        trial = tmp_path / "sweep" / value
+        trial.mkdir(parents=True)
+        (trial / "result.json").write_text(json.dumps(row))
+    report_sweep(tmp_path / "sweep", [setting])
+    told = capsys.readouterr().out
+    assert "one" in told and "two" in told and "fcnet" not in told
