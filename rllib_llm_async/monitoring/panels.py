@@ -27,6 +27,11 @@ from rllib_llm_async.result_keys import (
 )
 
 EWMA_RESET, NEW_VERSION = "marks/ewma_reset", "marks/new_version"
+#: What a mark follows.
+_COUNTED = {
+    EWMA_RESET: result_keys.EWMA_NUM_RESETS,
+    NEW_VERSION: result_keys.POLICY_VERSION,
+}
 LOG_R_D, LOG_R_S = "ratios/log_r_d", "ratios/log_r_s"
 #: Group -> title of a panel -> keys.
 PANELS: dict[str, dict[str, list[str]]] = {
@@ -120,18 +125,19 @@ def ratio_histograms(
 
 
 class Marks:
-    """1 in the updates in which something happened, else 0; of one run."""
+    """1 in the updates in which something happened, else 0; of one run.
+
+    The first update that it is told of marks nothing: it may be of a run that goes on.
+    """
 
     def __init__(self) -> None:
-        self._num_resets = self._version = 0.0
+        self._counts: dict[str, float] = {}
 
     def of_update(self, figures: Mapping[str, Any]) -> dict[str, int]:
         """By key, for the next update of the run; ``figures`` of its Learners."""
-        resets = figures.get(result_keys.EWMA_NUM_RESETS, self._num_resets)
-        version = figures.get(result_keys.POLICY_VERSION, self._version)
-        marks = {
-            EWMA_RESET: int(resets > self._num_resets),
-            NEW_VERSION: int(version > self._version),
-        }
-        self._num_resets, self._version = resets, version
+        marks = dict.fromkeys(_COUNTED, 0)
+        for mark, key in _COUNTED.items():
+            if key in figures:
+                marks[mark] = int(figures[key] > self._counts.get(mark, figures[key]))
+                self._counts[mark] = figures[key]
         return marks
