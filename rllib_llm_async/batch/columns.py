@@ -20,7 +20,8 @@ LOSS_MASK = "loss_mask"
 BEHAVIOR_LOGP = "behavior_logp"
 #: float32, log pi_old (or its proxy), added by the learner before the first step.
 OLD_LOGP = "old_logp"
-#: float32, log pi_old that came with the episodes; there with `old_logit_model` only.
+#: float32, log pi_old that came with the episodes, NaN in those without. There if
+#: `old_logit_model` scored one.
 SCORED_OLD_LOGP = "scored_old_logp"
 #: float32, log pi_ref under the reference weights; there with a KL penalty only.
 REFERENCE_LOGP = "reference_logp"

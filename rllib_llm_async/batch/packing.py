@@ -25,6 +25,11 @@ PADDING: dict[str, np.generic] = {
     columns.EPISODE_KEYS: np.int64(-1),
     columns.ROUTED_EXPERTS: np.int16(-1),
 }
+#: What stands for a column that some sequences have and others have not.
+MISSING: dict[str, np.generic] = {
+    columns.SCORED_OLD_LOGP: np.float32(np.nan),
+    columns.ROUTED_EXPERTS: PADDING[columns.ROUTED_EXPERTS],
+}
 
 
 def pack_rows(
@@ -36,7 +41,7 @@ def pack_rows(
 
     Args:
         sequences: For each sequence its columns, all ``[tokens, ...]`` and alike in
-            names, but that some may lack `columns.ROUTED_EXPERTS`.
+            names, but that some may lack those of `MISSING`.
         min_row_tokens: Rows are as long as the longest sequence or this, whichever is
             more (less where no row needs that much).
 
@@ -60,8 +65,9 @@ def pack_rows(
     for index, sequence in enumerate(sequences):
         place = slice(start[index], start[index] + lengths[index])
         for key, column in packed.items():
-            if key in sequence or key != columns.ROUTED_EXPERTS:
-                column[row[index], place] = sequence[key]
+            column[row[index], place] = (
+                sequence[key] if key in sequence else MISSING[key]
+            )
     return packed
 
 

@@ -10,6 +10,7 @@ would tell each of them something else, and they would train on different source
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -181,6 +182,20 @@ class Auto(OldLogprobSource):
         self._num_switches = state["num_switches"]
         self._updates_to_check = state["updates_to_check"]
         self._measured = dict(state["measured"])
+
+    @staticmethod
+    def states_of_parts(state: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """Of a state: those of the two sources, by their names."""
+        return {
+            PPOEWMAAsyncSource.name: state["proxy"],
+            SnapshotOld.name: state["exact"],
+        }
+
+    def take_over(self, states):
+        super().take_over(states)
+        if self.name not in states:
+            self.proxy.take_over(states)
+            self.exact.take_over(states)
 
     @classmethod
     def config_warnings(cls, config):

@@ -145,6 +145,14 @@ class OldLogprobSource(ABC):
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Restores what `get_state` returned."""
 
+    def take_over(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Goes on from what a checkpoint holds of its run's sources, by their names.
+
+        One that was not in use starts from the weights that it was shown first.
+        """
+        if self.name in states:
+            self.set_state(states[self.name])
+
     @classmethod
     def config_warnings(cls, config: Any) -> Iterator[str]:
         """Where numbers would not mean what one thinks, one sentence each.

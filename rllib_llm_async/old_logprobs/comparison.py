@@ -112,9 +112,3 @@ class SourceComparison:
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint has to hold."""
         return {name: source.get_state() for name, source in self.shadows.items()}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Restores the sources that the state knows."""
-        for name, source in self.shadows.items():
-            if name in state:
-                source.set_state(state[name])

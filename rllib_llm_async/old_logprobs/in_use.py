@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.core.collectives import sum_over_learners
+from rllib_llm_async.old_logprobs.auto import Auto
 from rllib_llm_async.old_logprobs.base import (
     OldLogprobSource,
     SourceSettings,
@@ -100,9 +101,11 @@ class SourcesInUse:
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Restores what `get_state` returned into sources of today's weights.
 
-        A source that was not in use then starts from these.
+        A source may have been trained with then and be compared now, or the reverse;
+        one that was not in use starts from these weights.
         """
-        if state["name"] == self.main.name:
-            self.main.set_state(state["main"])
-        if self.comparison is not None:
-            self.comparison.set_state(state["compared"])
+        states = {state["name"]: state["main"], **state["compared"]}
+        if Auto.name in states:
+            states = {**Auto.states_of_parts(states[Auto.name]), **states}
+        for source in self:
+            source.take_over(states)

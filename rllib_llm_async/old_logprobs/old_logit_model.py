@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from rllib_llm_async.batch import columns
 from rllib_llm_async.old_logprobs.base import OldLogprobSource, register_source
 from rllib_llm_async.old_logprobs.snapshot_old import SnapshotOld
@@ -18,10 +20,8 @@ class OldLogitModel(OldLogprobSource):
     reads = frozenset({"old_logit_model"}) | SnapshotOld.reads
 
     def old_logp(self, batch, forward, version):
-        """Raises `ValueError` if the episodes were not scored."""
-        if columns.SCORED_OLD_LOGP not in batch:
-            raise ValueError(
-                "old_logit_model: these episodes carry no scores; they have to pass "
-                "an OldLogitActor before they reach the learner"
-            )
-        return batch[columns.SCORED_OLD_LOGP]
+        """NaN where episodes were not scored: they finished under another source."""
+        scored = batch.get(columns.SCORED_OLD_LOGP)
+        if scored is None:
+            return torch.full_like(batch[columns.BEHAVIOR_LOGP], torch.nan)
+        return scored

@@ -33,11 +33,15 @@ class SnapshotOld(OldLogprobSource):
         # Removed even if this process is killed.
         self._folder = None if bound is None else OwnedFolder("snapshots")
         self.store = SnapshotStore(bound, self._folder and self._folder.name)
+        #: The first one that it was shown: a run may come to this source half-way.
+        self._first_version = 0
         #: Tokens of the sequences that the last `old_logp` passed over, and of those of
         #: one plain pass, common beginnings in each of them.
         self.forward_tokens = self.one_pass_tokens = 0
 
     def on_publish(self, version, named_parameters):
+        if not self.store.versions:
+            self._first_version = version
         # First, so that nothing goes to disk that is dropped right after.
         self.store.evict_before(version - self.settings.max_staleness)
         self.store.put(version, self._as_computed_with(named_parameters))
@@ -56,11 +60,11 @@ class SnapshotOld(OldLogprobSource):
         }
 
     def old_logp(self, batch, forward, version):
-        """See the base class.
+        """NaN where a token is of a version from before this source was in use.
 
         Raises:
-            MissingSnapshotError: If a token's version is not stored, unless
-                ``missing_snapshot`` is "drop".
+            MissingSnapshotError: If any other version is not stored; with
+                ``missing_snapshot`` "drop" that is NaN, too.
         """
         mask, versions = batch[columns.LOSS_MASK], batch[columns.VERSIONS]
         old_logp = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
@@ -68,12 +72,10 @@ class SnapshotOld(OldLogprobSource):
         # Those of other learners as well: sharded weights compute for all at once.
         own_versions = {*distinct_over_learners(versions[mask])}
         stored = own_versions - {version}
-        if self.settings.missing_snapshot == "drop":
-            lost = stored - {*self.store.versions}
-            is_lost = torch.isin(versions, versions.new_tensor([*lost]))
-            old_logp[mask & is_lost] = torch.nan
-            stored -= lost
-        weights = self.store.walk(stored, mask.device)
+        lost = {own for own in stored if self._may_lack(own)}
+        is_lost = torch.isin(versions, versions.new_tensor([*lost]))
+        old_logp[mask & is_lost] = torch.nan
+        weights = self.store.walk(stored - lost, mask.device)
         current = [(version, None)] if version in own_versions else []
         for own, parameters in itertools.chain(weights, current):
             of_version = mask & (versions == own)
@@ -83,6 +85,12 @@ class SnapshotOld(OldLogprobSource):
             self.forward_tokens += prefixes.num_tokens
         self.one_pass_tokens = int((batch[columns.SEQUENCE_IDS] >= 0).sum())
         return old_logp
+
+    def _may_lack(self, version: int) -> bool:
+        return version < self._first_version or (
+            self.settings.missing_snapshot == "drop"
+            and version not in self.store.versions
+        )
 
     def metrics(self):
         return {
@@ -98,7 +106,12 @@ class SnapshotOld(OldLogprobSource):
     def get_state(self):
         # A difference between shares could not be shared out otherwise.
         whole = self.settings.learner_sharding != "none"
-        return {"snapshots": self.store.state_dict(whole=whole)}
+        return {
+            "snapshots": self.store.state_dict(whole=whole),
+            "first_version": self._first_version,
+        }
 
     def set_state(self, state):
         self.store.load_state_dict(state["snapshots"])
+        # Older checkpoints do not say.
+        self._first_version = state.get("first_version", self.store.versions[0])

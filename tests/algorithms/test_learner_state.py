@@ -13,7 +13,12 @@ from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 from rllib_llm_async.batch import columns
 from rllib_llm_async.connectors.learner import PackEpisodes
 from rllib_llm_async.old_logprobs import source_names
-from tests.algorithms.conftest import LORA, Publisher, quick_and_slow
+from tests.algorithms.conftest import (
+    LORA,
+    Publisher,
+    quick_and_slow,
+    random_episodes,
+)
 
 NUM_UPDATES, STOP_AFTER = 5, 3
 #: What a short run shows best: many steps, momentum, decay, a moving learning rate.
@@ -67,8 +72,6 @@ class ScoringPublisher(Publisher):
 @pytest.fixture(scope="module")
 def batches():
     """Episodes of each update, near the policy, with tokens of up to three versions."""
-    from tests.algorithms.conftest import random_episodes
-
     updates = []
     for number in range(NUM_UPDATES):
         rng = np.random.default_rng(number)
@@ -257,6 +260,65 @@ def test_a_state_of_another_kind_is_refused_by_name(
             other.set_state(pickle.loads(pickle.dumps(learner.get_state())))
         else:
             other.restore_from_path(learner.save_to_path(str(tmp_path / "learner")))
+
+
+def finished_group(number, version, settings):
+    """Scored if a run with these settings has old-logit actors."""
+    episodes = random_episodes(np.random.default_rng(number), [version], num_groups=1)
+    for episode in episodes:
+        episode.custom_data[columns.GROUP_ID] = number
+        episode.custom_data[columns.EPISODE_KEY] += 1000 * (NUM_UPDATES + number)
+        if "old_logit_model" in str(settings):
+            outputs = episode.extra_model_outputs
+            turns = outputs[columns.EPISODE_BEHAVIOR_LOGP].data
+            outputs[columns.EPISODE_OLD_LOGP] = InfiniteLookbackBuffer(turns)
+    return episodes
+
+
+def source(name, *compared):
+    return {"old_logprob_source": name, "compare_sources": [*compared]}
+
+
+@pytest.mark.parametrize(
+    ("saved", "resumed", "num_unscored"),
+    [
+        (source("ppo_ewma_async"), source("snapshot_old"), 4),
+        (source("ppo_ewma_async", "snapshot_old"), source("snapshot_old"), 0),
+        (source("auto"), source("snapshot_old"), 0),
+        (source("ppo_ewma_async"), source("auto"), 0),
+        (source("snapshot_old"), source("auto"), 0),
+        (source("ppo_ewma_async"), source("interrupt_sync"), 4),
+        (source("ppo_ewma_async"), source("old_logit_model"), 4),
+        (source("old_logit_model"), source("snapshot_old"), 4),
+        (source("old_logit_model"), source("ppo_ewma_async"), 0),
+        (source("ppo_ewma_async"), source("ppo_ewma_async", "old_logit_model"), 0),
+        (source("ppo_ewma_async", "old_logit_model"), source("ppo_ewma_async"), 0),
+    ],
+    ids=lambda value: (
+        "_".join([value["old_logprob_source"], *value["compare_sources"]])
+        if isinstance(value, dict)
+        else None
+    ),
+)
+def test_a_run_may_go_on_with_other_sources(
+    build, batches, saved, resumed, num_unscored
+):
+    """Each update has a group of the checkpoint and one that was played since."""
+    first = train(build(saved, seed=0), batches, 0, STOP_AFTER)
+    second = build(resumed, seed=1)
+    second.set_state(pickle.loads(pickle.dumps(first.get_state())))
+    second._publisher = ScoringPublisher(second, [])
+    for number in range(2):  # `auto` measures at the second one
+        version = STOP_AFTER + number
+        episodes = [
+            *finished_group(2 * number, STOP_AFTER - 1, saved),
+            *finished_group(2 * number + 1, version, resumed),
+        ]
+        results = second.update(training_data=TrainingData(episodes=episodes))
+        if number == 0:
+            counted = results[DEFAULT_MODULE_ID]["num_episodes_dropped_unscored"]
+            assert counted.peek() == num_unscored
+        assert second._version == version + 1
 
 
 def test_another_group_baseline_may_take_over(make_learner, batches):

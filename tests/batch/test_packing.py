@@ -120,3 +120,16 @@ def test_no_sequences_give_a_row_of_padding_in_every_column_of_tokens():
     packed = pack_rows([], min_row_tokens=8)
     assert {column.shape for column in packed.values()} == {(1, 2)}
     assert packed.keys() >= {columns.TOKENS, columns.VERSIONS, columns.LOSS_MASK}
+
+
+def test_what_some_sequences_lack_is_marked_there_alone():
+    scores = np.array([-1.0, -2.0], np.float32)
+    sequences = [
+        {columns.TOKENS: np.arange(2), columns.SCORED_OLD_LOGP: scores},
+        {columns.TOKENS: np.arange(3)},
+    ]
+    packed = pack_rows(sequences, min_row_tokens=4)[columns.SCORED_OLD_LOGP]
+    np.testing.assert_array_equal(packed, [[np.nan] * 3, [-1.0, -2.0, 0.0]])
+    del sequences[1][columns.TOKENS]
+    with pytest.raises(KeyError):
+        pack_rows([sequences[0], sequences[1]], min_row_tokens=4)

@@ -133,6 +133,55 @@ def test_shadows_keep_their_state():
     assert held == others == [0, 1, 2]
 
 
+def in_use(main, *compared):
+    """After versions 0 to 3, and after going on from a state at version 3."""
+    trainer, sources = Trainer(), SourcesInUse(main, compared, settings())
+    for source in sources:  # so that an average is one
+        source.observe(mask_share=1.0, staleness_width=2.0)
+    for version in range(4):
+        trainer.advance(sources, version)
+
+    def go_on(main, *compared):
+        others = SourcesInUse(main, compared, settings())
+        others.on_publish(3, trainer.weights)
+        others.set_state(sources.get_state())
+        return others
+
+    return sources, go_on
+
+
+def test_a_source_keeps_its_state_where_its_role_changes():
+    sources, go_on = in_use("ewma_prox", "snapshot_old", "auto")
+    held = sources.comparison.shadows["snapshot_old"].store.versions
+    turned = go_on("snapshot_old", "ewma_prox")
+    assert turned.main.store.versions == held == [0, 1, 2, 3]
+    average = turned.comparison.shadows["ewma_prox"].ewma.parameters["w"]
+    assert torch.equal(average, sources.main.ewma.parameters["w"])
+    auto = go_on("auto").main
+    assert auto.exact.store.versions == held and auto.proxy.ewma.total_weight > 1
+
+
+def test_autos_two_sources_and_these_on_their_own_go_on_from_each_other():
+    sources, go_on = in_use("auto")
+    assert go_on("snapshot_old").main.store.versions == [0, 1, 2, 3]
+    average = (
+        go_on("rollout", "ppo_ewma_async", "snapshot_old")
+        .comparison.shadows["ppo_ewma_async"]
+        .ewma
+    )
+    assert torch.equal(average.parameters["w"], sources.main.proxy.ewma.parameters["w"])
+    sources, go_on = in_use("ppo_ewma_async")
+    auto = go_on("auto").main
+    average = auto.proxy.ewma.parameters["w"]
+    assert torch.equal(average, sources.main.ewma.parameters["w"])
+    assert auto.exact.store.versions == [3]
+
+
+def test_a_source_that_was_not_in_use_starts_from_the_weights_of_now():
+    _, go_on = in_use("rollout")
+    assert go_on("snapshot_old").main.store.versions == [3]
+
+
 def test_sources_read_the_mask_s_own_level():
     names = SourceSettings.__dataclass_fields__
     config = SimpleNamespace(**dict.fromkeys(names))

@@ -130,6 +130,53 @@ def test_snapshot_old_names_the_version_that_is_gone():
         source.old_logp(make_batch(), trainer.forward, 5)
 
 
+def restored(state):
+    source = make_source("snapshot_old", settings())
+    source.set_state(state)
+    return source
+
+
+def test_snapshot_old_marks_what_was_sampled_before_it_was_in_use():
+    """Also after one more restart; what it has had and lost is an error still."""
+    trainer = Trainer()
+    late = make_source("snapshot_old", settings())
+    for version in (2, 3):
+        trainer.advance(late, version)
+    batch = make_batch()
+    for source in (late, restored(late.get_state())):
+        old = source.old_logp(batch, trainer.forward, 3)
+        assert torch.equal(old.isnan(), batch[columns.VERSIONS] == 1)
+        source.store.evict_before(3)
+        with pytest.raises(MissingSnapshotError, match="version 2; held: "):
+            source.old_logp(batch, trainer.forward, 3)
+
+
+def test_a_state_without_a_snapshot_that_it_should_have_is_an_error():
+    source, trainer = run("snapshot_old")
+    source.store.evict_before(2)
+    with pytest.raises(MissingSnapshotError, match="version 1; held: "):
+        restored(source.get_state()).old_logp(make_batch(), trainer.forward, 3)
+
+
+def test_a_state_of_before_it_told_its_first_version_is_read():
+    source, trainer = run("snapshot_old")
+    state = source.get_state()
+    del state["first_version"]
+    assert torch.equal(
+        restored(state).old_logp(make_batch(), trainer.forward, 3),
+        source.old_logp(make_batch(), trainer.forward, 3),
+    )
+
+
+def test_episodes_that_were_not_scored_have_no_old_logit():
+    source, trainer = run("old_logit_model")
+    batch = make_batch()
+    assert source.old_logp(batch, trainer.forward, 3).isnan().all()
+    scored = torch.rand(3, 4)
+    batch[columns.SCORED_OLD_LOGP] = scored
+    assert source.old_logp(batch, trainer.forward, 3) is scored
+
+
 def test_snapshot_old_marks_what_is_lost_if_it_may_be_dropped():
     source, trainer = run("snapshot_old", up_to=5, missing_snapshot="drop")
     batch = make_batch()
