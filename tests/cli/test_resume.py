@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.checkpoints import (
 )
 from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.cli.experiment_file import Experiment
-from rllib_llm_async.cli.resume import Changes, prepare_resume
+from rllib_llm_async.cli.resume import _FIXED, Changes, prepare_resume
 from rllib_llm_async.models.small_agent import small_agent_dir
 
 CONFIG = {"engine": {"dtype": "float32"}, "lr": 1e-4, "eps_ti": 1.2}
@@ -236,6 +237,14 @@ def test_a_relative_model_is_the_run_s(run, tmp_path, monkeypatch):
     assert trial.config["model"] == model
     with pytest.raises(InputError, match="--set model: the checkpoint was made with"):
         run.resume(settings={"model": "small_agent"})
+
+
+def test_the_page_names_what_may_not_change():
+    page = Path(__file__).parents[2].joinpath("docs/cluster.md").read_text()
+    (sentence,) = re.findall(
+        r"engines and GPUs\. Not (.*?), and not from", page, re.DOTALL
+    )
+    assert set(re.findall("`(.*?)`", sentence)) == set(_FIXED)
 
 
 def test_a_searcher_has_trials_to_choose_yet(tmp_path):
