@@ -108,6 +108,33 @@ def test_an_evaluation_plays_test_tasks_as_often_as_was_asked_for(
     assert asked == {"split": "test", "num_trials": 3, "num_tasks": 17}
 
 
+def test_an_update_on_nothing_adds_its_counts_and_leaves_the_means_alone(algorithm):
+    """Two learners; all that the first update was given had grown too old."""
+
+    def of_learners(num_tokens, num_dropped):
+        for _ in range(2):
+            logger = MetricsLogger()
+            for key, value, how in (
+                ("num_agent_tokens", num_tokens, {"reduce": "mean", "window": 1}),
+                ("num_episodes_dropped_stale", num_dropped, {"reduce": "lifetime_sum"}),
+            ):
+                logger.log_value(("default_policy", key), value, **how)
+            yield logger.reduce()
+
+    updates = iter([[*of_learners(0.0, 4)], [*of_learners(1000.0, 1)]])
+    algorithm.metrics = MetricsLogger(root=True)
+    algorithm._phase = lambda name: contextlib.nullcontext()
+    algorithm._collector = SimpleNamespace(collect=lambda coordinator: [])
+    algorithm._coordination = SimpleNamespace(
+        coordinator=None, old_logit_pool=None, accounts={}, end_update=lambda: None
+    )
+    algorithm._update = lambda groups: next(updates)
+    assert [algorithm._try_one_update() for _ in range(2)] == [False, True]
+    found = algorithm.metrics.compile()["learners"]["default_policy"]
+    assert found["num_agent_tokens"] == 1000
+    assert found["num_episodes_dropped_stale"] == 10
+
+
 def test_what_the_settings_tell_is_asked_for_once_and_what_updates_tell_always(
     algorithm, monkeypatch
 ):

@@ -32,6 +32,7 @@ from ray.rllib.utils.metrics import (
     LEARNER_RESULTS,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
 )
+from ray.rllib.utils.metrics.stats import MeanStats
 from ray.tune import PlacementGroupFactory
 
 from rllib_llm_async import result_keys
@@ -237,8 +238,7 @@ class AsyncDecoupledPPO(Algorithm):
             self._wait_for_scores(groups)
             with self._phase("waiting for the update"):
                 learner_results = self._update(groups)
-            self.metrics.aggregate(learner_results, key=LEARNER_RESULTS)
-            has_updated = True
+            has_updated = self._take_results(learner_results)
             self._coordination.end_update()
         except ActorDiedError as error:
             if not self._coordination.has_died():
@@ -247,12 +247,29 @@ class AsyncDecoupledPPO(Algorithm):
         self._log_accounts(self._coordination.accounts)
         # One that a coordinator died after was one: with a second in its iteration, the
         # results would be means of both.
-        return has_updated and bool(
-            self.metrics.peek(
-                (LEARNER_RESULTS, DEFAULT_MODULE_ID, result_keys.NUM_AGENT_TOKENS),
-                default=0,
-            )
+        return has_updated
+
+    def _take_results(self, of_learners: list[dict[str, Any]]) -> bool:
+        """Logs what learners say of an update; False if none of them had a token."""
+        had_tokens = any(
+            results[DEFAULT_MODULE_ID][result_keys.NUM_AGENT_TOKENS].peek()
+            for results in of_learners
         )
+        if not had_tokens:
+            # Means are those of the update that follows in the same iteration.
+            of_learners = [
+                {
+                    **results,
+                    DEFAULT_MODULE_ID: {
+                        key: stats
+                        for key, stats in results[DEFAULT_MODULE_ID].items()
+                        if not isinstance(stats, MeanStats)
+                    },
+                }
+                for results in of_learners
+            ]
+        self.metrics.aggregate(of_learners, key=LEARNER_RESULTS)
+        return had_tokens
 
     def _update(self, groups: list[FinishedGroup]) -> Any:
         return self.learner_group.update(
