@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from ray.rllib.utils import force_list
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.engine.vllm_engine import VLLMEngine
-from rllib_llm_async.envs.agent_env import ReportsMetrics
+from rllib_llm_async.envs.agent_env import ReportsMetrics, is_reward
+
+logger = logging.getLogger(__name__)
 
 
 class RunnerMetrics:
@@ -27,6 +30,7 @@ class RunnerMetrics:
         self._runner = runner
         self._lock = threading.RLock()
         self._reported_totals: dict[str, float] = {}
+        self._has_warned = False
         self._last: dict[str, list[float]] = {}
         self._callbacks = [cls() for cls in force_list(runner.config.callbacks_class)]
         #: When episodes began, of `time.monotonic`.
@@ -59,9 +63,7 @@ class RunnerMetrics:
 
     def take(self, engines: Sequence[VLLMEngine], suite: Any) -> Any:
         """Everything since the last call, reduced."""
-        totals: dict[str, float] = (
-            suite.metrics() if isinstance(suite, ReportsMetrics) else {}
-        )
+        totals = self._totals_of(suite) if isinstance(suite, ReportsMetrics) else {}
         for key, counts in (
             (
                 result_keys.NUM_GENERATED_TOKENS_LIFETIME,
@@ -81,7 +83,8 @@ class RunnerMetrics:
                     total - self._reported_totals.get(key, 0),
                     reduce="lifetime_sum",
                 )
-            self._reported_totals = totals
+            # Not replaced: a suite may leave out a key for once.
+            self._reported_totals |= totals
             # There before the first event.
             for key in (result_keys.NUM_ENV_FAILURES, result_keys.NUM_ENGINE_FAILURES):
                 self.count(key, 0)
@@ -106,3 +109,27 @@ class RunnerMetrics:
             for engine in engines:
                 engine.timeline.log_to(metrics)
             return metrics.reduce()
+
+    def _totals_of(self, suite: ReportsMetrics) -> dict[str, float]:
+        """What the suite has counted; what it cannot tell ends no env runner."""
+        try:
+            told = dict(suite.metrics())
+        except Exception as error:  # whatever a class of somebody else's raises
+            self._warn_once(suite, f"fails ({error!r})")
+            return {}
+        totals = {
+            key: float(total)
+            for key, total in told.items()
+            if isinstance(key, str) and is_reward(total)
+        }
+        if left_out := [*map(repr, told.keys() - totals.keys())]:
+            self._warn_once(
+                suite, f"gives no finite number for {', '.join(sorted(left_out))}"
+            )
+        return totals
+
+    def _warn_once(self, suite: ReportsMetrics, fault: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            name = type(suite).__name__
+            logger.warning("env: %s.metrics() %s: left out", name, fault)

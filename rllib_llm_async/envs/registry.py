@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from rllib_llm_async.envs.agent_env import TaskSuite
+from rllib_llm_async.envs.agent_env import ReportsMetrics, TaskSuite
 from rllib_llm_async.envs.mini.mixture import MiniMixtureSuite
 from rllib_llm_async.envs.mini_tau2 import MiniTau2Suite
 from rllib_llm_async.envs.mini_vita import MiniVitaSuite
@@ -89,6 +89,11 @@ def make_suite(name: Any, env_config: Mapping[str, Any] | None = None) -> TaskSu
     for method in ("tasks", "make"):
         if not callable(getattr(suite, method, None)):
             raise ValueError(f"env: {name!r} has no method {method}(), see TaskSuite")
+    if isinstance(suite, ReportsMetrics) and not callable(suite.metrics):
+        raise ValueError(
+            f"env: metrics of {name!r} is no method, see ReportsMetrics; name what is "
+            "the suite's own otherwise"
+        )
     return suite
 
 

@@ -4,6 +4,7 @@ import pickle
 from collections import defaultdict
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
@@ -62,6 +63,30 @@ def test_totals_of_the_suite_are_logged_once(runner):
     assert logged["user_calls_lifetime"] == 10.0
     runner.suite = object()
     assert runner.get_metrics()["user_calls_lifetime"] == 10.0
+
+
+def test_what_a_suite_cannot_tell_is_left_out_and_said_once(runner, caplog):
+    told = [
+        {"num_found": 3, "latency": [0.1, 0.2], "rate": float("nan"), 7: 1.0},
+        RuntimeError("database is closed"),
+        None,
+        {"num_found": np.int64(10)},
+    ]
+
+    def metrics():
+        answer = told.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    runner.suite.metrics = metrics
+    while told:
+        logged = runner.get_metrics()
+    # 3, then 7 more: what was told before two failures is not told again.
+    assert logged["num_found"] == 10
+    assert not {"latency", "rate", 7} & logged.keys()
+    (warning,) = caplog.records
+    assert "CountingSuite.metrics() gives no finite number for" in warning.getMessage()
 
 
 def test_each_arrival_of_weights_is_logged_and_the_last_one_stands(runner):

@@ -57,6 +57,9 @@ class Unmade(Suite):
     def __init__(self):
         raise RuntimeError("no licence")
 
+class Counting(Suite):
+    metrics = {"lookups": 0}
+
 class Idle:
     def tasks(self, split):
         return []
@@ -87,6 +90,7 @@ def test_a_suite_of_ones_own_is_found_where_it_is_imported_from(tmp_path, monkey
         ("own_suites:number", "is no class or function, but 3"),
         ("own_suites:Unmade", r"cannot be made \(RuntimeError\('no licence'\)\)"),
         ("own_suites:Idle", r"has no method make\(\), see TaskSuite"),
+        ("own_suites:Counting", "metrics of 'own_suites:Counting' is no method"),
         ("own_broken:Suite", "cannot be imported .ZeroDivisionError"),
         (":Suite", "cannot be imported"),
         ("own_suites:", "cannot be imported"),
