@@ -126,7 +126,8 @@ def _plain_linears(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _fingerprint(worker, weight: Tensor) -> Fingerprint:
-    """What vLLM keeps in a wider dtype than the model's came in the model's."""
+    """Of the weight in the model's dtype, as the trainer tells it; vLLM keeps some
+    wider."""
     if weight.is_floating_point() and weight.element_size() > 1:
         weight = weight.to(worker.model_config.dtype)
     return fingerprint(weight)

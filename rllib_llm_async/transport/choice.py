@@ -22,7 +22,7 @@ def trainer_side(
 
     Args:
         transport: Name of one.
-        dtype: Of all tensors.
+        dtype: Of matrices, see `travels_in`.
         node_id: Ray's id of this node.
         fail: Called with what no engine can get over.
     """

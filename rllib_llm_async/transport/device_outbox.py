@@ -23,7 +23,7 @@ from torch import Tensor
 
 from rllib_llm_async.transport.devices import wait_for
 from rllib_llm_async.transport.exchange import Answer, Kind, Request, start_exchange
-from rllib_llm_async.transport.sides import Weights
+from rllib_llm_async.transport.sides import Weights, travels_in
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class DeviceOutbox:
     """See `TrainerSide`.
 
     Args:
-        dtype: Of all tensors.
+        dtype: Of matrices, see `travels_in`.
         connect: How.
         fail: Called with what no engine can get over.
     """
@@ -139,7 +139,7 @@ class DeviceOutbox:
                 if name not in self._staged:
                     self._staged[name] = torch.empty_like(
                         tensor,
-                        dtype=self._dtype,
+                        dtype=travels_in(tensor.shape, self._dtype),
                         requires_grad=False,
                         memory_format=torch.contiguous_format,
                     )

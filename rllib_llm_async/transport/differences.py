@@ -1,9 +1,9 @@
 """What changed between two versions, as bytes: `core.deltas` piece by piece.
 
-A version is one flat tensor of one dtype. Each piece of it travels as its changed
-elements, or whole where that is smaller (float32, large steps), or not at all where
-nothing changed. A piece is a length and safetensors: nothing is unpickled, and neither
-side holds more than a few pieces at a time.
+A version is one flat tensor, all its bits as numbers of one dtype. Each piece of it
+travels as its changed elements, or whole where that is smaller (float32, large steps),
+or not at all where nothing changed. A piece is a length and safetensors: nothing is
+unpickled, and neither side holds more than a few pieces at a time.
 """
 
 from __future__ import annotations

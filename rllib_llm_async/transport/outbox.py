@@ -34,7 +34,7 @@ class Outbox:
     place of the one staged before.
 
     Args:
-        dtype: Of all tensors.
+        dtype: Of matrices, see `travels_in`.
         node_id: Ray's id of this node.
     """
 

@@ -27,9 +27,9 @@ class Shipment:
     """A version that lies ready in the shared memory of a learner's node.
 
     ``source`` is different for every `Outbox`. The file at ``path`` is a safetensors
-    file of ``nbytes``, its numbers (all of ``dtype``, without "torch.") start at
-    ``start`` and add up to ``checksum``, see `differences.checksum`. ``differences``
-    are in order, each from where the one before ends.
+    file of ``nbytes``, its numbers start at ``start`` and add up to ``checksum``, see
+    `differences.checksum`. ``differences`` are in order, each from where the one before
+    ends, and count its bits as numbers of ``dtype`` (without "torch.").
     """
 
     source: str

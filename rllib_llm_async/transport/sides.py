@@ -8,10 +8,11 @@ see `engine.arrival_check`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 #: vLLM's name of what `engine.vllm_plugin` registers.
@@ -19,6 +20,16 @@ FILE_BACKEND = "safetensors_file"
 
 #: Yields a version's tensors by name, the same names every time.
 Weights = Callable[[], Iterable[tuple[str, Tensor]]]
+
+
+def travels_in(shape: Sequence[int], dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which a tensor goes to engines of a dtype: of matrices it is theirs.
+
+    All else takes no room. Engines keep some of it in float32 (by the routing bias of a
+    mixture some tokens choose other experts once it is rounded) and round the rest.
+    """
+    is_matrix = sum(size > 1 for size in shape) > 1
+    return dtype if is_matrix else torch.float32
 
 
 class TrainerSide(Protocol):

@@ -17,12 +17,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rllib_llm_async.monitoring.owned_folders import is_at
 from rllib_llm_async.transport.shipment import SupersededError
+from rllib_llm_async.transport.sides import travels_in
 
 #: As safetensors calls them.
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -32,24 +34,32 @@ _ALIGNMENT = 64
 Shapes = Mapping[str, torch.Size]
 
 
+class _Place(NamedTuple):
+    """Of a tensor in the file: its dtype, and its bytes from where numbers start."""
+
+    dtype: torch.dtype
+    begin: int
+    end: int
+
+
 class WeightFile:
     """Its writer's side: mapped into memory, locked from the beginning.
 
     Args:
         directory: Where.
         shapes: Of each tensor.
-        dtype: Of all.
+        dtype: Of matrices, see `travels_in`.
 
     Raises:
         OSError: If there is no room for it, see `allocate`.
     """
 
     def __init__(self, directory: Path, shapes: Shapes, dtype: torch.dtype) -> None:
-        header = _header(shapes, dtype)
+        places = _places(shapes, dtype)
+        header = _header(shapes, places)
         #: Where the numbers start, in bytes.
         self.start = len(header)
-        numel = sum(map(math.prod, shapes.values()))
-        self.nbytes = self.start + numel * dtype.itemsize
+        self.nbytes = self.start + max(place.end for place in places.values())
         descriptor, path = tempfile.mkstemp(prefix="unfinished_", dir=directory)
         self._file = os.fdopen(descriptor, "r+b", buffering=0)
         self.path = Path(path)
@@ -61,15 +71,13 @@ class WeightFile:
             raise
         mapped = mmap.mmap(descriptor, self.nbytes)
         mapped[: self.start] = header
-        #: All numbers, ``[elements]``.
-        self.flat = torch.frombuffer(
-            mapped, dtype=dtype, count=numel, offset=self.start
-        )
-        parts = self.flat.split([math.prod(shape) for shape in shapes.values()])
+        numbers = torch.frombuffer(mapped, dtype=torch.uint8, offset=self.start)
+        #: All bits, as numbers of ``dtype``: ``[elements]``.
+        self.flat = numbers.view(dtype)
         #: The same memory by tensor.
         self.tensors: dict[str, Tensor] = {
-            name: part.view(shape)
-            for (name, shape), part in zip(shapes.items(), parts, strict=True)
+            name: numbers[place.begin : place.end].view(place.dtype).view(shapes[name])
+            for name, place in places.items()
         }
 
     def lock(self) -> bool:
@@ -148,16 +156,26 @@ def held(path: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _header(shapes: Shapes, dtype: torch.dtype) -> bytes:
+def _places(shapes: Shapes, dtype: torch.dtype) -> dict[str, _Place]:
+    """Wide numbers first: all are aligned then."""
+    dtypes = {name: travels_in(shape, dtype) for name, shape in shapes.items()}
+    places, end = {}, 0
+    for name in sorted(shapes, key=lambda name: -dtypes[name].itemsize):
+        begin, end = end, end + math.prod(shapes[name]) * dtypes[name].itemsize
+        places[name] = _Place(dtypes[name], begin, end)
+    return places
+
+
+def _header(shapes: Shapes, places: Mapping[str, _Place]) -> bytes:
     """Of a safetensors file, whose format is a length, JSON, and the numbers."""
-    entries, end = {}, 0
-    for name, shape in shapes.items():
-        begin, end = end, end + math.prod(shape) * dtype.itemsize
-        entries[name] = {
-            "dtype": _DTYPES[dtype],
-            "shape": list(shape),
-            "data_offsets": [begin, end],
+    entries = {
+        name: {
+            "dtype": _DTYPES[place.dtype],
+            "shape": list(shapes[name]),
+            "data_offsets": [place.begin, place.end],
         }
+        for name, place in places.items()
+    }
     said = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
     said += b" " * (-(8 + len(said)) % _ALIGNMENT)
     return len(said).to_bytes(8, "little") + said

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from rllib_llm_async.monitoring import owned_folders
 from rllib_llm_async.transport import node_weights, outbox
 from rllib_llm_async.transport.outbox import Outbox
+from rllib_llm_async.transport.sides import travels_in
 
 SHAPES = {"embed": (300, 40), "norm": (40,), "down": (40, 170)}
 
@@ -38,7 +39,10 @@ class Learner:
     def publish(self, serial):
         self.stage()
         shipment = self.outbox.show(serial)
-        self.truth[serial] = {n: t.to(self.dtype) for n, t in self.master.items()}
+        self.truth[serial] = {
+            name: tensor.to(travels_in(tensor.shape, self.dtype), copy=True)
+            for name, tensor in self.master.items()
+        }
         return shipment
 
     def files(self):

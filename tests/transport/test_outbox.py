@@ -1,8 +1,10 @@
 """A learner's versions in shared memory: how many, and which one is visible."""
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from rllib_llm_async.transport.outbox import MAX_DIFFERENCES, READ_FROM_AFAR
+from rllib_llm_async.transport.outbox import MAX_DIFFERENCES, READ_FROM_AFAR, Outbox
 from rllib_llm_async.transport.shipment import SupersededError
 from rllib_llm_async.transport.weight_file import held
 from tests.transport.conftest import expect_equal
@@ -16,6 +18,27 @@ def test_one_file_is_written_over_while_all_engines_are_here(learner):
         with held(shipment.path) as path:
             expect_equal(path, learner.truth[serial])
         assert len(learner.files()) == 1
+
+
+def test_what_is_no_matrix_arrives_unrounded(shared_memory):
+    """Routing biases: of 128 experts some are chosen otherwise by rounded ones."""
+    weights = {
+        "gate.weight": torch.randn(8, 16),
+        "gate.e_score_correction_bias": 4 + 0.01 * torch.randn(8),
+        "moe_statics.e_score_correction_bias": 4 + 0.01 * torch.randn(1, 8),
+        "scalar": torch.randn(()),
+    }
+    outbox = Outbox(torch.bfloat16, "learner")
+    for serial in (1, 2):
+        weights = {name: tensor + 1e-3 for name, tensor in weights.items()}
+        outbox.stage(weights.items)
+        shipment = outbox.show(serial)
+        with held(shipment.path) as path:
+            loaded = load_file(path)
+        for name, tensor in weights.items():
+            expected = tensor.bfloat16() if name == "gate.weight" else tensor
+            assert torch.equal(loaded[name], expected), name
+    outbox.close()
 
 
 def test_a_version_that_is_being_read_stays_as_it_is(learner):

@@ -37,7 +37,7 @@ from rllib_llm_async.old_logprobs.base import Forward, OldLogprobSource, Scores
 from rllib_llm_async.transport.background import Background
 from rllib_llm_async.transport.choice import trainer_side
 from rllib_llm_async.transport.differences import PIECE
-from rllib_llm_async.transport.sides import TrainerSide
+from rllib_llm_async.transport.sides import TrainerSide, travels_in
 
 
 class Passes(NamedTuple):
@@ -221,8 +221,8 @@ class WeightPublisher:
         def cast() -> Iterator[tuple[str, Tensor]]:
             for name, tensor in next(sent):
                 if tensor.device.type != "cpu":  # which takes no time to do it
-                    tensor = tensor.to(self._dtype)
-                    on_device[name] = fingerprint(tensor)
+                    tensor = tensor.to(travels_in(tensor.shape, self._dtype))
+                    on_device[name] = fingerprint(tensor.to(self._dtype))
                 yield name, tensor
 
         self._outbox.stage(cast)
@@ -276,7 +276,8 @@ class WeightPublisher:
     def _describe(self, read: Read, check: Callable[[], None]) -> ExpectedArrival:
         assert self._outbox is not None
         fingerprints = {
-            name: read.on_device.get(name) or _fingerprint(tensor, check)
+            name: read.on_device.get(name)
+            or _fingerprint(tensor.to(self._dtype), check)
             for name, tensor in self._outbox.staged.items()
         }
         return ExpectedArrival(fingerprints, read.probe_tokens, read.probe_logp)
