@@ -34,12 +34,15 @@ class _OldWeights(NamedTuple):
         return _OldWeights(*(share * nbytes for nbytes in self))
 
 
-def learner_places(config: Any, policy: WeightlessPolicy) -> Iterator[Place]:
+def learner_places(
+    config: Any, policy: WeightlessPolicy, staged: list[Part]
+) -> Iterator[Place]:
     """Where the model computes, in the heaviest phase of an update, and beside it.
 
     Args:
         config: An `AsyncDecoupledPPOConfig`.
         policy: Its model.
+        staged: What the first learner keeps there for engines.
     """
     count = max(1, config.num_learners)
     share = 1 / count if config.shards_weights else 1.0
@@ -48,7 +51,10 @@ def learner_places(config: Any, policy: WeightlessPolicy) -> Iterator[Place]:
     )
     old = _old_weights(sources, config, policy.trainable()).times(share)
     trained = share * nbytes_of(policy.trainable().values())
-    phases = _phases(config, policy, share, trained, old)
+    phases = {
+        name: [*parts, *staged]
+        for name, parts in _phases(config, policy, share, trained, old).items()
+    }
     phase = max(phases, key=lambda name: nbytes_of(phases[name]))
     name = f"each of {count} learners" if count > 1 else "the learner"
     device, beside = (

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rllib_llm_async.sizing.learner import learner_places, old_logit_actor_places
-from rllib_llm_async.sizing.place import Part, Place
+from rllib_llm_async.sizing.place import Part, Place, nbytes_of
 from rllib_llm_async.sizing.weightless import WeightlessPolicy, weightless
 from rllib_llm_async.transport.outbox import MAX_DIFFERENCES
 
@@ -52,11 +52,15 @@ def size_of(config: Any) -> JobSize:
     with weightless(config.get_default_rl_module_spec().model_config) as policy:
         num_trained = sum(p.numel() for p in policy.trainable().values())
         num_served = num_trained if serves_adapters else policy.num_parameters
+        version = Part(
+            "a version, as engines load it", num_served * _engine_dtype(config).itemsize
+        )
+        travels_as_file = config.chosen_transport == "shared_file"
         found = [
-            *learner_places(config, policy),
+            *learner_places(config, policy, [version] * (not travels_as_file)),
             *old_logit_actor_places(config, policy),
             *_engine(config, policy),
-            *_shared_memory(config, num_served),
+            *(_shared_memory(version) if travels_as_file else []),
             _object_store(config, policy),
         ]
     places = [
@@ -111,12 +115,7 @@ def kv_bytes_per_token(
     return num_layers * width * (1 if is_narrow else dtype.itemsize)
 
 
-def _shared_memory(config: Any, num_served: int) -> Iterator[Place]:
-    if config.weight_transport not in ("auto", "shared_file"):
-        return
-    version = Part(
-        "a version, as engines load it", num_served * _engine_dtype(config).itemsize
-    )
+def _shared_memory(version: Part) -> Iterator[Place]:
     yield Place(
         "/dev/shm, first learner's node",
         [
@@ -135,5 +134,15 @@ def _object_store(config: Any, policy: WeightlessPolicy) -> Place:
         per_token += _BYTES_PER_EXPERT * experts
     episodes = (config.max_staleness + 1) * config.episodes_per_update
     length = config.engine.get("max_model_len") or _SOME_TOKENS
-    what = f"{episodes:,} episodes of {length:,} tokens"
-    return Place("Ray's object store", [Part(what, episodes * length * per_token)])
+    parts = [
+        Part(
+            f"{episodes:,} episodes of {length:,} tokens", episodes * length * per_token
+        )
+    ]
+    if config.needs_old_logit_actors:
+        count = config.max_staleness + 1  # as a `WeightBoard` keeps them
+        trained = nbytes_of(policy.trainable().values())
+        parts.append(
+            Part(f"trained weights of {count} versions, for scoring", count * trained)
+        )
+    return Place("Ray's object store", parts)

@@ -129,6 +129,27 @@ def test_gradients_of_several_learners_lie_twice_unless_they_are_views(views):
     assert len(between) == (not views)
 
 
+@pytest.mark.parametrize("transport", ["nccl", "ipc"])
+def test_a_version_lies_where_engines_take_it_from(transport):
+    def where(**settings):
+        places = size(gpus=0.5, runners={"num_gpus_per_env_runner": 0.5}, **settings)
+        return [
+            (where, n) for (where, what), n in parts(places).items() if "as en" in what
+        ]
+
+    (of_file, nbytes), *_ = where()
+    assert of_file == "/dev/shm, first learner's node"
+    assert where(weight_transport=transport) == [("the learner: GPU, training", nbytes)]
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4, "target_modules": "all-linear"}])
+def test_old_logit_actors_take_trained_weights_out_of_the_object_store(lora):
+    said = size(old_logprob_source="old_logit_model", max_staleness=4, lora=lora)
+    _, weights = said.places[-1].parts
+    assert weights.what == "trained weights of 5 versions, for scoring"
+    assert weights.nbytes == 5 * 4 * said.num_trained
+
+
 def test_gpus_name_the_places(plain):
     said = size(gpus=1, runners={"num_gpus_per_env_runner": 1})
     assert [p.where for p in said.places][:4] == [
