@@ -15,6 +15,7 @@ from rllib_llm_async.connectors.learner import PackEpisodes
 from rllib_llm_async.old_logprobs import source_names
 from tests.algorithms.conftest import (
     LORA,
+    SPACES,
     Publisher,
     quick_and_slow,
     random_episodes,
@@ -122,10 +123,11 @@ def weights(learner):
 
 
 @pytest.fixture
-def build(make_learner):
+def build(make_learner_config):
     def build_one(settings, seed):
-        torch.manual_seed(seed)  # of adapters
-        learner = make_learner(**{**BASE, **settings})
+        config = make_learner_config(**{**BASE, **settings})
+        torch.manual_seed(seed)  # of adapters, which a first look at the settings draws
+        learner = config.build_learner(spaces=SPACES)
         if learner._policy.value_head is not None:
             with torch.no_grad():
                 learner._policy.value_head.weight.normal_(std=0.3)
@@ -152,11 +154,6 @@ def forget_optimizer(state):
     del state["optimizer"]
 
 
-def forget_learning_rate(state):
-    (optimizer,) = state["optimizer"].values()
-    optimizer["state"]["param_groups"][0]["lr"] = 3e-4
-
-
 def forget_order(state):
     state["weights_seq_no"] -= 1
 
@@ -173,7 +170,6 @@ def forget_reference(state):
     "forget",
     [
         forget_optimizer,
-        forget_learning_rate,
         forget_order,
         forget_average,
         forget_reference,
@@ -190,6 +186,33 @@ def test_each_part_of_the_state_counts(build, batches, forget):
         second.set_state(restored)
         ends.append(weights(train(second, batches, STOP_AFTER, STOP_AFTER + 1)))
     assert (ends[0] - ends[1]).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("lr", "rate"), [(1e-5, 1e-5), ([[0, 3e-4], [60, 3e-5]], 1.2e-4)]
+)
+def test_the_learning_rate_is_of_this_run_from_its_first_step_on(
+    build, batches, lr, rate
+):
+    """At 40 of 60 steps; what is reported is what the steps had."""
+    first = train(build({"lr": 1e-3}, seed=0), batches, 0, 1)
+    learner = build({"lr": lr}, seed=1)
+    learner.set_state(pickle.loads(pickle.dumps(first.get_state())))
+    (optimizer,) = learner._named_optimizers.values()
+    rates, apply = [], learner.apply_gradients
+
+    def spy(gradients):
+        rates.append(optimizer.param_groups[0]["lr"])
+        apply(gradients)
+
+    learner.apply_gradients = spy
+    results = learner.update(
+        training_data=TrainingData(episodes=copy.deepcopy(batches[1])),
+        timesteps={"num_env_steps_sampled_lifetime": 40},
+    )[DEFAULT_MODULE_ID]
+    assert rates == [pytest.approx(rate)]
+    reported = results["default_optimizer_learning_rate"].peek()
+    assert reported == pytest.approx(rate)
 
 
 def test_an_older_state_takes_a_learner_back(build, batches):

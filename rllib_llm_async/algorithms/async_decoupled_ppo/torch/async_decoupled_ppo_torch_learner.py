@@ -118,9 +118,6 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
             params=params,
             lr_or_lr_schedule=config.lr,
         )
-        # RLlib starts a schedule with a tensor, which rounds in another way than the
-        # number that a checkpoint holds.
-        self._set_optimizer_lr(optimizer, float(self._get_optimizer_lr(optimizer)))
 
     # --- One update ---------------------------------------------------------------
 
@@ -154,7 +151,6 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
         """
         self._check_is_built()
         start = time.monotonic()
-        self.before_gradient_based_update(timesteps=timesteps or {})
         self._weights_seq_no += 1
         batch = self._build_batch(training_data or TrainingData(**kwargs))
         self._add_old_logp(batch)
@@ -163,6 +159,7 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
             self._settle_episodes()
             self._timeline.log_to(self.metrics, DEFAULT_MODULE_ID)
             return self.metrics.reduce()
+        self.before_gradient_based_update(timesteps=timesteps or {})
         compared = self._prepare_steps(batch)
         metrics = UpdateMetrics(self._device)
         with self._timeline.phase("training"):

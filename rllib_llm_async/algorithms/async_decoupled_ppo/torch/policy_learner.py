@@ -14,6 +14,7 @@ from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from torch import Tensor
 
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.optimizer_offload import (
@@ -89,6 +90,15 @@ class PolicyLearner(TorchLearner):
         if not self.config.optimizer_offload:
             return contextlib.nullcontext()
         return moments_on(self._device, self._named_optimizers.values())
+
+    @override(TorchLearner)
+    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        super().before_gradient_based_update(timesteps=timesteps)
+        # RLlib sets the rate of the next update after one: the first after a restore
+        # would have that of the run before.
+        step = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0)
+        for optimizer, schedule in self._optimizer_lr_schedules.items():
+            self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=step))
 
     # --- Checkpoint ---------------------------------------------------------------
 
