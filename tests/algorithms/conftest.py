@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-from rllib_llm_async import AsyncDecoupledPPOConfig
+from rllib_llm_async import AsyncDecoupledPPO, AsyncDecoupledPPOConfig
 from rllib_llm_async.batch import columns
 from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
 
@@ -119,3 +120,12 @@ def random_episodes(
             )
         episodes.append(episode)
     return episodes
+
+
+@pytest.fixture
+def algorithm():
+    """What the driver does with results and settings, without actors."""
+    algorithm = object.__new__(AsyncDecoupledPPO)
+    algorithm.config = AsyncDecoupledPPOConfig()
+    algorithm.metrics = MetricsLogger()
+    return algorithm
