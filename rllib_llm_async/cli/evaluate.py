@@ -22,7 +22,7 @@ from rllib_llm_async.cli.resources import check_resources
 A_YEAR = 365 * 86_400.0
 #: Over the run's settings: the learner only hands weights to the engines, in this
 #: process, which has no GPU of Ray's.
-EVALUATION = {
+EVALUATION: dict[str, Any] = {
     "evaluation_interval": None,
     "evaluation_sample_timeout_s": A_YEAR,
     "num_learners": 0,

@@ -147,7 +147,9 @@ def _make_tuner(
         TensorBoardLogger(),
     ]
     if options.wandb_project:
-        callbacks.append(_wandb_callback(options.wandb_project, experiment.name, path))
+        # First: at the end it waits for what it may have to say.
+        wandb = _wandb_callback(options.wandb_project, experiment.name, path)
+        callbacks.insert(0, wandb)
     if changes is not None:
         check_own(Path(path))
         prepare_resume(
