@@ -141,7 +141,7 @@ SNAPSHOT_NUM_VERSIONS = "snapshot_num_versions"
 EWMA_DECAY = "ewma_decay"
 EWMA_NUM_RESETS = "ewma_num_resets"
 EWMA_RESETS_IN_A_ROW = "ewma_resets_in_a_row"
-#: What `auto` measured last, and what it made of it.
+#: What `auto` measured last, whether this update was exact, and what is to be next.
 AUTO_MASK_DISAGREEMENT = "auto_mask_disagreement"
 AUTO_LOG_RATIO_ABS_ERROR_MEAN = "auto_log_ratio_abs_error_mean"
 AUTO_COST_RATIO = "auto_cost_ratio"

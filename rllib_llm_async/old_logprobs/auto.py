@@ -57,7 +57,8 @@ class Auto(OldLogprobSource):
         super().__init__(settings)
         self.proxy = PPOEWMAAsyncSource(settings)
         self.exact = SnapshotOld(settings)
-        self.uses_exact = False
+        #: In the next update, and in the last one.
+        self.uses_exact = self._used_exact = False
         self._reason = "starts with the proxy, nothing measured yet"
         self._num_switches = 0
         self._updates_to_check = 1
@@ -76,6 +77,7 @@ class Auto(OldLogprobSource):
         )
         if self._updates_to_check <= 0:
             self._measure(_sample(batch), forward, version)
+        self._used_exact = self.uses_exact
         source = self.exact if self.uses_exact else self.proxy
         return source.old_logp(batch, forward, version)
 
@@ -143,9 +145,9 @@ class Auto(OldLogprobSource):
         self._num_switches += before != self.uses_exact
 
     def observe(self, *, mask_share, staleness_width):
-        # The mask share tells of the proxy only while the proxy is in use.
+        # The mask share tells of the proxy only where the proxy was in use.
         self.proxy.observe(
-            mask_share=1.0 if self.uses_exact else mask_share,
+            mask_share=1.0 if self._used_exact else mask_share,
             staleness_width=staleness_width,
         )
 
@@ -154,7 +156,7 @@ class Auto(OldLogprobSource):
             **self.exact.metrics(),
             **self.proxy.metrics(),
             **self._measured,
-            result_keys.AUTO_USES_EXACT: float(self.uses_exact),
+            result_keys.AUTO_USES_EXACT: float(self._used_exact),
             result_keys.AUTO_NUM_SWITCHES: self._num_switches,
             result_keys.AUTO_REASON: self._reason,
         }

@@ -32,12 +32,17 @@ def test_scores_are_kept_for_as_long_as_their_tokens_may_be_trained_on():
     assert source.nbytes == 4
 
 
-def test_autos_proxy_hears_of_the_mask_while_it_made_it():
-    source, _ = run("auto")
+def test_autos_proxy_hears_of_the_mask_that_it_made():
+    """Whatever the next update is to have: that has been decided by then."""
+    source, trainer = run("auto")
     heard = []
     source.proxy.observe = lambda **kwargs: heard.append(kwargs)
-    for source.uses_exact in (False, True):
+    for used, decided in ((False, True), (True, False)):
+        source.uses_exact = used
+        source.old_logp(make_batch(), trainer.forward, 3)
+        source.uses_exact = decided
         source.observe(mask_share=0.5, staleness_width=2.0)
+        assert type(source).was_exact(source.metrics()) == used
     assert heard == [
         {"mask_share": 0.5, "staleness_width": 2.0},
         {"mask_share": 1.0, "staleness_width": 2.0},
