@@ -90,7 +90,8 @@ def _prepare_environment(args: Mapping[str, Any], on_cpu: bool) -> None:
     helper is skipped (it costs tens of seconds once and gains nothing), and cores are
     not pinned, because several engines on a host would choose the same. With the
     transport `ipc` the engine has to unpickle what its owner sends, handles of memory.
-    What the user has set stays.
+    In float32 Triton's attention would round the factors of its products to TF32, which
+    on a GPU is far from what the trainer computes. What the user has set stays.
     """
     settings = {
         NO_REGISTRATION: "1",
@@ -106,6 +107,8 @@ def _prepare_environment(args: Mapping[str, Any], on_cpu: bool) -> None:
         }
     if args["weight_transfer_config"]["backend"] == "ipc":
         settings["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
+    if args.get("dtype") == "float32":
+        settings["TRITON_F32_DEFAULT"] = "ieee"
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     os.environ[OWNER] = str(os.getpid())

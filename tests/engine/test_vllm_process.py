@@ -1,0 +1,31 @@
+"""What vLLM's engine process finds in its environment."""
+
+import os
+
+import pytest
+
+from rllib_llm_async.engine import vllm_process
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """``environment(dtype, **there)``: what is set for an engine on a GPU."""
+
+    def prepared(dtype, **there):
+        monkeypatch.setattr(os, "environ", there)
+        transfer = {"weight_transfer_config": {"backend": "nccl"}}
+        vllm_process._prepare_environment({"dtype": dtype, **transfer}, on_cpu=False)
+        return os.environ
+
+    return prepared
+
+
+def test_products_of_a_float32_engine_are_of_float32_numbers(environment, monkeypatch):
+    name = "TRITON_F32_DEFAULT"
+    assert environment("float32")[name] == "ieee"
+    assert environment("float32", **{name: "tf32x3"})[name] == "tf32x3"
+    assert name not in environment("bfloat16")
+    knobs = pytest.importorskip("triton.knobs")
+    monkeypatch.undo()
+    monkeypatch.setenv(name, "ieee")
+    assert knobs.language.fp32_default == "ieee"  # `tl.dot` asks for it
