@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -200,8 +200,9 @@ def _checkpoint_layers(lm: Any) -> None:
             "transformers can compute anew; set it to false"
         )
     for layer in layers:
-        layer._gradient_checkpointing_func = _without_training_mode(
-            layer, layer._gradient_checkpointing_func
+        # Not a closure: in a copy of the model it is to be the copy's layer.
+        layer._gradient_checkpointing_func = partial(
+            _without_training_mode, layer, layer._gradient_checkpointing_func
         )
 
 
@@ -217,15 +218,14 @@ def recomputed_layers(lm: nn.Module) -> list[Any]:
     ]
 
 
-def _without_training_mode(layer: nn.Module, checkpoint: Callable) -> Callable:
-    def checkpointed(run: Callable, *args: Any) -> Any:
-        def run_in_eval_mode(*inputs: Any) -> Any:
-            mode, layer.training = layer.training, False
-            try:
-                return run(*inputs)
-            finally:
-                layer.training = mode
+def _without_training_mode(
+    layer: nn.Module, checkpoint: Callable, run: Callable, *args: Any
+) -> Any:
+    def run_in_eval_mode(*inputs: Any) -> Any:
+        mode, layer.training = layer.training, False
+        try:
+            return run(*inputs)
+        finally:
+            layer.training = mode
 
-        return checkpoint(run_in_eval_mode, *args)
-
-    return checkpointed
+    return checkpoint(run_in_eval_mode, *args)

@@ -13,6 +13,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch import weight_publisher
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch.policy_view import PolicyView
 from rllib_llm_async.core.fingerprint import fingerprint
+from rllib_llm_async.models.loading import recomputed_layers
 from tests.algorithms.in_place import Announced, InPlace
 
 
@@ -194,6 +195,26 @@ def test_the_policy_is_as_ever_while_adapters_are_merged(make_learner, coordinat
     assert all(torch.equal(logits, before) for logits in passes)
     for name, weight in policy.inference_weights():
         assert torch.equal(merged[name], weight)
+
+
+def test_layers_stay_in_their_mode_while_a_view_recomputes_its_own(make_learner):
+    """Without it a pass that trains meanwhile would keep what it is to compute anew."""
+    policy = make_learner(gradient_checkpointing=True)._policy
+    view = PolicyView(policy).policy
+    weight_publisher.probe(policy)  # which puts layers into that mode
+    live, seen = recomputed_layers(policy.lm), recomputed_layers(view.lm)
+    modes = []
+    for layer in seen:
+        layer.mlp.register_forward_hook(
+            lambda *_: modes.append(
+                tuple([x.training for x in own] for own in (live, seen))
+            )
+        )
+    weight_publisher.probe(view)
+    assert modes == [
+        ([True] * len(live), [other != number for other in range(len(seen))])
+        for number in range(len(seen))
+    ]
 
 
 def test_old_logit_actors_get_the_weights_while_a_pass_is_under_others(
