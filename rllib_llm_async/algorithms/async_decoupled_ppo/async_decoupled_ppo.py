@@ -476,6 +476,11 @@ class AsyncDecoupledPPO(Algorithm):
             return save_whole(self, super().save)
 
     @override(Algorithm)
+    def save_to_path(self, *args, **kwargs) -> str:
+        with self.learner_group.writing_their_own():
+            return super().save_to_path(*args, **kwargs)
+
+    @override(Algorithm)
     def get_state(self, components=None, *, not_components=None, **kwargs):
         state = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(COORDINATION, components, not_components):
@@ -508,11 +513,9 @@ class AsyncDecoupledPPO(Algorithm):
             version: Theirs.
         """
         with self._other_weights():
-            results = self.learner_group.foreach_learner(
+            self.learner_group.foreach_learner(
                 lambda learner: learner.load_weights(weights, version)
             )
-            for result in results:
-                result.get()
 
     @contextlib.contextmanager
     def _other_weights(self) -> Iterator[None]:

@@ -103,7 +103,9 @@ class Coordination:
     def publish_weights(self) -> None:
         """Lets the learners publish what they hold, at their current version."""
         coordinator = self.coordinator
-        self._have_learners(lambda learner: learner.connect(coordinator))
+        self._learner_group.foreach_learner(
+            lambda learner: learner.connect(coordinator)
+        )
 
     def newest_serial(self) -> int:
         """`PublishedWeights.serial` of the newest version, once engines can have it.
@@ -111,9 +113,5 @@ class Coordination:
         Raises:
             Exception: What keeps it from them.
         """
-        self._have_learners(lambda learner: learner.finish_publishing())
+        self._learner_group.foreach_learner(lambda learner: learner.finish_publishing())
         return self.ask("newest_serial")
-
-    def _have_learners(self, do: Callable[[Any], None]) -> None:
-        for result in self._learner_group.foreach_learner(do):
-            result.get()
