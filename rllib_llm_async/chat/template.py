@@ -11,6 +11,7 @@ import inspect
 import itertools
 import re
 import secrets
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -43,6 +44,10 @@ _PROBE_TOOL: ToolSchema = {
         },
     },
 }
+
+#: Orders of messages of which it is remembered what a template leaves out. With every
+#: message a dialogue has another one.
+_MOST_ORDERS = 1024
 
 S = TypeVar("S", str, list[str])
 
@@ -88,8 +93,8 @@ class ChatTemplate:
         self.variables = dict(template_kwargs)
         _check_variables(tokenizer, self.variables)
         self._control_tokens = control_tokens
-        #: By kinds of messages, see `_leaves_out`.
-        self._left_out: dict[tuple[Any, ...], str | None] = {}
+        #: By kinds of messages, see `_leaves_out`; the one used last is at the end.
+        self._left_out: OrderedDict[tuple[Any, ...], str | None] = OrderedDict()
         #: How it wants calls; None if it knows none, which are then text.
         self.call_style: CallStyle | None = CallStyle()
         #: Whether it shows the list of tools.
@@ -191,21 +196,29 @@ class ChatTemplate:
             (m["role"], bool(m["content"]), bool(m.get("tool_calls"))) for m in messages
         )
         if kinds not in self._left_out:
-            # What an assistant said beside a call, or thought, a template may drop.
-            marks = [
-                f"{MARKER}{number:06d}" if said and role != "assistant" else ""
-                for number, (role, said, _) in enumerate(kinds)
-            ]
-            marked = [
-                {**message, "content": mark} if mark else message
-                for message, mark in zip(messages, marks, strict=True)
-            ]
-            shown = self._apply(marked, None, False)
-            roles = [
-                kind[0] for kind, m in zip(kinds, marks, strict=True) if m not in shown
-            ]
-            self._left_out[kinds] = roles[0] if roles else None
+            self._left_out[kinds] = self._find_left_out(messages)
+            if len(self._left_out) > _MOST_ORDERS:
+                self._left_out.popitem(last=False)
+        self._left_out.move_to_end(kinds)
         return self._left_out[kinds]
+
+    def _find_left_out(self, messages: list[dict[str, Any]]) -> str | None:
+        # What an assistant said beside a call, or thought, a template may drop.
+        marks = [
+            f"{MARKER}{number:06d}" if m["content"] and m["role"] != "assistant" else ""
+            for number, m in enumerate(messages)
+        ]
+        marked = [
+            {**message, "content": mark} if mark else message
+            for message, mark in zip(messages, marks, strict=True)
+        ]
+        shown = self._apply(marked, None, False)
+        roles = [
+            m["role"]
+            for m, mark in zip(messages, marks, strict=True)
+            if mark not in shown
+        ]
+        return roles[0] if roles else None
 
     def turn(self, message: Message) -> str:
         """What follows `prompt` where the assistant says ``message``, to the end."""

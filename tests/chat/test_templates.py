@@ -191,6 +191,18 @@ def test_a_message_that_a_template_would_leave_out_is_refused(
         chat_format.start([POLICY[1], {"role": role, "content": "17 it is"}], TOOLS)
 
 
+def test_what_is_remembered_of_dialogues_does_not_grow_with_them(
+    make_tokenizer, monkeypatch
+):
+    monkeypatch.setattr("rllib_llm_async.chat.template._MOST_ORDERS", 3)
+    chat_format = ChatFormat(make_tokenizer(TEMPLATES["qwen3"]))
+    template, said = chat_format._template, {"role": "user", "content": "a"}
+    for number in (*range(1, 9), 1):
+        rendered = template.render([said] * number, prompt=True)
+        assert rendered.count("user") == number
+    assert [len(kinds) for kinds in template._left_out] == [7, 8, 1]
+
+
 def test_whatever_an_environment_answers_is_shown_after_the_turn(name, chat_format):
     """Or it is refused; the system's word in the middle of a dialogue is not."""
     said = chat_format.assistant_turn({"role": "assistant", "content": "Which one?"})
