@@ -17,15 +17,22 @@ def encodable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def parse_call(call: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
-    """Name and arguments of an OpenAI tool call; no arguments if it is malformed."""
-    name, written = call["function"]["name"], call["function"]["arguments"]
+def parse_call(call: Any) -> tuple[str, dict[str, Any] | None]:
+    """Name and arguments of an OpenAI tool call; no arguments if it is malformed.
+
+    One without a name is: a parser gives none to a call that it cannot read.
+    """
+    try:
+        name, written = call["function"]["name"], call["function"]["arguments"]
+    except (KeyError, TypeError):
+        return "", None
     try:
         arguments = json.loads(written)
     except (TypeError, ValueError, RecursionError):
         arguments = None
     if not (
         isinstance(name, str)
+        and name
         and isinstance(arguments, dict)
         and is_well_formed(arguments)
     ):

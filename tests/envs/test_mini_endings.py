@@ -47,14 +47,15 @@ def test_the_last_turn_may_still_bring_success(all_checks_hold):
 
 def test_the_fourth_tool_error_ends_the_dialogue_without_success(all_checks_hold):
     env = started()
-    bad = [call("nothing", "{}"), call("get_res", "{"), call("get_res", "{}")]
+    nameless = call("", '{"name": "get_res", "parameters": {"id": "r1"}}')
+    bad = [call("nothing", "{}"), call("get_res", "{}"), nameless]
     for message in bad:
         assert not env.step_now(message).terminated
     step = env.step_now(call("get_res", "[]"))
     assert (step.truncated, step.terminated, step.reward) == (False, True, 0.0)
     assert step.info["reason"] == "too_many_tool_errors"
-    # "{" is no JSON and "[]" no object; an unknown name and a lack of arguments are
-    # mistakes of another kind.
+    # What has no name could not be read, and "[]" is no object; an unknown name and a
+    # lack of arguments are mistakes of another kind.
     assert step.info["num_malformed_tool_calls"] == 2
 
 

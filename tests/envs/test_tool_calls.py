@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ def call(name, written):
 
 
 @settings(deadline=None)
-@given(st.text(), st.dictionaries(st.text(), json_values))
+@given(st.text(min_size=1), st.dictionaries(st.text(), json_values))
 def test_what_is_well_formed_comes_back(name, arguments):
     assert parse_call(call(name, json.dumps(arguments))) == (name, arguments)
 
@@ -31,6 +32,11 @@ def test_what_is_well_formed_comes_back(name, arguments):
 )
 def test_everything_else_is_malformed(name, written):
     assert parse_call(call(name, written))[1] is None
+
+
+@pytest.mark.parametrize("broken", [None, "f", {}, {"function": None}, call("", "{}")])
+def test_calls_without_a_name_are_malformed(broken):
+    assert parse_call(broken) == ("", None)
 
 
 def test_deep_arguments_are_malformed():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import zlib
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pydantic import BaseModel, Field
 from rllib_llm_async.envs.agent_env import EpisodeError, Message, Start, Step, TaskRef
 from rllib_llm_async.envs.domains import chosen_domains
 from rllib_llm_async.envs.mini.domain import Domain, ToolError
+from rllib_llm_async.envs.tool_calls import parse_call
 from rllib_llm_async.settings.reading import STRICT, read_settings
 
 SPLITS = ("train", "test")
@@ -171,12 +171,8 @@ class MiniEnv:
         return {"role": "tool", "tool_call_id": call_id, "content": content}
 
     def _parse_call(self, call: Any) -> tuple[str, dict[str, Any]]:
-        try:
-            name = call["function"]["name"]
-            arguments = json.loads(call["function"]["arguments"])
-        except (KeyError, TypeError, ValueError, RecursionError):
-            name = arguments = None
-        if not isinstance(name, str) or not isinstance(arguments, dict):
+        name, arguments = parse_call(call)
+        if arguments is None:
             self._num_malformed += 1
             raise ToolError("malformed call")
         return name, arguments

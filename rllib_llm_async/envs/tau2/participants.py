@@ -7,8 +7,6 @@ ends a conversation stay the package's own.
 
 from __future__ import annotations
 
-import json
-
 from tau2.agent.llm_agent import LLMAgent, LLMSoloAgent
 from tau2.data_model.message import AssistantMessage, MultiToolMessage, UserMessage
 from tau2.user.user_simulator import UserSimulator, UserState
@@ -16,6 +14,7 @@ from tau2.utils.llm_utils import to_litellm_messages
 
 from rllib_llm_async.envs.agent_env import Message, ToolSchema
 from rllib_llm_async.envs.chat_model import ChatModel
+from rllib_llm_async.envs.tool_calls import parse_call
 
 
 class PushAgent(LLMAgent):
@@ -71,22 +70,18 @@ class PushUser(UserSimulator):
 
 
 def _user_message(answer: Message) -> UserMessage:
-    """Raises ValueError for a call whose arguments are no JSON object."""
+    """Raises ValueError for a malformed call."""
     calls = [_user_call(call) for call in answer.get("tool_calls", ())]
     return UserMessage(role="user", content=answer["content"], tool_calls=calls or None)
 
 
 def _user_call(call: Message) -> dict:
-    function = call["function"]
-    try:
-        arguments = json.loads(function["arguments"])
-    except json.JSONDecodeError:
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise ValueError("the user model gave a tool call without a JSON object")
+    name, arguments = parse_call(call)
+    if arguments is None:
+        raise ValueError("the user model gave a malformed tool call")
     return {
         "id": call["id"],
-        "name": function["name"],
+        "name": name,
         "arguments": arguments,
         "requestor": "user",
     }
