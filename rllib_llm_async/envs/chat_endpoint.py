@@ -91,9 +91,11 @@ class ChatEndpoint:
         variable = settings.api_key_env
         if variable is not None and not os.environ.get(variable):
             raise ValueError(
-                f"{key}.api_key_env: the environment variable {variable} is not set; "
-                "set it on every node, name another one, or write "
-                f"`api_key_env: null` for an endpoint that takes no key"
+                # Not by name: that may be the key, by mistake.
+                f"{key}.api_key_env: the environment variable of this name "
+                "(OPENAI_API_KEY, if none is given) is not set; set it on every node, "
+                "name another one, or write `api_key_env: null` for an endpoint that "
+                "takes no key"
             )
         # Takes a moment, which the first call on the loop should not.
         importlib.import_module("openai")
