@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rllib_llm_async.envs.agent_env import EpisodeError
 from rllib_llm_async.envs.registry import make_suite
+from tests.envs.chat_stub import say
 from tests.envs.tau2_agents import (
     BYE,
     ENDPOINT,
@@ -153,6 +154,7 @@ def test_malformed_calls_are_answered_and_counted():
     suite = make("retail")
     env = suite.make()
     bad = [call("get_order_details", text) for text in ("{", "[]", '"x"', "[" * 9000)]
+    bad.append(call("", {"name": "calculate", "parameters": {}}))
 
     async def talk():
         await env.reset(suite.tasks("test")[0])
@@ -176,7 +178,7 @@ def test_malformed_calls_are_answered_and_counted():
         return await env.step(BYE)
 
     step = asyncio.run(talk())
-    assert step.info["num_malformed_tool_calls"] == 4
+    assert step.info["num_malformed_tool_calls"] == len(bad)
     assert step.info["reason"] == "user_stop"
 
 
@@ -269,7 +271,18 @@ def test_a_failing_user_is_no_failure_of_the_agent(chat_stub):
     chat_stub.answers = [
         lambda body: {"role": "assistant", "content": None, "tool_calls": [bad]}
     ]
-    with pytest.raises(EpisodeError, match="user model gave a tool call"):
+    with pytest.raises(EpisodeError, match="user model gave a malformed tool call"):
+        asyncio.run(suite.make().reset(suite.tasks("base")[0]))
+
+
+def test_a_user_who_leaves_at_once_is_no_failure_of_the_agent(chat_stub):
+    endpoint = {**ENDPOINT, "base_url": chat_stub.url}
+    suite = make("retail")
+    suite.user = make_suite(
+        "tau2", {"domains": ["retail"], "user": endpoint, "judge": ENDPOINT}
+    ).user
+    chat_stub.answers = [say("###STOP###")]
+    with pytest.raises(EpisodeError, match=r"ended before .*first turn \(user_stop\)"):
         asyncio.run(suite.make().reset(suite.tasks("base")[0]))
 
 

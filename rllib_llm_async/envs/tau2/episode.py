@@ -57,6 +57,11 @@ class Tau2Env:
         if not domain.solo or (initial and initial.message_history):
             self._initialize()
             await self._until_agent_speaks()
+            if self._orchestrator.done:
+                raise EpisodeError(
+                    "env_config.user: the conversation ended before the agent's first "
+                    f"turn ({self._orchestrator.termination_reason.value})"
+                )
         no_write = is_no_write(domain, chosen)
         #: Results tell the two kinds of tasks apart by the domain's name.
         self._kind = {
