@@ -9,7 +9,8 @@ def tasks_of(suite: TaskSuite, split: str) -> list[TaskRef]:
     """All tasks of a split, in their order.
 
     Raises:
-        ValueError: If there are none, or what is there is no `TaskRef`.
+        ValueError: If there are none, or what is there is no `TaskRef` with a text
+            for an id.
     """
     where = f"env: {type(suite).__name__}.tasks({split!r})"
     try:
@@ -23,4 +24,6 @@ def tasks_of(suite: TaskSuite, split: str) -> list[TaskRef]:
     for task in tasks:
         if not isinstance(task, TaskRef):
             raise ValueError(f"{where} gives {task!r}, which is no TaskRef")
+        if not isinstance(task.id, str):
+            raise ValueError(f"{where} gives {task!r}, whose id is no text")
     return tasks

@@ -130,6 +130,7 @@ def test_tasks_are_there_and_are_tasks():
     for suite, split, said in (
         (Tasks(), "train", r"Tasks.tasks\('train'\) gives none"),
         (Tasks(task, "2"), "train", "gives '2', which is no TaskRef"),
+        (Tasks(TaskRef("own", 7, "train")), "train", "id=7, .*, whose id is no text"),
         (Tasks(task), "test", r"tasks\('test'\) fails \(KeyError\('test'\)\)"),
     ):
         with pytest.raises(ValueError, match=f"^env: .*{said}"):
