@@ -46,8 +46,8 @@ _PROBE_TOOL: ToolSchema = {
 }
 
 #: Orders of messages of which it is remembered what a template leaves out. With every
-#: message a dialogue has another one.
-_MOST_ORDERS = 1024
+#: message a dialogue has another one; so many of them take 10 MB.
+_MOST_ORDERS = 4096
 
 S = TypeVar("S", str, list[str])
 
