@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rllib_llm_async import result_keys
 from rllib_llm_async.batch import columns
-from rllib_llm_async.core import compare_old_logp
+from rllib_llm_async.core.collectives import sum_over_learners
+from rllib_llm_async.core.comparison import comparison_figures, comparison_sums
 from rllib_llm_async.old_logprobs.base import (
     Forward,
     OldLogprobSource,
@@ -50,7 +51,8 @@ class SourceComparison:
         version: int,
         main_old_logp: Tensor | None,
     ) -> dict[str, float]:
-        """Compares all sources on a batch, before the first step on it.
+        """Compares all sources before the first step on a batch, on all learners'
+        tokens; they have to call it together.
 
         Args:
             batch: Row-packed columns.
@@ -93,7 +95,7 @@ class SourceComparison:
             nbytes = result_keys.compared(name, result_keys.COMPARED_NBYTES)
             metrics[nbytes] = source.nbytes
         for name, values in old_logp.items():
-            of_source = compare_old_logp(
+            sums = comparison_sums(
                 values,
                 old_logp[self._exact_name],
                 logp,
@@ -104,7 +106,7 @@ class SourceComparison:
             )
             metrics |= {
                 result_keys.compared(name, key): float(value)
-                for key, value in of_source.items()
+                for key, value in comparison_figures(sum_over_learners(sums)).items()
             }
         metrics[result_keys.COMPARE_SECONDS] = time.monotonic() - start
         return metrics

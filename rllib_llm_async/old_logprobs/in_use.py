@@ -54,41 +54,31 @@ class SourcesInUse:
         self,
         mask_share: float,
         compared: Mapping[str, float],
-        num_tokens: Tensor,
         staleness_width: float,
+        device: torch.device,
     ) -> None:
         """Shows them what an update saw; alike on all learners, which call it together.
 
         Args:
             mask_share: Of all learners' tokens, what the mask of ``main`` kept.
-            compared: What `SourceComparison.measure` gave for this learner's share.
-            num_tokens: Agent tokens of this learner's share, a scalar.
+            compared: What `SourceComparison.measure` gave.
             staleness_width: Of the staleness window of all learners, in versions.
+            device: Of the learner.
         """
         shares = {self.main: mask_share}
         if self.comparison is not None:
             for name, source in self.comparison.shadows.items():
                 key = result_keys.compared(name, result_keys.COMPARED_MASK_SHARE)
                 shares[source] = compared[key]
-        counts = [source.counts() for source in shares]
-        local = [share * float(num_tokens) for share in shares.values()]
-        local += [value for of_source in counts for value in of_source.values()]
-        # float64: these are counts of tokens and bytes.
-        summed = sum_over_learners(
-            torch.tensor(
-                [float(num_tokens), *local],
-                dtype=torch.float64,
-                device=num_tokens.device,
-            )
-        ).tolist()
-        total, totals = summed[0], iter(summed[1:])
-        kept = [next(totals) for _ in shares]
-        for source, of_source, tokens in zip(shares, counts, kept, strict=True):
-            source.agree({key: next(totals) for key in of_source})
-            if total:
-                source.observe(
-                    mask_share=tokens / total, staleness_width=staleness_width
+        for source, share in shares.items():
+            if counts := source.counts():
+                # float64: these are counts of tokens and bytes.
+                own = torch.tensor(
+                    [*counts.values()], dtype=torch.float64, device=device
                 )
+                totals = sum_over_learners(own).tolist()
+                source.agree(dict(zip(counts, totals, strict=True)))
+            source.observe(mask_share=share, staleness_width=staleness_width)
 
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint has to hold: copies, in host memory."""

@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+from rllib_llm_async import result_keys
 from tests.algorithms.two_learners import (
     CASES,
     FIGURES,
     everything,
+    report,
     run_together,
     tell_fates,
     train,
@@ -43,6 +47,49 @@ def test_auto_decides_alike_where_one_learner_alone_has_stale_tokens(two):
     assert first == second
     assert metrics["auto_reason"] == others["auto_reason"]
     assert "nothing measured yet" not in metrics["auto_reason"]
+
+
+@pytest.fixture(scope="module")
+def reports(two):
+    """By update: what RLlib makes of one learner's reports, and of two."""
+    of_two = [of_rank["reports"] for of_rank in two]
+    return [*zip(merged([report(0, 1)]), merged(of_two), strict=True)]
+
+
+def merged(of_learners):
+    logger, results = MetricsLogger(root=True), []
+    for of_update in zip(*of_learners, strict=True):
+        logger.aggregate([*of_update], key="learners")
+        results.append(logger.reduce()["learners"][DEFAULT_MODULE_ID])
+    return [{key: v.peek() for key, v in result.items()} for result in results]
+
+
+def test_what_is_reported_of_two_learners_is_of_all_their_tokens(reports):
+    alone, together = reports[1]
+    keys = [
+        result_keys.compared(name, key)
+        for name in ("current_recompute", "snapshot_old")
+        for key in (
+            result_keys.COMPARED_MASK_SHARE,
+            result_keys.COMPARED_ERROR,
+            result_keys.COMPARED_MASK_DISAGREEMENT,
+            result_keys.COMPARED_CORRELATION,
+        )
+    ]
+    figures = {key: alone[key] for key in keys}
+    assert {key: together[key] for key in keys} == pytest.approx(
+        figures, rel=1e-4, abs=1e-6
+    )
+    assert len({*figures.values()}) == 6  # two errors and disagreements are 0
+
+
+@pytest.mark.parametrize(
+    "key",
+    [result_keys.NUM_UPDATES_WITHOUT_SIGNAL, result_keys.NUM_STEPS_WITHOUT_SIGNAL],
+)
+def test_what_all_learners_count_is_counted_once(reports, key):
+    alone, together = reports[2]
+    assert alone[key] == together[key] == 1
 
 
 def test_each_learner_settles_its_share_and_an_update_on_nothing_is_none(two):

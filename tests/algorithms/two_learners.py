@@ -13,6 +13,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rllib_llm_async import AsyncDecoupledPPOConfig
+from rllib_llm_async.batch import columns
 from tests.algorithms.conftest import SPACES, Publisher, random_episodes
 
 #: SGD in effect: one step of Adam would turn the noise of a zero gradient into a full
@@ -159,8 +160,35 @@ def follow_auto(rank, num_learners):
     return decisions, learner._source.metrics()
 
 
+def report(rank, num_learners):
+    """What a learner reports of three updates, the last of which has no signal.
+
+    The second learner's tokens are fewer, and none of them is stale.
+    """
+    settings = {
+        "old_logprob_source": "current_recompute",
+        "compare_sources": ["snapshot_old"],
+        "eps_ti": 1e3,
+        "lr": 0.05,
+    }
+    learner, reports = build(num_learners, settings), []
+    for update in range(3):
+        long = random_episodes(np.random.default_rng(update), [0], num_groups=2)
+        short = random_episodes(
+            np.random.default_rng(update), [update], num_groups=1, max_turn_tokens=4
+        )
+        for episode in short:
+            episode.custom_data[columns.GROUP_ID] = "short"
+        share = long + short if num_learners == 1 else (long, short)[rank]
+        if update == 2:
+            for episode in share:
+                episode.rewards.data[:] = [0.0] * len(episode)
+        reports.append(learner.update(training_data=TrainingData(episodes=share)))
+    return reports
+
+
 def everything(rank, num_learners):
-    """Results of all `CASES`, `follow_auto` and `tell_fates`."""
+    """Results of all `CASES`, `follow_auto`, `tell_fates` and `report`."""
     return {
         **{
             name: train(rank, num_learners, settings)
@@ -168,6 +196,7 @@ def everything(rank, num_learners):
         },
         "auto": follow_auto(rank, num_learners),
         "fates": tell_fates(rank, num_learners),
+        "reports": report(rank, num_learners),
     }
 
 

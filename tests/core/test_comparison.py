@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rllib_llm_async.core import compare_old_logp
+from rllib_llm_async.core.comparison import comparison_figures, comparison_sums
 
 
 def test_equals_numpy_on_the_agent_tokens():
@@ -32,6 +33,18 @@ def test_equals_numpy_on_the_agent_tokens():
     assert float(result["r_d_r_s_correlation"]) == pytest.approx(
         np.corrcoef(log_r_d, log_r_s)[0, 1], rel=1e-5
     )
+
+
+def test_parts_of_unequal_size_add_up_to_the_whole():
+    readings = np.random.default_rng(0).normal(-2, 0.3, (4, 40))
+    readings = [*torch.tensor(readings), torch.ones(40, dtype=torch.bool)]
+    parts = [
+        comparison_sums(*(x[part] for x in readings), eps_ti=1.2)
+        for part in (slice(0, 3), slice(3, 3), slice(3, 40))
+    ]
+    figures = comparison_figures(torch.stack(parts).sum(0))
+    torch.testing.assert_close(figures, compare_old_logp(*readings, eps_ti=1.2))
+    assert len({*map(float, figures.values())}) == len(figures)
 
 
 def test_the_mask_is_that_of_the_units_it_is_formed_over():

@@ -230,7 +230,8 @@ def test_each_source_hears_what_its_own_mask_kept():
         "compare/ppo_ewma_async/mask_share": 0.25,
         "compare/ewma_prox/mask_share": 0.5,
     }
-    sources.see_update(1.0, compared, torch.tensor(8), staleness_width=3.0)
+    cpu = torch.device("cpu")
+    sources.see_update(1.0, compared, staleness_width=3.0, device=cpu)
     shares = {name: kwargs["mask_share"] for name, kwargs in heard.items()}
     assert shares == {"snapshot_old": 1.0, "ppo_ewma_async": 0.25, "ewma_prox": 0.5}
     assert {kwargs["staleness_width"] for kwargs in heard.values()} == {3.0}

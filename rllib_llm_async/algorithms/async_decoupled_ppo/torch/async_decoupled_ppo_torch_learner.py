@@ -359,6 +359,8 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
     def _log_steps(self, steps: Counter[Step]) -> None:
         had_signal = bool(steps[Step.TAKEN] or steps[Step.NOT_FINITE])
         self._log({result_keys.HAD_SIGNAL: had_signal})
+        if learner_rank() != 0:
+            return  # RLlib adds up what are the same steps of all learners
         self._log(
             {
                 result_keys.NUM_UPDATES_WITHOUT_SIGNAL: not had_signal,
@@ -387,8 +389,8 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
         self._sources.see_update(
             means.get(result_keys.TRAIN_INFER_MASK, 0.0),
             compared,
-            num_tokens=batch[columns.LOSS_MASK].sum(),
             staleness_width=of_batch[result_keys.STALENESS_MAX],
+            device=self._device,
         )
         self._log(
             {
