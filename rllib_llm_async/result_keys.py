@@ -116,7 +116,9 @@ STALENESS_TOKENS = "staleness_tokens"
 HAD_SIGNAL = "had_signal"
 NUM_UPDATES_WITHOUT_SIGNAL = "num_updates_without_signal"
 NUM_STEPS_WITHOUT_SIGNAL = "num_steps_without_signal"
-#: Optimizer steps skipped for a gradient that is not finite, since the start.
+#: Optimizer steps of an update, and those skipped for a gradient that is not finite,
+#: since the start.
+NUM_STEPS_TAKEN = "num_steps_taken"
 NUM_SKIPPED_STEPS = "num_skipped_steps"
 #: Agent tokens of an update.
 NUM_AGENT_TOKENS = "num_agent_tokens"

@@ -1,8 +1,12 @@
 """Each situation is told from its neighbour that is fine."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
@@ -13,6 +17,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
     source_settings,
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.torch import loss
+from tests.algorithms.conftest import SPACES
 
 LORA = {"r": 4, "target_modules": ["q_proj"]}
 
@@ -285,6 +290,36 @@ def test_updates_without_a_signal_and_resets_in_a_row_are_said(make_learner_conf
     assert "current_recompute in disguise" in said
     fine = {"had_signal": 1.0, "ewma_resets_in_a_row": 2.0}
     assert list(result_warnings(config, fine)) == []
+
+
+def test_an_update_whose_every_gradient_is_not_finite_is_said(
+    make_learner_config, make_episodes
+):
+    """Not one of which some steps were taken, or none had a signal."""
+    config = make_learner_config(
+        old_logprob_source="current_recompute", minibatch_size=4
+    )
+    learner = config.build_learner(spaces=SPACES)
+    loss_of, scales = learner.compute_loss_for_module, itertools.cycle([math.nan])
+    learner.compute_loss_for_module = lambda **kw: loss_of(**kw) * next(scales)
+
+    def said():
+        version = learner._version
+        episodes = make_episodes(np.random.default_rng(0), [version])
+        found = learner.update(
+            training_data=TrainingData(episodes=episodes), minibatch_size=4
+        )[DEFAULT_MODULE_ID]
+        found = {key: value.peek() for key, value in found.items()}
+        told = [*result_warnings(config, found)]
+        return [text for text in told if "changed nothing" in text]
+
+    (sentence,) = said()
+    assert "no gradient was finite: 2 steps have been skipped so far" in sentence
+    assert learner._version == 0
+    scales = itertools.cycle([math.nan, 1.0])
+    assert said() == [] and learner._version == 1
+    (sentence,) = result_warnings(config, {"had_signal": 0.0, "num_steps_taken": 0.0})
+    assert "had no signal" in sentence
 
 
 def test_the_masks_warning_outlives_an_entropy_that_no_token_has_any_more(

@@ -133,6 +133,13 @@ def result_warnings(config: Any, results: Mapping[str, float]) -> Iterator[str]:
             "dropped, or all episodes of each group earned the same; set eps_ti "
             "higher, or see why the tasks are all solved or all failed"
         )
+    elif results.get(result_keys.NUM_STEPS_TAKEN) == 0:
+        yield (
+            "an update changed nothing since no gradient was finite: "
+            f"{results[result_keys.NUM_SKIPPED_STEPS]:.0f} steps have been skipped so "
+            "far; go on from an earlier checkpoint with a lower lr, or set another "
+            "compute_dtype or attn_implementation"
+        )
     source = source_class(config.old_logprob_source)
     yield from source.result_warnings(config, results)
     share = results.get(result_keys.TRAIN_INFER_MASK, 1.0)

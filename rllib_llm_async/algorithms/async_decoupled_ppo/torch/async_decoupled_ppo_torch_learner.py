@@ -358,7 +358,12 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
 
     def _log_steps(self, steps: Counter[Step]) -> None:
         had_signal = bool(steps[Step.TAKEN] or steps[Step.NOT_FINITE])
-        self._log({result_keys.HAD_SIGNAL: had_signal})
+        self._log(
+            {
+                result_keys.HAD_SIGNAL: had_signal,
+                result_keys.NUM_STEPS_TAKEN: steps[Step.TAKEN],
+            }
+        )
         if learner_rank() != 0:
             return  # RLlib adds up what are the same steps of all learners
         self._log(
