@@ -9,7 +9,9 @@ change, and whether it goes on.
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rllib_llm_async.algorithms.async_decoupled_ppo.checkpoints import (
+    MANIFEST,
     check_whole,
     read_metrics,
 )
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 #: Settings that a checkpoint's weights and optimizer were made with.
-_FIXED = ("model", "lora", "optimizer")
+_FIXED = ("model", "lora", "compute_dtype", "optimizer")
 
 
 @dataclass
@@ -75,7 +78,11 @@ def prepare_resume(
             f"--resume: {file} cannot be read ({error}); without --resume, the run "
             "starts anew"
         ) from error
-    changes = replace(changes, settings=_without_spaces(changes.settings, trials))
+    chooser = experiment.search_alg
+    if chooser is None and len(trials) < _num_planned(experiment):
+        chooser = "Tune"  # which waits for room, see `trials_beside_served_models`
+    settings = _without_spaces(changes.settings, trials, in_part=bool(chooser))
+    changes = replace(changes, settings=settings)
     for trial in trials:
         label = f"{trial.experiment_tag}: " if len(trials) > 1 else ""
         _prepare_trial(
@@ -84,6 +91,7 @@ def prepare_resume(
             trial,
             changes,
             lambda text, label=label: say(label + text),
+            chooser,
         )
     state["trial_data"] = [trial.get_json_state() for trial in trials]
     new = file.with_suffix(".new")
@@ -97,7 +105,9 @@ def _prepare_trial(
     trial: Trial,
     changes: Changes,
     say: Callable[[str], None],
+    chooser: str | None,
 ) -> None:
+    """Says with which state it goes on; ``chooser`` has still to make others."""
     from ray.tune.experiment import Trial
 
     last = trial.run_metadata.last_result
@@ -107,10 +117,10 @@ def _prepare_trial(
         return
     metrics = _find_checkpoints(path, trial, changes.checkpoint_config, say)
     stop = {**trial.stopping_criterion, **changes.stop}
-    if experiment.search_alg and stop != trial.stopping_criterion:
+    if chooser and stop != trial.stopping_criterion:
         raise InputError(
-            f"--resume: --stop: the trials that {experiment.search_alg} has still to "
-            "choose would not have it"
+            f"--resume: --stop: the trials that {chooser} has still to choose would "
+            "not have it"
         )
     trial.stopping_criterion = stop
     iteration = metrics.get("training_iteration") or 0
@@ -128,7 +138,7 @@ def _prepare_trial(
             if trial.checkpoint
             else "starting at iteration 0, there is no checkpoint yet"
         )
-        _change_settings(experiment, trial, changes.settings, say)
+        _change_settings(experiment, trial, changes.settings, say, chooser)
     trial.max_failures = changes.max_failures
     trial.run_metadata.num_failures = 0
     trial.run_metadata.error_filename = None
@@ -158,6 +168,7 @@ def _find_checkpoints(
     folder = path / (trial.storage.trial_dir_name or "")
     on_disk = sorted(folder.glob("checkpoint_??????"))
     whole: list[tuple[Path, dict[str, Any]]] = []
+    cut_off = []
     for checkpoint in reversed(on_disk):
         try:
             if not whole:  # the older ones are there in case it gets damaged
@@ -165,11 +176,15 @@ def _find_checkpoints(
             whole.append((checkpoint, read_metrics(checkpoint)))
         except ValueError as error:
             say(f"not resuming from {checkpoint}: {error}")
+            cut_off += [] if (checkpoint / MANIFEST).exists() else [checkpoint]
     if on_disk and not whole:
         raise InputError(
             f"--resume: no checkpoint in {folder} is whole; without --resume, the run "
             "starts anew"
         )
+    for checkpoint in cut_off:  # of which nobody else would make room
+        say(f"removing {checkpoint}")
+        shutil.rmtree(checkpoint, ignore_errors=True)
     manager = _CheckpointManager(checkpoint_config)
     for checkpoint, metrics in reversed(whole):
         manager.register_checkpoint(
@@ -181,10 +196,23 @@ def _find_checkpoints(
     return dict(whole[0][1]) if whole else {}
 
 
+def _num_planned(experiment: Experiment) -> int:
+    """Trials of an experiment without a searcher."""
+    spaces = [experiment.config[key] for key in experiment.swept]
+    return experiment.num_samples * math.prod(
+        len(space["grid_search"]) for space in spaces if "grid_search" in space
+    )
+
+
 def _without_spaces(
-    settings: Mapping[str, Any], trials: Sequence[Trial]
+    settings: Mapping[str, Any], trials: Sequence[Trial], *, in_part: bool
 ) -> dict[str, Any]:
-    """What is to be changed: not the spaces of the first command, which have been used.
+    """What is to be changed: not the spaces of the first command, which are in use.
+
+    Args:
+        settings: Of the command.
+        trials: Of the run.
+        in_part: Whether others are still to come.
 
     Raises:
         InputError: For a space that the trials' values were not drawn from.
@@ -198,7 +226,7 @@ def _without_spaces(
         apply_settings(given, {option: value})
         (key,) = given
         drawn = [trial.evaluated_params.get(key) for trial in trials]
-        if not _can_draw(value, drawn):
+        if not _can_draw(value, drawn, in_part):
             raise InputError(
                 f"--resume: --set {option}: {value} is not what the trials of this run "
                 "were drawn from; start a run of another name for it"
@@ -206,14 +234,15 @@ def _without_spaces(
     return plain
 
 
-def _can_draw(space: Mapping[str, Any], drawn: Sequence[Any]) -> bool:
-    """Whether these can be all that a sweep took from a space; None is no value."""
+def _can_draw(space: Mapping[str, Any], drawn: Sequence[Any], in_part: bool) -> bool:
+    """Whether these can be what a sweep took from a space, all of it or only in part;
+    None is no value."""
     ((kind, arguments),) = space.items()
     if kind == "choice":
         return all(value in arguments for value in drawn)
     if kind == "grid_search":
-        return all(value in arguments for value in drawn) and all(
-            value in drawn for value in arguments
+        return all(value in arguments for value in drawn) and (
+            in_part or all(value in drawn for value in arguments)
         )
     lower, upper = arguments
     return all(value is not None and lower <= value <= upper for value in drawn)
@@ -244,6 +273,7 @@ def _change_settings(
     trial: Trial,
     settings: Mapping[str, Any],
     say: Callable[[str], None],
+    chooser: str | None,
 ) -> None:
     before = trial.config
     config = deepcopy(before)
@@ -254,7 +284,8 @@ def _change_settings(
     for key in changed:
         old = before.get(key, "the default")
         value_head = key == "advantage_estimator" and "gae" in (old, config[key])
-        if key in _FIXED or value_head:
+        shares = key == "learner_sharding" and config[key] == "fsdp2"
+        if key in _FIXED or value_head or shares:
             raise InputError(
                 f"--resume: --set {key}: the checkpoint was made with {old}; "
                 "start a run of another name for another value"
@@ -263,10 +294,10 @@ def _change_settings(
             raise InputError(
                 f"--resume: --set {key}: the trials of this sweep differ in it"
             )
-        if experiment.search_alg:
+        if chooser:
             raise InputError(
-                f"--resume: --set {key}: the trials that {experiment.search_alg} has "
-                "still to choose would not have it"
+                f"--resume: --set {key}: the trials that {chooser} has still to choose "
+                "would not have it"
             )
     env, plain = config["env"], {k: v for k, v in config.items() if k != "env"}
     build_config(Experiment(experiment.name, experiment.run, env, config=plain))

@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint_is_passed_over(run, damage, words):
     (trial,) = run.resume()
     assert trial.checkpoint.path == str(folder / "checkpoint_000000")
     assert run.said[0].startswith(f"not resuming from {folder / 'checkpoint_000001'}")
-    assert words in run.said[0] and run.said[1].startswith("resuming at iteration 2")
+    assert words in run.said[0] and run.said[-1].startswith("resuming at iteration 2")
     assert trial.storage.current_checkpoint_index == 1
 
     damage(folder / "checkpoint_000000")
@@ -245,6 +245,40 @@ def test_the_page_names_what_may_not_change():
         r"engines and GPUs\. Not (.*?), and not from", page, re.DOTALL
     )
     assert set(re.findall("`(.*?)`", sentence)) == set(_FIXED)
+
+
+def test_weights_that_were_whole_cannot_be_shared(run):
+    run.add("RUNNING", 5, checkpoints=[4])
+    with pytest.raises(InputError, match="--set learner_sharding: the checkpoint was"):
+        run.resume(settings={"learner_sharding": "fsdp2", "num_learners": 2})
+    with pytest.raises(InputError, match="--set compute_dtype: the checkpoint was"):
+        run.resume(settings={"compute_dtype": "bfloat16"})
+
+
+def test_a_grid_of_which_tune_has_trials_to_make_yet(tmp_path):
+    grid = {"grid_search": [1.1, 1.2, 1.3]}
+    run = Run(tmp_path, config={"eps_ti": grid})
+    swept = {"eps_ti": 1.1}
+    run.add("RUNNING", 5, checkpoints=[4], config=swept, swept=swept)
+    # As the interrupted command said it.
+    assert run.resume(settings={"eps_ti": grid})[0].status == "PENDING"
+    with pytest.raises(InputError, match="--set lr: the trials that Tune has still"):
+        run.resume(settings={"lr": 1e-6})
+    with pytest.raises(InputError, match="--stop: the trials that Tune has still"):
+        run.resume(stop={"training_iteration": 12})
+
+
+def test_a_checkpoint_that_was_cut_off_makes_room(run):
+    folder = run.add("RUNNING", 5, checkpoints=[2, 4, 6])
+    cut_off, damaged = folder / "checkpoint_000002", folder / "checkpoint_000001"
+    (cut_off / MANIFEST).unlink()
+    (damaged / "learner" / "weights").write_bytes(b"")
+    (trial,) = run.resume()
+    assert trial.checkpoint.path == str(folder / "checkpoint_000000")
+    assert damaged.exists() and not cut_off.exists()
+    assert f"removing {cut_off}" in run.said
+    # The next one has a number of its own all the same.
+    assert trial.storage.current_checkpoint_index == 2
 
 
 def test_a_searcher_has_trials_to_choose_yet(tmp_path):
