@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,10 +142,12 @@ def _read_manifest(checkpoint: Path) -> dict[str, Any]:
 
 def _describe(directory: Path) -> dict[str, tuple[int, int]]:
     files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {
-        file.relative_to(directory).as_posix(): (file.stat().st_size, _checksum(file))
-        for file in files
-    }
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # `crc32` lets others run
+        checksums = pool.map(_checksum, files)
+        return {
+            file.relative_to(directory).as_posix(): (file.stat().st_size, checksum)
+            for file, checksum in zip(files, checksums, strict=True)
+        }
 
 
 def _checksum(file: Path) -> int:
