@@ -36,6 +36,9 @@ def start_vllm(
 
     Returns:
         `AsyncLLM` and the processes that it has started here.
+
+    Raises:
+        RuntimeError: If the engine cannot start; says where its own words are.
     """
     from vllm.platforms import current_platform
 
@@ -65,10 +68,19 @@ def start_vllm(
                 **args,
             )
         )
-    except BaseException:
+    except BaseException as error:
         kill(_children_beside(others))
+        if isinstance(error, RuntimeError):
+            raise RuntimeError(f"{error} ({_where_it_says_more()})") from error
         raise
     return llm, _children_beside(others)
+
+
+def _where_it_says_more() -> str:
+    """The "root cause above" of an engine in a process of its own is where the output
+    of this one goes; of an actor these are files of Ray's."""
+    files = {os.path.realpath(f"/proc/self/fd/{number}") for number in (1, 2)}
+    return f"what it said is in {' and '.join(sorted(files))}"
 
 
 def _children_beside(others: list[BaseProcess]) -> list[BaseProcess]:
