@@ -1,6 +1,7 @@
 """A Learner that stops and goes on in another process ends where one that did not."""
 
 import copy
+import pathlib
 import pickle
 
 import numpy as np
@@ -350,3 +351,39 @@ def test_another_group_baseline_may_take_over(make_learner, batches):
     other = make_learner(advantage_estimator="rloo", old_logprob_source="rollout")
     other.set_state(pickle.loads(pickle.dumps(learner.get_state())))
     train(other, batches, 1, 2)
+
+
+def by_load_weights(learner, state, path):
+    learner.load_weights(state["rl_module"][DEFAULT_MODULE_ID], version=7)
+
+
+def by_module_state(learner, state, path):
+    learner.set_state({"rl_module": state["rl_module"]})
+
+
+def by_module_path(learner, state, path):
+    learner.restore_from_path(path / "rl_module", component="rl_module")
+
+
+@pytest.mark.parametrize("name", ["snapshot_old", "ppo_ewma_async", "interrupt_sync"])
+@pytest.mark.parametrize("load", [by_load_weights, by_module_state, by_module_path])
+def test_weights_that_come_alone_are_those_of_before_the_next_update(
+    build, batches, tmp_path, name, load
+):
+    """No source knows those that they replace."""
+    trained = train(build({"old_logprob_source": name}, seed=0), batches, 0, 2)
+    other = spoil(build({"old_logprob_source": name}, seed=0))
+    path = other.save_to_path(str(tmp_path / "learner"))
+    load(trained, other.get_state(), pathlib.Path(path))
+    assert torch.equal(weights(trained), weights(other))
+    version = trained._version
+    batch = trained._build_batch(
+        TrainingData(episodes=random_episodes(np.random.default_rng(9), [version]))
+    )
+    sampled = trained._forward(batch, None)
+    held = {
+        "snapshot_old": lambda: trained._source.store.get(version),
+        "ppo_ewma_async": lambda: trained._source.ewma.parameters,
+        "interrupt_sync": lambda: trained._source.outgoing,
+    }[name]()
+    assert torch.equal(trained._forward(batch, held), sampled)

@@ -59,6 +59,26 @@ def test_other_weights_do_not_come_before_the_old_ones_are_read(make_learner):
     assert seen == [True] and torch.equal(weights(learner), start)
 
 
+def test_weights_that_a_user_sets_are_published_without_a_local_env_runner(
+    algorithm, make_learner_group
+):
+    """Between the two steps that every change of weights takes."""
+    learner, steps = make_learner_group()._learner, []
+    algorithm.learner_group = group = make_learner_group()
+    algorithm._coordination = SimpleNamespace(
+        ask=steps.append,
+        old_logit_pool=None,
+        publish_weights=lambda: steps.append(weights(group._learner)),
+    )
+    with torch.no_grad():
+        for parameter in learner._policy.parameters():
+            parameter += 1.0
+    algorithm.set_weights(learner.get_state()["rl_module"])
+    forgotten, published = steps
+    assert forgotten == "forget_episodes"
+    assert torch.equal(published, weights(learner))
+
+
 def test_an_evaluation_plays_test_tasks_as_often_as_was_asked_for(
     algorithm, monkeypatch, tmp_path
 ):

@@ -517,6 +517,12 @@ class AsyncDecoupledPPO(Algorithm):
                 lambda learner: learner.load_weights(weights, version)
             )
 
+    @override(Algorithm)
+    def set_weights(self, weights) -> None:
+        # Not Algorithm's: that one gives them to a local env runner, too.
+        with self._other_weights():
+            self.learner_group.set_weights(weights)
+
     @contextlib.contextmanager
     def _other_weights(self) -> Iterator[None]:
         """Forgets what the weights of before have sampled, and publishes the new."""

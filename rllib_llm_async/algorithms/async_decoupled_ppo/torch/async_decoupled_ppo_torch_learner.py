@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.annotations import override
 from torch import Tensor
@@ -498,6 +498,15 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
     def _set_own_state(self, state: Mapping[str, Any]) -> None:
         if ASYNC_STATE in state:
             set_async_state(self, state[ASYNC_STATE])
+        elif COMPONENT_RL_MODULE in state:
+            self._build_sources()  # those that are know other weights
+
+    @override(PolicyLearner)
+    def restore_from_path(self, path, *, component=None, **kwargs) -> None:
+        self._finish_reading()
+        super().restore_from_path(path, component=component, **kwargs)
+        if component is not None:  # the module alone, past `set_state`
+            self._build_sources()
 
     @override(PolicyLearner)
     def get_metadata(self) -> dict[str, Any]:
@@ -510,3 +519,4 @@ class AsyncDecoupledPPOTorchLearner(PolicyLearner):
         self._finish_reading()
         self.module[DEFAULT_MODULE_ID].unwrapped().set_state(weights)
         self._version = version
+        self._build_sources()
