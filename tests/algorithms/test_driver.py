@@ -1,6 +1,7 @@
 """The driver's side of the loop: counts, runners that come back, ends of a run."""
 
 import asyncio
+import pickle
 from collections import deque
 from types import SimpleNamespace
 
@@ -94,6 +95,25 @@ def test_what_is_too_old_is_counted_once_whoever_dropped_it(algorithm):
         found = metrics.compile()["env_runners"]
         assert found["num_episodes_dropped_stale"] == 27
         assert found["num_episodes_dropped_lost"] == 8
+
+
+@pytest.mark.parametrize(("kept", "mean"), [(True, 6 / 8), (False, 4 / 4)])
+def test_means_over_recent_episodes_go_on_from_a_checkpoint(algorithm, kept, mean):
+    """2 of 4 succeed before it, all 4 since; older checkpoints keep none of them."""
+    algorithm.metrics = metrics = MetricsLogger(root=True)
+    algorithm.env_runner_group = algorithm.eval_env_runner_group = None
+    algorithm._iteration = 1
+    algorithm._collector = make_collector(None, metrics)
+    before = [outcome("a", success) for success in (True, False, True, False)]
+    algorithm._collector._count(NextBatch(None, before, {}, 0, ""))
+    state = pickle.loads(pickle.dumps(algorithm.get_state("recent_outcomes")))
+    if not kept:
+        del state["recent_outcomes"]
+    algorithm._collector = make_collector(None, metrics)
+    algorithm.set_state(state)
+    algorithm._collector._count(NextBatch(None, [outcome("a", True)] * 4, {}, 0, ""))
+    algorithm._collector.log_means()
+    assert metrics.compile()["env_runners"]["success_rate"] == mean
 
 
 @pytest.mark.parametrize("num_runners", [1, 3])

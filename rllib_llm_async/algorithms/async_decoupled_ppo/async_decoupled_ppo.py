@@ -53,6 +53,7 @@ from rllib_llm_async.algorithms.async_decoupled_ppo.evaluation import (
     evaluate_on_runners,
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.group_collector import (
+    RECENT_OUTCOMES,
     GroupCollector,
 )
 from rllib_llm_async.algorithms.async_decoupled_ppo.semantics_guard import (
@@ -489,6 +490,8 @@ class AsyncDecoupledPPO(Algorithm):
                 state[COORDINATION] = get_coordination_state(
                     self._coordination.coordinator
                 )
+        if self._check_component(RECENT_OUTCOMES, components, not_components):
+            state[RECENT_OUTCOMES] = self._collector.get_state()
         return state
 
     @override(Algorithm)
@@ -496,6 +499,8 @@ class AsyncDecoupledPPO(Algorithm):
         super().set_state(state)
         if COORDINATION in state:
             self._coordination.set_state(state[COORDINATION])
+        if RECENT_OUTCOMES in state:  # older checkpoints have none
+            self._collector.set_state(state[RECENT_OUTCOMES])
         if COMPONENT_LEARNER_GROUP in state:  # else `restore_from_path` publishes
             self._coordination.publish_weights()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,13 @@ from rllib_llm_async.env_runners.llm_env_runner import (
     CallbackError,
     LLMEnvRunner,
 )
+from rllib_llm_async.env_runners.saved_episodes import (
+    outcome_from_plain,
+    outcome_to_plain,
+)
 
+#: Component of the checkpoint.
+RECENT_OUTCOMES = "recent_outcomes"
 #: How long one question for a batch waits: between two, dead runners are looked for.
 WAIT_SECONDS = 0.5
 #: How often runners are asked for their metrics, and with that for their health.
@@ -116,6 +122,15 @@ class GroupCollector:
         """
         for key, mean in mean_results(self._recent).items():
             self._metrics.log_value((ENV_RUNNER_RESULTS, key), mean, window=1)
+
+    def get_state(self) -> list[dict[str, Any]]:
+        """The state under `RECENT_OUTCOMES`: what `log_means` goes over."""
+        return [outcome_to_plain(outcome) for outcome in self._recent]
+
+    def set_state(self, state: Iterable[Mapping[str, Any]]) -> None:
+        """Restores it; as much as this run's means go over."""
+        self._recent.clear()
+        self._recent.extend(outcome_from_plain(outcome) for outcome in state)
 
     def _count(self, batch: NextBatch) -> None:
         self._recent.extend(batch.outcomes)
