@@ -25,6 +25,12 @@ from rllib_llm_async.cli.experiment_file import (
 )
 from rllib_llm_async.cli.sharded_weights import read_weights
 
+#: Over a run's settings where nothing trains: a source of somebody's own is known to
+#: their script alone.
+WITHOUT_SOURCES: dict[str, Any] = {
+    "old_logprob_source": "rollout",
+    "compare_sources": [],
+}
 _LEARNER = Path("learner_group", "learner")
 _WEIGHTS = Path("rl_module", "default_policy", "module_state.pkl")
 #: Where learners that share the weights wrote them.

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from rllib_llm_async import result_keys
-from rllib_llm_async.cli.checkpoint import open_checkpoint
+from rllib_llm_async.cli.checkpoint import WITHOUT_SOURCES, open_checkpoint
 from rllib_llm_async.cli.cluster import ray_cluster
 from rllib_llm_async.cli.errors import InputError
 from rllib_llm_async.cli.experiment_file import parse_assignments
@@ -31,8 +31,7 @@ EVALUATION: dict[str, Any] = {
     "optimizer_offload": False,
     "attn_implementation": "auto",
     "weight_transport": "auto",
-    "old_logprob_source": "rollout",
-    "compare_sources": [],
+    **WITHOUT_SOURCES,
     "kl_coeff": 0.0,
 }
 #: Without a terminal.

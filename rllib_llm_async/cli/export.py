@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rllib_llm_async.cli.checkpoint import open_checkpoint
+from rllib_llm_async.cli.checkpoint import WITHOUT_SOURCES, open_checkpoint
 from rllib_llm_async.cli.errors import InputError
 
 
@@ -36,7 +36,7 @@ def export(checkpoint: Path, out: Path, adapter: bool, trust_checkpoint: bool) -
         raise InputError(f"--out {out}: {error.strerror}") from None
     from rllib_llm_async.env_runners.llm_env_runner import TOKENS_SPACE
 
-    config = trained.config()
+    config = trained.config(changes=WITHOUT_SOURCES)
     spec = config.get_default_rl_module_spec()
     spec.observation_space = spec.action_space = TOKENS_SPACE
     module = spec.build()

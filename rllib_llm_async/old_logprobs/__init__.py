@@ -7,6 +7,7 @@ from rllib_llm_async.old_logprobs.auto import Auto
 from rllib_llm_async.old_logprobs.base import (
     OldLogprobSource,
     SourceSettings,
+    find_source,
     make_source,
     register_source,
     source_class,
@@ -41,6 +42,7 @@ __all__ = [
     "SourceComparison",
     "SourceSettings",
     "SourcesInUse",
+    "find_source",
     "make_source",
     "register_source",
     "source_class",

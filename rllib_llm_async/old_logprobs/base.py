@@ -188,7 +188,7 @@ _SOURCES: dict[str, type[OldLogprobSource]] = {}
 
 
 def register_source(cls: type[OldLogprobSource]) -> type[OldLogprobSource]:
-    """Class decorator: makes a source available under its ``name``.
+    """Class decorator: makes a source available under its ``name``, in all of a job.
 
     Raises:
         ValueError: If the name is taken.
@@ -200,21 +200,42 @@ def register_source(cls: type[OldLogprobSource]) -> type[OldLogprobSource]:
 
 
 def source_names() -> list[str]:
-    """Registered names, sorted."""
+    """Names that are registered in this process, sorted."""
     return sorted(_SOURCES)
 
 
+def find_source(name: str) -> type[OldLogprobSource] | None:
+    """The source of that name, registered in this process or by the job's driver.
+
+    One of somebody's own goes to all processes of the job as soon as its driver looks
+    it up, before any actor does. At its registration the rest of its module, which it
+    may call, was not there yet.
+    """
+    from ray.tune import registry
+
+    # Ray's keys are ASCII, and it has no category for what is none of its own.
+    key = f"old_logprob_source {name!a}"
+    cls = _SOURCES.get(name)
+    if cls is None:
+        known = registry.registry_contains_input(key)
+        return registry.registry_get_input(key) if known else None
+    if not cls.__module__.startswith(f"{__package__}."):
+        registry.register_input(key, cls)
+    return cls
+
+
 def source_class(name: str) -> type[OldLogprobSource]:
-    """The registered source of that name."""
-    return _SOURCES[name]
-
-
-def make_source(name: str, settings: SourceSettings) -> OldLogprobSource:
-    """Builds the source of that name.
+    """The source of that name, see `find_source`.
 
     Raises:
         ValueError: If the name is unknown; lists the valid ones.
     """
-    if name not in _SOURCES:
+    cls = find_source(name)
+    if cls is None:
         raise ValueError(f"old_logprob_source: {unknown(name, source_names())}")
-    return _SOURCES[name](settings)
+    return cls
+
+
+def make_source(name: str, settings: SourceSettings) -> OldLogprobSource:
+    """Builds the source of that name; raises as `source_class`."""
+    return source_class(name)(settings)

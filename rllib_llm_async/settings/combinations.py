@@ -140,13 +140,13 @@ def _config_of(model: str) -> tuple[Path, dict[str, Any]]:
 
 def _sources(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     # Sources of one's own are known to the registry alone, which imports torch.
-    from rllib_llm_async.old_logprobs import source_class, source_names
+    from rllib_llm_async.old_logprobs import find_source, source_class, source_names
 
     valid = source_names()
     chosen, compared = values["old_logprob_source"], values["compare_sources"]
     for key, names in (("old_logprob_source", [chosen]), ("compare_sources", compared)):
         for name in names:
-            if name not in valid:
+            if find_source(name) is None:
                 near = did_you_mean(name, valid).removeprefix(", ")
                 yield key, f"one of {', '.join(valid)}" + (near and f"; {near}")
     if len(set(compared)) < len(compared):

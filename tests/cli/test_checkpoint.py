@@ -44,6 +44,14 @@ def test_what_it_says(write):
 
 
 @pytest.mark.parametrize("command", ["evaluate", "export"])
+def test_a_source_of_somebody_elses_is_not_needed(write, tmp_path, command):
+    theirs = {"old_logprob_source": "theirs", "compare_sources": ["theirs_too"]}
+    out = ["--out", str(tmp_path / "out")] if command == "export" else []
+    done = CliRunner().invoke(main, [command, str(write({"settings": theirs})), *out])
+    assert "module_state.pkl: No such file" in done.output  # which is read after them
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export"])
 @pytest.mark.parametrize(
     "changes, words",
     [

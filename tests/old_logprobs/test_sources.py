@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from rllib_llm_async import AsyncDecoupledPPOConfig
 from rllib_llm_async.batch import columns
 from rllib_llm_async.core import snapshots
 from rllib_llm_async.core.snapshots import MissingSnapshotError
 from rllib_llm_async.old_logprobs import (
+    OldLogprobSource,
     SourceComparison,
     SourceSettings,
+    SourcesInUse,
+    base,
     make_source,
+    register_source,
     source_names,
 )
 
@@ -485,6 +490,38 @@ def test_autos_decision_survives_a_restore():
 def test_unknown_source_lists_the_valid_ones():
     with pytest.raises(ValueError, match=r"did you mean 'snapshot_old'.*rollout"):
         make_source("snapshot", settings())
+
+
+def test_one_of_ones_own_is_known_to_the_actors_of_a_job(ray_cluster, monkeypatch):
+    """Whole, with what its module defines after it."""
+    import ray
+
+    monkeypatch.setattr(base, "_SOURCES", {**base._SOURCES})
+
+    @register_source
+    class Halved(OldLogprobSource):
+        name = "halbiert_für_uns"
+
+        def old_logp(self, batch, forward, version):
+            return halved(forward(batch, None))
+
+    def halved(logp):
+        return logp / 2
+
+    config = AsyncDecoupledPPOConfig().environment("mini_tau2")
+    config.training(old_logprob_source=Halved.name)
+    config.validate()
+
+    @ray.remote
+    def scored(config, batch):
+        config.validate()
+        sources = SourcesInUse(
+            config.old_logprob_source, [], SourceSettings.from_config(config)
+        )
+        return sources.main.old_logp(batch, lambda batch, _: batch["logp"], 0)
+
+    logp = torch.tensor([[-1.0, -3.0]])
+    assert ray.get(scored.remote(config, {"logp": logp})).tolist() == [[-0.5, -1.5]]
 
 
 def test_scores_of_turns_without_tokens_are_empty():
