@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rllib_llm_async.core.ratios import log_ratio, masked_mean
+from rllib_llm_async.core.ratios import log_ratio, masked_mean, masked_sum
 
 
 def kl_penalty(
@@ -44,7 +44,5 @@ def kl_penalty(
         finite = mask & behavior_logp.isfinite()
         weight = log_ratio(logp, behavior_logp.detach(), finite).exp()
         per_token = torch.where(finite, weight * per_token, 0.0)
-    if normalizer is None:
-        normalizer = mask.sum().clamp(min=1)
-    penalty = (torch.where(mask, per_token, 0.0) / normalizer).sum()
+    penalty = masked_sum(per_token, mask, normalizer)
     return penalty, masked_mean(per_token.detach(), mask)

@@ -18,6 +18,7 @@ from rllib_llm_async.core.ratios import (
     at_least_float32,
     log_ratio,
     masked_mean,
+    masked_sum,
     share,
     train_infer_mask,
 )
@@ -110,9 +111,7 @@ def decoupled_ppo_loss(
         weight = log_r_d.exp()
         surrogate = surrogate * (weight if is_cap is None else weight.clamp(max=is_cap))
     surrogate = torch.where(kept, surrogate, 0.0)
-    if normalizer is None:
-        normalizer = mask.sum().clamp(min=1)
-    loss = -(surrogate / normalizer).sum()
+    loss = -masked_sum(surrogate, mask, normalizer)
 
     with torch.no_grad():
         metrics = {

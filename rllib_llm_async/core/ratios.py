@@ -75,6 +75,20 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
 
 
+def masked_sum(
+    values: Tensor, mask: Tensor, normalizer: float | Tensor | None
+) -> Tensor:
+    """Sum over the mask of values / normalizer, a scalar; 0 if it is empty.
+
+    None counts the mask. One per token may be anything outside it, 0 included.
+    """
+    if normalizer is None:
+        normalizer = mask.sum().clamp(min=1)
+    one = values.new_ones(())
+    divisor = torch.where(mask, one * normalizer, one)
+    return (torch.where(mask, values, 0.0) / divisor).sum()
+
+
 def share(part: Tensor, whole: Tensor) -> Tensor:
     """Size of one bool tensor over that of another; 0 if that is empty."""
     return part.sum() / whole.sum().clamp(min=1)

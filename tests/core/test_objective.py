@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rllib_llm_async.core import (
     decoupled_ppo_loss,
     interpolate_logp,
+    kl_penalty,
     ratio_metrics_by_entropy,
     ratio_metrics_by_lag,
 )
@@ -393,6 +394,17 @@ def test_bad_arguments_are_named(change, words):
         decoupled_ppo_loss(one, one, one, one, one.bool(), **arguments)
 
 
+def of_objective(logp, mask, normalizer):
+    others = logp.detach(), logp.detach(), torch.ones_like(logp), mask
+    return decoupled_ppo_loss(
+        logp, *others, eps_ti=1.2, eps_stale=1.2, normalizer=normalizer
+    )[0]
+
+
+def of_kl(logp, mask, normalizer):
+    return kl_penalty(logp, logp.detach() - 0.1, mask, normalizer=normalizer)[0]
+
+
 def test_a_normalizer_per_token_weighs_tokens():
     logp, old, mu, advantages, mask, _ = random_batch(5)
     divisor = np.random.default_rng(6).uniform(1, 9, logp.shape)
@@ -404,6 +416,29 @@ def test_a_normalizer_per_token_weighs_tokens():
         logp, old, mu, advantages / divisor, mask, None, 1.2, 1.2
     )
     assert float(loss) == pytest.approx(scaled * mask.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 0)])
+@pytest.mark.parametrize("loss_of", [of_objective, of_kl])
+def test_a_normalizer_may_be_0_where_nothing_is_trained(loss_of, shape):
+    """Of a row without agent tokens, or of rows that are all without."""
+    mask = torch.tensor([[True], [False]]).expand(shape)
+    logp = torch.full(shape, -1.0, requires_grad=True)
+    of_row = mask.sum(-1, keepdim=True).expand(shape)
+    loss, alone = (loss_of(logp, mask, of_row), loss_of(logp[:1], mask[:1], of_row[:1]))
+    assert torch.equal(loss, alone)
+    gradient, of_alone = (torch.autograd.grad(x, logp)[0] for x in (loss, alone))
+    assert torch.equal(gradient, of_alone)
+
+
+@pytest.mark.parametrize("number", [int, torch.tensor])
+@pytest.mark.parametrize("loss_of", [of_objective, of_kl])
+def test_a_batch_without_agent_tokens_has_no_loss(loss_of, number):
+    mask = torch.zeros(4, dtype=torch.bool)
+    logp = torch.zeros(4, requires_grad=True)
+    loss = loss_of(logp, mask, number(0))
+    loss.backward()
+    assert loss.item() == 0.0 and logp.grad.tolist() == [0.0] * 4
 
 
 @pytest.mark.parametrize(("factor", "kept"), [(1 - 5e-5, 2), (1 + 5e-5, 0)])
