@@ -67,8 +67,12 @@ class EWMAWeights:
         )
 
     def forward_under(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Calls ``module`` with the averaged weights in place of its own."""
-        return torch.func.functional_call(module, self.parameters, args, kwargs)
+        """Calls ``module`` with the averaged weights, in the dtypes of its own."""
+        averages = {
+            name: mean.to(module.get_parameter(name).dtype)
+            for name, mean in self.parameters.items()
+        }
+        return torch.func.functional_call(module, averages, args, kwargs)
 
     def state_dict(self) -> dict[str, Any]:
         """Decay, weight and average, for `load_state_dict`: a copy in host memory."""

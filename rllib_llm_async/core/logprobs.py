@@ -52,16 +52,17 @@ def token_logprobs(
     """Log-probability of each target token, with a head that is a matrix alone.
 
     Args:
-        hidden: Last hidden states, ``[tokens, hidden]``.
+        hidden: Last hidden states, ``[tokens, hidden]`` or ``[batch, time, hidden]``.
         lm_head_weight: ``[vocabulary, hidden]``.
-        targets: int64 ``[tokens]``.
+        targets: int64 ``[tokens]`` or ``[batch, time]``.
         temperature: Logits are divided by it.
         chunk_tokens: Tokens whose logits exist at the same time; None takes as many as
             fit `LOGITS_MEMORY_BYTES`.
         with_entropy: Also return the entropy of each distribution, without gradient.
 
     Returns:
-        float32 ``[tokens]`` (float64 of float64); with ``with_entropy`` a pair of them.
+        float32 of the targets' shape (float64 of float64); with ``with_entropy`` a pair
+        of them.
 
     Raises:
         ValueError: If shapes do not fit, or a setting is not positive.
@@ -88,26 +89,29 @@ def head_logprobs(
     """As `token_logprobs`, with any head.
 
     Args:
-        hidden: Last hidden states, ``[tokens, hidden]``.
+        hidden: Last hidden states, ``[tokens, hidden]`` or ``[batch, time, hidden]``.
         head: Maps ``[n, hidden]`` to logits ``[n, vocabulary]``. The backward pass
             calls it again, so it must not depend on what may have changed by then.
-        targets: int64 ``[tokens]``.
+        targets: int64 ``[tokens]`` or ``[batch, time]``.
         temperature: Logits are divided by it.
         chunk_tokens: Tokens whose logits exist at the same time; None takes as many as
             fit `LOGITS_MEMORY_BYTES`.
         with_entropy: Also return the entropy of each distribution, without gradient.
 
     Returns:
-        float32 ``[tokens]`` (float64 of float64); with ``with_entropy`` a pair of them.
+        float32 of the targets' shape (float64 of float64); with ``with_entropy`` a pair
+        of them.
 
     Raises:
         ValueError: If shapes do not fit, or a setting is not positive.
     """
-    if hidden.dim() != 2 or targets.shape != hidden.shape[:1]:
+    shape = targets.shape
+    if hidden.dim() < 2 or shape != hidden.shape[:-1]:
         raise ValueError(
-            "need hidden [tokens, hidden] and targets [tokens], got "
-            f"{tuple(hidden.shape)} and {tuple(targets.shape)}"
+            "need hidden [tokens, hidden] and targets [tokens], or [batch, time, "
+            f"hidden] and [batch, time], got {tuple(hidden.shape)} and {tuple(shape)}"
         )
+    hidden, targets = hidden.flatten(0, -2), targets.flatten()
     if chunk_tokens is None:
         chunk_tokens = logit_chunk_tokens(LOGITS_MEMORY_BYTES, head, hidden)
     if not temperature > 0 or chunk_tokens <= 0:
@@ -131,8 +135,8 @@ def head_logprobs(
         ),
         strict=True,
     )
-    logp = torch.cat(logps)
-    return (logp, torch.cat(entropies)) if with_entropy else logp
+    logp = torch.cat(logps).view(shape)
+    return (logp, torch.cat(entropies).view(shape)) if with_entropy else logp
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

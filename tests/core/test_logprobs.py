@@ -115,6 +115,19 @@ def test_chunks_fill_the_budget():
     assert chunk_tokens(torch.float32, memory_bytes=1) == 1
 
 
+def test_a_padded_batch_is_its_tokens_in_a_row():
+    hidden, weight = torch.randn(2, 5, 6), torch.randn(13, 6)
+    targets = torch.randint(0, 13, (2, 5))
+    padded = token_logprobs(hidden, weight, targets, chunk_tokens=3, with_entropy=True)
+    row = token_logprobs(
+        hidden.view(10, 6), weight, targets.view(10), chunk_tokens=3, with_entropy=True
+    )
+    for ours, right in zip(padded, row, strict=True):
+        assert torch.equal(ours, right.view(2, 5))
+    with pytest.raises(ValueError, match=r"got \(2, 5, 6\) and \(5,\)"):
+        token_logprobs(hidden, weight, targets[0])
+
+
 def test_float64_stays_float64():
     hidden, weight = (torch.randn(n, 6, dtype=torch.float64) for n in (9, 13))
     targets = torch.arange(9)

@@ -66,6 +66,18 @@ def test_ewma_and_its_state_take_named_parameters_and_are_copies():
     assert torch.equal(ewma.parameters["weight"], module.weight)
 
 
+def test_a_module_of_half_precision_runs_under_averages_in_its_own():
+    module = torch.nn.Linear(2, 1, bias=False).bfloat16()
+    torch.nn.init.ones_(module.weight)
+    ewma = EWMAWeights(module.named_parameters(), 0.5)
+    torch.nn.init.zeros_(module.weight)
+    ewma.update(module.named_parameters())
+    out = ewma.forward_under(module, torch.ones(2, dtype=torch.bfloat16))
+    # W = 0.5 + 1 leaves a third of the first version: 1/3 + 1/3, in 8 bits.
+    assert out.dtype == torch.bfloat16 and out.item() == pytest.approx(2 / 3, rel=4e-3)
+    assert ewma.parameters["weight"].dtype == torch.float32
+
+
 def test_ewma_reset_forgets_and_state_dict_restores():
     ewma = EWMAWeights({"w": torch.zeros(2)}, 0.5)
     ewma.update({"w": torch.ones(2)})
