@@ -418,14 +418,13 @@ def test_a_normalizer_per_token_weighs_tokens():
     assert float(loss) == pytest.approx(scaled * mask.sum(), rel=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (2, 0)])
 @pytest.mark.parametrize("loss_of", [of_objective, of_kl])
-def test_a_normalizer_may_be_0_where_nothing_is_trained(loss_of, shape):
-    """Of a row without agent tokens, or of rows that are all without."""
-    mask = torch.tensor([[True], [False]]).expand(shape)
-    logp = torch.full(shape, -1.0, requires_grad=True)
-    of_row = mask.sum(-1, keepdim=True).expand(shape)
-    loss, alone = (loss_of(logp, mask, of_row), loss_of(logp[:1], mask[:1], of_row[:1]))
+def test_a_normalizer_may_be_0_where_nothing_is_trained(loss_of):
+    """Of a row without agent tokens."""
+    mask = torch.tensor([[True], [False]]).expand(2, 3)
+    logp = torch.full((2, 3), -1.0, requires_grad=True)
+    of_row = mask.sum(-1, keepdim=True).expand(2, 3)
+    loss, alone = loss_of(logp, mask, of_row), loss_of(logp[:1], mask[:1], of_row[:1])
     assert torch.equal(loss, alone)
     gradient, of_alone = (torch.autograd.grad(x, logp)[0] for x in (loss, alone))
     assert torch.equal(gradient, of_alone)
