@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import ray
 
 from rllib_llm_async.coordination.staleness_gate import Ticket
-from rllib_llm_async.env_runners.replay import num_tokens_of, versions_of
-
-if TYPE_CHECKING:
-    import ray
+from rllib_llm_async.env_runners.replay import Replay, num_tokens_of, versions_of
+from rllib_llm_async.env_runners.transcript import sampled_under
 
 #: A runner that does not answer for so long is left out of a checkpoint.
 ANSWER_SECONDS = 10.0
@@ -99,8 +99,16 @@ class RestoredGroups:
         }
 
     def sampled_under(self, version: int) -> list[ray.ObjectRef]:
-        """What `interrupt` adds to the runners' answers.
+        """What `interrupt` adds to the runners' answers: theirs are not these groups.
 
         Tokens of older versions have been scored before the checkpoint.
         """
-        return list(self.sampled) if version == self.version else []
+        if version != self.version:
+            return []
+        waiting = {
+            record["key"]: Replay(record).whole()
+            for records in self.records.values()
+            for record in records
+            if record
+        }
+        return [*self.sampled, ray.put(sampled_under(version, waiting))]

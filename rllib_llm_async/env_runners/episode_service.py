@@ -36,7 +36,7 @@ from rllib_llm_async.engine.vllm_engine import VLLMEngine, WeightMismatchError
 from rllib_llm_async.env_runners.episode_outcome import EpisodeOutcome
 from rllib_llm_async.env_runners.episodes import EpisodePlayer
 from rllib_llm_async.env_runners.replay import Replay, record_of
-from rllib_llm_async.env_runners.transcript import Progress, sampled_under
+from rllib_llm_async.env_runners.transcript import Progress, Transcript, sampled_under
 from rllib_llm_async.envs.agent_env import EpisodeError, TaskRef
 from rllib_llm_async.transport.node_weights import to_its_end
 from rllib_llm_async.transport.shipment import SupersededError
@@ -265,10 +265,21 @@ class EpisodeService:
         async with self._exchanging:
             await self._engine.interrupt()
             self._answered = version
-            sampled = sampled_under(version, self._player.transcripts)
+            sampled = sampled_under(version, self._transcripts())
         await self._coordinator.interrupted.remote(
             self._runner, session, [ray.put(sampled)]
         )
+
+    def _transcripts(self) -> dict[int, Transcript]:
+        """By key; whole where an episode is still replayed, or waits for that."""
+        replays = [
+            member.replay
+            for _, members in self._under_way.values()
+            for member in members
+            if member.replay is not None
+        ]
+        whole = {replay.key: replay.whole() for replay in replays}
+        return {**self._player.transcripts, **whole}
 
     def _forget(self, numbers: Sequence[int]) -> None:
         for number in numbers:

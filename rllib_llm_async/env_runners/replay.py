@@ -86,6 +86,15 @@ class Replay:
             for turn in record["turns"]
         ]
 
+    def whole(self) -> Transcript:
+        """The tokens of all turns, those included that have not been said again."""
+        transcript = Transcript(self.key)
+        # What was seen after the last turn is left out.
+        for seen, turn in zip(self._seen, self._turns, strict=False):
+            transcript.see(seen.tolist())
+            transcript.say(turn)
+        return transcript
+
     def next_turn(self, transcript: Transcript) -> EngineOutput | None:
         """Adds the next turn to the transcript; None once all have been said.
 

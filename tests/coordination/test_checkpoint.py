@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from rllib_llm_async.batch import columns
 from rllib_llm_async.coordination import coordinator_state, restored_groups
 from rllib_llm_async.coordination.restored_groups import RestoredGroups
 from rllib_llm_async.coordination.staleness_gate import Ticket
@@ -266,14 +267,46 @@ def test_a_session_that_ends_before_an_adopted_group_was_given_changes_nothing()
     run(main)
 
 
+def num_sampled(sampled):
+    """Tokens to score, by episode."""
+    return {
+        int(episode[columns.EPISODE_KEYS][0]): int(episode[columns.LOSS_MASK].sum())
+        for episode in sampled
+    }
+
+
+def under_way_in(state):
+    """Keys of the episodes, with the tokens that their two turns hold."""
+    return {record["key"]: 4 for _, records in state["under_way"] for record in records}
+
+
 def test_an_interruption_hands_out_what_restored_groups_hold_of_the_version():
     async def main():
         state = await end(await first_life())
         again = Loop()
         await again.coordinator.set_state(state, ["restored"])
         await again.publish(0)
-        assert await again.coordinator.interrupt(0) == ["restored"]
+        finished, waiting = await again.coordinator.interrupt(0)
+        assert finished == "restored"
+        assert num_sampled(waiting) == under_way_in(state)
         assert await again.coordinator.interrupt(1) == []
+
+    run(main)
+
+
+def test_an_interruption_amid_a_replay_hands_out_what_has_not_been_said_again():
+    """Learners score a version once: what is replayed later would be lost."""
+
+    async def main():
+        state = await end(await first_life())
+        again = Loop(wait=Users(0))  # of two turns the second is never asked for
+        await again.coordinator.set_state(state)
+        await again.start()
+        transcripts = again.services[0]._player.transcripts
+        await until(lambda: under_way_in(state).keys() <= transcripts.keys())
+        *_, of_runner = await again.coordinator.interrupt(0)
+        assert under_way_in(state).items() <= num_sampled(of_runner).items()
+        await again.stop()
 
     run(main)
 
